@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Makes a fresh Debian machine ready: the lab's Debian packages and a Python environment, and says what it does.
+# usage: setup.sh            install what is missing
+#        setup.sh --venv     print the Python environment's folder only (it may not be there yet)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(dirname "$here")
+cache=${GPU_PREBAKE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gpu-prebake}
+python=/usr/bin/python3
+key=$(cat "$top/requirements.txt" <("$python" -V 2>&1) | sha256sum | cut -c1-16)
+venv=$cache/venv-$key
+
+if [ "${1:-}" = --venv ]; then
+  echo "$venv"
+  exit 0
+fi
+
+say() { echo "setup: $*"; }
+
+as_root=()
+if [ "$(id -u)" != 0 ]; then
+  command -v sudo >/dev/null || { say "not root and no sudo: run this as root, or install sudo" >&2; exit 1; }
+  as_root=(sudo)
+fi
+[ -r /etc/debian_version ] || { say "this is not a Debian machine; the lab is tested on Debian 12 only" >&2; exit 1; }
+
+mapfile -t wanted < <(grep -Ev '^(#|$)' "$here/packages.txt")
+missing=()
+for package in "${wanted[@]}"; do
+  [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+  say "installing Debian packages: ${missing[*]}"
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
+  # The lab starts a registry of its own when it needs one; Debian's package starts one on every address at once.
+  if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
+    say "stopping the registry service that Debian's docker-registry package started"
+    "${as_root[@]}" systemctl disable --now docker-registry
+  fi
+fi
+
+if [ ! -e "$venv/.complete" ]; then
+  say "creating the Python environment $venv"
+  mkdir -p "$cache"
+  exec 9>"$cache/venv.lock"
+  flock 9
+  if [ ! -e "$venv/.complete" ]; then
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+    "$venv/bin/pip" install -q -r "$top/requirements.txt"
+    touch "$venv/.complete"
+  fi
+fi

@@ -1,0 +1,64 @@
+"""What the collection's modules share: one way out for an error, and results that JSON can carry."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from .gpunode.errors import GpuNodeError
+from .gpunode.model import Outcome, Plan
+
+
+def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, Any]]) -> None:
+    """Runs ``body`` and exits with its results; a GpuNodeError becomes the module's failure with its code and details."""
+    try:
+        result = body(module)
+    except GpuNodeError as error:
+        module.fail_json(msg=str(error), code=error.code, **error.details)
+    module.exit_json(**result)
+
+
+def plan_result(plan: Plan) -> dict[str, Any]:
+    """A plan as a module returns it."""
+    return {
+        "action": plan.action.value,
+        "reason_code": plan.code,
+        "reason": plan.reason,
+        "planned_steps": [step.value for step in plan.steps],
+        "refused": [dataclasses.asdict(refusal) for refusal in plan.refused],
+        "provisional": plan.provisional,
+    }
+
+
+def outcome_result(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as a module returns it: the plan's fields, then what came of it; its code and reason win."""
+    return {
+        **plan_result(outcome.plan),
+        "changed": outcome.changed,
+        "result": outcome.result,
+        "reason_code": outcome.code,
+        "reason": outcome.reason,
+        "device_check": outcome.device_check,
+        "module_version": outcome.module_version,
+        "containers": outcome.containers,
+        "containerd_restarted": outcome.containerd_restarted,
+        "steps": outcome.steps,
+        "node_warnings": outcome.warnings,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, enums and tuples as what JSON has."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

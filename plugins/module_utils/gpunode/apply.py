@@ -1,0 +1,315 @@
+"""Carrying a plan out on the running node: the container's tries under one deadline, judged by the node's state, then the checks."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import buildlog, dkms, dpkglock, driver, inventory, kmod, marker, record, removal, userspace
+from .containerd import Containerd, ensure_image
+from .contract import ContainerRun, DriverContainer
+from .deadline import Deadline
+from .decide import decide
+from .errors import BootError, GpuNodeError, ImageError
+from .events import Events
+from .judge import Evidence, Verdict, judge
+from .manifest import Identity
+from .model import Action, Facts, Outcome, Plan, Policy, Step
+from .probe import own_versions, with_image
+from .record import Record
+from .runner import Runner
+
+CONTAINER = "gpuinstall"
+
+
+@dataclass
+class Apply:
+    """One run on one node. ``facts`` are those on which the plan was made; times in seconds come from the policy."""
+
+    root: Path
+    runner: Runner
+    containerd: Containerd
+    policy: Policy
+    facts: Facts
+    deadline: Deadline
+    events: Events
+    marker_path: str = marker.DEFAULT_PATH
+
+    def run(self, plan: Plan) -> Outcome:
+        """Carries ``plan`` out and returns what came of it. Raises GpuNodeError with a code per cause."""
+        if plan.fails:
+            raise BootError(plan.reason, code=plan.code, details={"refused": [vars(r) for r in plan.refused]})
+        if Step.PULL_IMAGE in plan.steps:
+            plan = self._pull()
+        self.outcome = Outcome(plan, "ready" if plan.code == "already_initialised" else "nothing", plan.code, plan.reason)
+        self.outcome.warnings += plan.warnings
+        self.action = plan.action
+        self.outcome.changed = bool(plan.steps)
+        handlers: dict[Step, Callable[[], None]] = {
+            Step.UNLOAD_MODULES: self._unload,
+            Step.REMOVE_DRIVER: self._remove,
+            Step.RUN_CONTAINER: self._run_container,
+            Step.LOAD_MODULES: self._load,
+            Step.CHECK_DRIVER: self._check,
+            Step.RESTART_CONTAINERD: self._restart_containerd,
+            Step.START_SERVICES: self._start_services,
+            Step.WRITE_RECORD: self._write_record,
+        }
+        for step in plan.steps:
+            if step is not Step.PULL_IMAGE:
+                handlers[step]()
+        loaded = {m.name: m for m in kmod.loaded(self.root)}
+        self.outcome.module_version = loaded["nvidia"].version if "nvidia" in loaded else ""
+        self.outcome.steps = self.events.steps
+        return self.outcome
+
+    @property
+    def plan(self) -> Plan:
+        return self.outcome.plan
+
+    # --- before the container ---------------------------------------------------------------------------------------
+
+    def _pull(self) -> Plan:
+        wanted = self.policy.wanted
+        with self.events.step(Step.PULL_IMAGE.value, image=wanted.pull.text):
+            ensure_image(self.containerd, wanted, self.deadline, say=self.events.say)
+        self.facts = with_image(self.facts, self.containerd, wanted)
+        if not self.facts.image_present:
+            raise ImageError(f"driver image {wanted.image.text} was pulled, and containerd does not have it", code="image_missing")
+        return decide(self.facts, self.policy)
+
+    def _unload(self) -> None:
+        with self.events.step(Step.UNLOAD_MODULES.value):
+            driver.unload(self.root, self.runner, self.deadline)
+
+    def _remove(self) -> None:
+        facts = self.facts
+        marker_version = facts.marker.version if facts.marker else None
+        with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
+            done = removal.remove_driver(
+                self.root,
+                self.runner,
+                facts.arch or "",
+                facts.layers,
+                facts.record,
+                marker_version,
+                self.marker_path,
+                self.events.say,
+            )
+            event.update(removed=len(done.removed), kept=done.kept)
+        if done.kept:
+            self.outcome.warnings.append(f"changed since they were put there, and kept: {', '.join('/' + p for p in done.kept)}")
+        self.facts = replace(facts, record=None, layers=())
+
+    # --- the container ----------------------------------------------------------------------------------------------
+
+    def _run_container(self) -> None:
+        self._begin_record()
+        before = userspace.module_stamps(self.root, self.facts.kver)
+        self._tries()
+        compiled = userspace.module_stamps(self.root, self.facts.kver) != before
+        self.outcome.result = "compiled" if compiled or self.action is Action.INSTALL else "fast"
+        if compiled and self.plan.action is Action.INSTALL_SKIP_BUILD and self.action is self.plan.action:
+            self.outcome.code = "skip_refused"
+            self.outcome.reason = (
+                "asked to skip the build, the driver container compiled all the same: its own check refused what was baked "
+                f"(log: {self.events.steps[-1].get('log', '')})"
+            )
+
+    def _tries(self) -> None:
+        """At most ``tries`` runs in all, each cut to what is left; what the node shows decides what follows a failure."""
+        container = DriverContainer(self.containerd, self.runner, self.root, self.events.say)
+        policy, image = self.policy, self.policy.wanted.image.text
+        for number in range(1, policy.tries + 1):
+            keep = policy.fallback_s if self.action is Action.INSTALL_SKIP_BUILD and self.plan.action is self.action else 0.0
+            limit = self.deadline.cut_s(policy.try_s, f"the driver container's {self.action.value}", keep)
+            dpkglock.wait_free(self.root, self.deadline, self.events.say, keep)
+            with self.events.step(Step.RUN_CONTAINER.value, action=self.action.value, number=number) as event:
+                run = container.run(image, f"{CONTAINER}-{number}", self.action.value, limit)
+                self.outcome.containers += 1
+                event.update(log=run.log, outcome="ok" if run.succeeded else "failed")
+            if run.succeeded:
+                container.sweep()
+                return
+            self._after_failure(run, number)
+            if not self.deadline.pause(policy.delay_s if number < policy.tries else 0.0):
+                break
+        raise BootError(
+            f"the driver container failed {self.outcome.containers} times, last with action {self.action.value}: "
+            f"{buildlog.last_lines(run.output, 5)}. Log: {run.log}",
+            code="container_failed",
+        )
+
+    def _after_failure(self, run: ContainerRun, number: int) -> None:
+        """Sets the next action, or raises BootError where a next try cannot help."""
+        verdict, reason = judge(self._evidence())
+        how = f"timed out after {run.seconds:.0f} s" if run.timed_out else f"failed (exit status {run.rc})"
+        self.events.say(f"{self.action.value} {how}; the node says: {verdict.value}: {reason}")
+        self.events.steps[-1].update(verdict=verdict.value, reason=reason)
+        if verdict is Verdict.HARDWARE:
+            code = "no_device" if "no device" in reason else "hardware"
+            raise BootError(f"{self.action.value} failed, and no compile can mend it: {reason}. Log: {run.log}", code=code)
+        compile_error = buildlog.first_error(run.output, dkms.build_log(self.root, self.policy.wanted.version))
+        if self._built(verdict):
+            self.action = Action.INSTALL_SKIP_BUILD  # what was compiled stays; only device initialisation is tried again
+        elif self.action is Action.INSTALL_SKIP_BUILD:
+            self._fall_back(reason)
+        elif buildlog.is_out_of_space(run.output):
+            raise BootError(f"a filesystem is full: {buildlog.last_lines(run.output, 3)}. Make room", code="no_space")
+        elif compile_error:
+            raise BootError(
+                f"the driver does not compile for kernel {self.facts.kver}: {compile_error}. Log: {run.log}", code="compile_failed"
+            )
+        self.outcome.warnings.append(f"try {number} {how}: {reason}")
+
+    def _built(self, verdict: Verdict) -> bool:
+        if verdict is not Verdict.DRIVER_GOOD:
+            return False
+        try:
+            found = marker.read(self.root, self.marker_path)
+        except GpuNodeError:
+            return False
+        return bool(found and found.kernel == self.facts.kver and found.version == self.policy.wanted.version)
+
+    def _fall_back(self, reason: str) -> None:
+        """Takes back what was judged bad and goes down the ladder, once (D10)."""
+        self.outcome.code, self.outcome.reason = "fast_path_failed", f"the fast path failed ({reason}); full install"
+        self.action = Action.INSTALL
+        if self.facts.signatures_enforced:
+            raise BootError(f"{self.outcome.reason} is no way out: this kernel enforces module signatures", code="signatures_enforced")
+        self._unload()
+        self._remove()
+        self._begin_record()
+
+    def _evidence(self) -> Evidence:
+        wanted, arch = self.policy.wanted, self.facts.arch or ""
+        says = ""
+        if not any(m.name == "nvidia" for m in kmod.loaded(self.root)):
+            says = kmod.load(self.runner, "nvidia", self.deadline.cut_s(60.0, "loading the module"))
+        resident = {m.name: m.version for m in kmod.loaded(self.root)}.get("nvidia", "")
+        libraries = list(userspace.version_problems(self.root, arch, wanted.version))
+        if self.action is Action.INSTALL_SKIP_BUILD and self.plan.layer:
+            libraries += inventory.problems(self.root, self.plan.layer.deciding_files)
+        return Evidence(
+            wanted_version=wanted.version,
+            resident_version=resident,
+            modprobe_says=says,
+            library_problems=tuple(libraries),
+            smi_rc=driver.smi_status(self.runner, self.deadline) if resident else None,
+            kernel_log=driver.kernel_log(self.runner),
+            device_waived=self._waives_device(),
+        )
+
+    # --- after the container ----------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        with self.events.step(Step.LOAD_MODULES.value):
+            driver.load(self.root, self.runner, self.deadline, self.policy.wanted.version)
+
+    def _check(self) -> None:
+        with self.events.step(Step.CHECK_DRIVER.value) as event:
+            self.outcome.device_check = driver.check(
+                self.root, self.runner, self.deadline, self.facts.arch or "", self.policy.wanted.version, self._waives_device()
+            )
+            event["answer"] = self.outcome.device_check
+
+    def _waives_device(self) -> bool:
+        """Only where two sides say so: the owner, and the image through its marker."""
+        if not self.policy.accept_no_device:
+            return False
+        try:
+            found = marker.read(self.root, self.marker_path)
+        except GpuNodeError:
+            return False
+        return bool(found and found.accept_no_device)
+
+    def _restart_containerd(self) -> None:
+        node = self._node
+        if self.containerd.config_in_force() == node.containerd_config:
+            return
+        if self.policy.restart_containerd == "never":
+            self.outcome.warnings.append("containerd's configuration changed; gpu_boot_restart_containerd is never: restart it yourself")
+            return
+        with self.events.step(Step.RESTART_CONTAINERD.value):
+            self.containerd.restart(self.deadline)
+        self.outcome.containerd_restarted = True
+
+    def _start_services(self) -> None:
+        switches = any(f.is_nvswitch for f in self.facts.functions)
+        with self.events.step(Step.START_SERVICES.value) as event:
+            started, warnings = driver.start_services(self.root, self.runner, self.deadline, switches)
+            event["started"] = started
+        self.outcome.warnings += warnings
+
+    # --- the record -------------------------------------------------------------------------------------------------
+
+    def _begin_record(self) -> None:
+        """Says, before the container is sent, that it was; with what containerd runs now, so that an interrupted run's successor
+        knows whether the one restart is still due."""
+        old = self.facts.record
+        same_boot = bool(old and old.state == record.STARTED and old.boot_id == self.facts.boot_id and old.containerd_config)
+        identity = self.plan.identity or Identity(self.facts.kver, "", "", "", "", "")
+        keep = old if old and old.machine_id == self.facts.machine_id and self._same_driver(old, identity) else None
+        self._node = Record(
+            machine_id=self.facts.machine_id,
+            state=record.STARTED,
+            identity=identity,
+            image=self.policy.wanted.image.text,
+            action=self.action.value,
+            reason_code=self.outcome.code,
+            built_here=False,
+            boot_id=self.facts.boot_id,
+            containerd_config=old.containerd_config if same_boot and old else self.containerd.config_in_force(),
+            containerd_restarts=old.containerd_restarts if old else 0,
+            updated=_now(),
+            modules=keep.modules if keep else {},
+            libraries=keep.libraries if keep else {},
+        )
+        record.write(self.root, self._node)
+
+    @staticmethod
+    def _same_driver(old: Record, identity: Identity) -> bool:
+        mine = old.identity
+        return (mine.kind, mine.version, mine.config_digest) == (identity.kind, identity.version, identity.config_digest)
+
+    def _write_record(self) -> None:
+        if self.plan.code == "already_initialised":
+            assert self.facts.record is not None
+            record.write(
+                self.root,
+                replace(self.facts.record, boot_id=self.facts.boot_id, updated=_now(), device_check=self.outcome.device_check),
+            )
+            return
+        facts, node = self.facts, self._node
+        info = kmod.modinfo(self.runner, self.root, facts.kver, "nvidia")
+        flavour = (info.flavour if info else None) or ""
+        if self.policy.flavour not in ("any", flavour):
+            raise BootError(
+                f"the installed modules are {flavour or 'of an unknown licence'}, the policy asks for {self.policy.flavour}: "
+                "use a driver image of that flavour",
+                code="flavour_refused",
+            )
+        with self.events.step(Step.WRITE_RECORD.value):
+            record.write(
+                self.root,
+                replace(
+                    node,
+                    state=record.INITIALISED,
+                    identity=replace(node.identity, flavour=flavour),
+                    action=self.action.value,
+                    reason_code=self.outcome.code,
+                    built_here=self.outcome.result == "compiled",
+                    device_check=self.outcome.device_check,
+                    containerd_config="",
+                    containerd_restarts=node.containerd_restarts + int(self.outcome.containerd_restarted),
+                    updated=_now(),
+                    modules={**node.modules, facts.kver: userspace.module_hashes(self.root, facts.kver)},
+                    libraries=userspace.hashes(self.root, facts.arch or ""),
+                ),
+            )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

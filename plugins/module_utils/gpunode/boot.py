@@ -1,0 +1,67 @@
+"""The boot side as one call: look, decide, carry out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from . import files, host, marker, pci
+from .apply import Apply
+from .containerd import HOSTS_DIR, Containerd
+from .deadline import Deadline
+from .decide import decide
+from .events import Events
+from .model import Facts, Outcome, Plan, Policy
+from .probe import probe
+from .runner import Runner
+
+LOCK = Path("/run/gpu-prebake/boot.lock")
+
+
+def boot(
+    runner: Runner,
+    policy: Policy,
+    check: bool = False,
+    marker_path: str = marker.DEFAULT_PATH,
+    hosts_dir: str = HOSTS_DIR,
+    say: Callable[[str], None] = lambda _: None,
+    root: Path = Path("/"),
+) -> tuple[Facts, Outcome]:
+    """Brings the node's driver up as ``policy`` wants it, or only says how (``check``). Raises GpuNodeError with a code per cause.
+
+    One deadline from here on; a second run at the same time is refused with BusyError.
+    """
+    host.require_root()
+    deadline = Deadline(policy.deadline_s)
+    containerd = Containerd(runner, hosts_dir)
+    if check:
+        facts, plan = look(root, runner, containerd, policy, marker_path)
+        return facts, Outcome(plan, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
+    with files.locked(LOCK, "gpu_boot"):
+        events = Events(say)
+        with events.step("probe-and-decide"):
+            _wait_for_gpus(root, policy, deadline)
+            facts, plan = look(root, runner, containerd, policy, marker_path)
+        say(f"{plan.action.value}: {plan.code}: {plan.reason}")
+        apply = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path)
+        return facts, replace_steps(apply.run(plan), events)
+
+
+def look(root: Path, runner: Runner, containerd: Containerd, policy: Policy, marker_path: str) -> tuple[Facts, Plan]:
+    """Facts and plan, nothing touched."""
+    facts = probe(root, runner, containerd, policy.wanted, marker_path)
+    return facts, decide(facts, policy)
+
+
+def replace_steps(outcome: Outcome, events: Events) -> Outcome:
+    """The outcome with all timed steps, those of looking and deciding too."""
+    return replace(outcome, steps=events.steps)
+
+
+def _wait_for_gpus(root: Path, policy: Policy, deadline: Deadline) -> None:
+    """Late GPUs are waited for, where their number is known (D15)."""
+    waiting = Deadline(min(policy.late_gpus_s, deadline.left_s()))
+    while policy.expected_gpus and sum(f.is_gpu for f in pci.nvidia_functions(root)) < policy.expected_gpus:
+        if not waiting.pause(0.5):
+            return

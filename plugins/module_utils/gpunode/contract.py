@@ -1,0 +1,139 @@
+"""Running a driver container by the contract (CONTRACT.md): folders, argv, each try clean, a timeout that kills all of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import mounts
+from .containerd import Containerd
+from .errors import CommandError, ImageError
+from .runner import Runner
+
+BUILD_ONLY = "build-only"
+ACTIONS = ("copy", "install", BUILD_ONLY, "install-skip-build")
+ENTRYPOINT = "/entrypoint.sh"
+LOGS = "var/log/gpu-prebake"
+_FOLDERS = {"/opt/gpu": "/mnt/gpu", "/opt/actions": "/mnt/actions"}
+_OWN_IDS = re.compile(r"(gpuprebuild|gpuinstall|gpuask)(-\d+)?")
+
+
+@dataclass(frozen=True)
+class ContainerRun:
+    """How a run ended. The exit status carries no meaning beyond zero or not; ``rc`` is None for one that was killed at its limit."""
+
+    rc: int | None
+    output: str
+    seconds: float
+    log: str
+
+    @property
+    def succeeded(self) -> bool:
+        return self.rc == 0
+
+    @property
+    def timed_out(self) -> bool:
+        return self.rc is None
+
+
+class DriverContainer:
+    """Sends actions to a driver image on this host; ``say`` gets each line of output as it comes."""
+
+    def __init__(self, containerd: Containerd, runner: Runner, root: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.containerd = containerd
+        self.runner = runner
+        self.root = root
+        self.say = say
+
+    def known_actions(self, reference: str) -> tuple[str, ...]:
+        """The contract's actions that the image's entrypoint mentions as whole words: one that it does not know, it would not
+        refuse, but fail at later with another message (B2). Raises ImageError."""
+        self.clean_slate()
+        try:
+            text = self.containerd.read_file(reference, "gpuask", ENTRYPOINT)
+        except CommandError as error:
+            raise ImageError(
+                f"driver image {reference}: its {ENTRYPOINT} cannot be read ({error.output.strip()[-300:]}); is it a driver image?",
+                code="image_not_a_driver",
+            ) from error
+        return actions_in(text)
+
+    def run(self, reference: str, container: str, action: str, timeout_s: float) -> ContainerRun:
+        """One run under the id ``container``, from a clean slate. Output goes to a log of that name as well."""
+        self.clean_slate()
+        log = self.root / LOGS / f"{container}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        with log.open("w", encoding="utf-8") as stream:
+
+            def take(line: str) -> None:
+                stream.write(f"{time.monotonic() - start:8.2f} {line}\n")
+                stream.flush()
+                self.say(line)
+
+            try:
+                result = self.runner.run(run_argv(self.containerd, reference, container, action), timeout_s, ok=None, on_line=take)
+                rc: int | None = result.rc
+                output = result.stdout
+            except CommandError as error:
+                rc, output = error.rc, error.output + f"\n{error}"
+                take(str(error))
+            finally:
+                # Killed or not: nothing of a run outlives it. ctr --rm does this only when ctr itself lives to the end.
+                self._end(container)
+        return ContainerRun(rc, output, time.monotonic() - start, f"/{LOGS}/{container}.log")
+
+    def clean_slate(self) -> None:
+        """Ends what an interrupted run left: containers, mounts, the contract's folders; then makes the folders anew."""
+        for container in self.containerd.containers():
+            if _OWN_IDS.fullmatch(container):
+                self.containerd.kill(container)
+        self._unmount()
+        for folder in _FOLDERS:
+            path = self.root / folder.lstrip("/")
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(mode=0o755, parents=True)
+
+    def sweep(self) -> None:
+        """Leaves no trace of the contract's scratch folders behind."""
+        for folder in _FOLDERS:
+            shutil.rmtree(self.root / folder.lstrip("/"), ignore_errors=True)
+
+    def _end(self, container: str) -> None:
+        if container in self.containerd.containers():
+            self.containerd.kill(container)
+        self._unmount()
+
+    def _unmount(self) -> None:
+        if self.root == Path("/"):
+            mounts.unmount(self.runner, mounts.left_by_container(mounts.current()))
+
+
+def run_argv(containerd: Containerd, reference: str, container: str, action: str, pid: int = 1) -> list[str]:
+    """The contract's ``ctr run``; ``pid`` is the process whose namespaces count as the host's. Never a second argument after
+    the action: the entrypoint would sleep for ever."""
+    binds = [word for source, target in _FOLDERS.items() for word in ("--mount", f"type=bind,src={source},dst={target},options=rbind")]
+    return [
+        *containerd.ctr,
+        "run",
+        "--privileged",
+        "--rm",
+        "--net-host",
+        "--with-ns",
+        f"pid:/proc/{pid}/ns/pid",
+        *binds,
+        reference,
+        container,
+        ENTRYPOINT,
+        action,
+    ]
+
+
+def actions_in(text: str) -> tuple[str, ...]:
+    """The contract's actions that stand in an entrypoint as whole words, comments left out."""
+    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return tuple(a for a in ACTIONS if re.search(rf"(?<![\w-]){re.escape(a)}(?![\w-])", code))

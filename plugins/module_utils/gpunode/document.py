@@ -1,0 +1,53 @@
+"""Our own JSON documents: a schema version, strict reading, no duplicate keys (R8); anything wrong is a DataError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from .errors import DataError
+
+T = TypeVar("T")
+
+
+def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
+    """Parses a document of layout ``schema``. Raises DataError with ``code``; a newer layout is never guessed at (D13)."""
+    try:
+        document = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); it is not used", code=code) from error
+    if not isinstance(document, dict):
+        raise DataError(f"{where}: not a JSON object; it is not used", code=code)
+    found = document.get("schema")
+    if found != schema or isinstance(found, bool):
+        raise DataError(f"{where}: layout version {found!r}, this program reads {schema}; it is not used", code=code)
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(keys) != len(set(keys)):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def get(document: dict[str, Any], key: str, kind: type[T], where: str, code: str) -> T:
+    """The value at ``key``, of exactly type ``kind``. Raises DataError."""
+    value = document.get(key)
+    if type(value) is not kind:
+        raise DataError(f"{where}: {key} is {value!r}, not of type {kind.__name__}; it is not used", code=code)
+    return value
+
+
+def check_path(path: str, roots: Iterable[str], where: str, code: str) -> str:
+    """A path relative to the root, below one of ``roots``, that leads nowhere else. Raises DataError."""
+    parts = path.split("/")
+    if "" in parts or "." in parts or ".." in parts or "\0" in path or not any(path.startswith(r + "/") for r in roots):
+        raise DataError(f"{where}: the path {path!r} leads outside of where a driver may be; it is not used", code=code)
+    return path
+
+
+def dump(document: dict[str, Any]) -> str:
+    """The document as text, stable and readable."""
+    return json.dumps(document, indent=1, sort_keys=True) + "\n"

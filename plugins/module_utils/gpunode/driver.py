@@ -1,0 +1,115 @@
+"""The driver in the running kernel: loading it, asking whether it answers, taking it out, starting what serves it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import holders, kmod, userspace
+from .deadline import Deadline
+from .errors import BootError, CommandError
+from .kmod import NEEDED_MODULES
+from .runner import Runner
+
+# What belongs to the driver and may be stopped to unload it; any other holder is named and left alone.
+SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm", "dcgm", "nvidia-gridd")
+_LOAD_S = 120.0
+_SMI_S = 90.0
+_SERVICE_S = 60.0
+_NO_DEVICE, _MISMATCH, _NOT_LOADED = 6, 18, 9  # nvidia-smi's exit statuses, from its manual
+
+
+def load(root: Path, runner: Runner, deadline: Deadline, version: str) -> None:
+    """Loads the needed modules, waits until they live, makes the device nodes. Raises BootError."""
+    for name in NEEDED_MODULES:
+        says = kmod.load(runner, name, deadline.cut_s(_LOAD_S, f"loading {name}"))
+        if says:
+            raise BootError(f"module {name} cannot be loaded: {says}. Kernel log: dmesg | grep NVRM", code="module_not_loaded")
+    while any(m.state != "live" for m in kmod.loaded(root, NEEDED_MODULES)):
+        if not deadline.pause(0.2):
+            raise BootError("the module is still being loaded at the deadline", code="module_not_loaded")
+    resident = {m.name: m.version for m in kmod.loaded(root, NEEDED_MODULES)}
+    if resident.get("nvidia") != version:
+        raise BootError(
+            f"the kernel holds nvidia {resident.get('nvidia') or 'unknown'}, wanted is {version}: a reboot is needed",
+            code="other_version_loaded",
+        )
+    # udev makes no device nodes for NVIDIA's driver, its setuid helper does (I17).
+    runner.run(["nvidia-modprobe", "-u", "-c0"], timeout_s=deadline.cut_s(_LOAD_S, "making device nodes"))
+
+
+def smi_status(runner: Runner, deadline: Deadline) -> int | None:
+    """nvidia-smi's exit status; 6 also where it says so and exits 0; None where it is missing or hangs."""
+    try:
+        result = runner.run(["nvidia-smi"], ok=None, timeout_s=deadline.cut_s(_SMI_S, "asking nvidia-smi"))
+    except CommandError:
+        return None
+    if result.rc == 0 and "No devices were found" in result.stdout + result.stderr:
+        return _NO_DEVICE
+    return result.rc
+
+
+def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: str, waive_device: bool) -> str:
+    """``answered``, or ``waived`` where no device answers and that is accepted. Raises BootError with a code per cause."""
+    problems = userspace.version_problems(root, arch, version)
+    if problems:
+        raise BootError(f"module and libraries are not of one version: {'; '.join(problems[:3])}", code="library_mismatch")
+    status = smi_status(runner, deadline)
+    if status == 0:
+        return "answered"
+    if status == _NO_DEVICE:
+        if waive_device:
+            return "waived"
+        raise BootError(
+            "nvidia-smi finds no device (exit status 6), though the driver is loaded: look at the GPU (dmesg | grep -E 'NVRM|Xid')",
+            code="no_device",
+        )
+    reasons = {
+        _MISMATCH: ("driver/library version mismatch", "library_mismatch"),
+        _NOT_LOADED: ("the driver is not loaded", "module_not_loaded"),
+        None: ("it is missing or does not end", "no_answer"),
+    }
+    reason, code = reasons.get(status, (f"exit status {status}", "no_answer"))
+    raise BootError(f"nvidia-smi does not answer: {reason}", code=code)
+
+
+def unload(root: Path, runner: Runner, deadline: Deadline) -> None:
+    """Takes all of the driver's modules, and nouveau, out of the kernel. Raises BootError, which names who holds them (I4)."""
+    for service in SERVICES:
+        if (root / f"lib/systemd/system/{service}.service").exists():
+            runner.run(["systemctl", "stop", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"stopping {service}"))
+    for name in kmod.unload_order(kmod.loaded(root)):
+        if not any(m.name == name for m in kmod.loaded(root)):
+            continue
+        result = runner.run(["modprobe", "-r", name], ok=None, timeout_s=deadline.cut_s(_LOAD_S, f"unloading {name}"))
+        if result.rc != 0 or any(m.name == name for m in kmod.loaded(root)):
+            held_by = ", ".join(holders.device_holders(root)) or "unknown (a module, or the kernel)"
+            raise BootError(
+                f"module {name} cannot be unloaded: {result.stderr.strip() or 'it is in use'}; held by: {held_by}. "
+                "End that, or reboot; nothing has been changed",
+                code="driver_in_use",
+            )
+
+
+def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch: bool) -> tuple[list[str], list[str]]:
+    """Starts fabric manager where there is an NVSwitch, and persistenced where it is installed; returns started and warnings."""
+    wanted = (["nvidia-fabricmanager"] if has_nvswitch else []) + ["nvidia-persistenced"]
+    started, warnings = [], []
+    for service in wanted:
+        if not (root / f"lib/systemd/system/{service}.service").exists():
+            if service == "nvidia-fabricmanager":
+                warnings.append("an NVSwitch is on the bus and fabric manager is not installed: CUDA will not start")
+            continue
+        result = runner.run(["systemctl", "start", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
+        if result.rc == 0:
+            started.append(service)
+        else:
+            warnings.append(f"{service} does not start: {result.stderr.strip()} (journalctl -u {service})")
+    return started, warnings
+
+
+def kernel_log(runner: Runner) -> str:
+    """The kernel's log of this boot; empty where it cannot be read."""
+    try:
+        return runner.run(["dmesg"], ok=None, timeout_s=20).stdout
+    except CommandError:
+        return ""

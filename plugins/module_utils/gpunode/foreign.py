@@ -1,0 +1,73 @@
+"""Drivers that are not ours: a distribution's packages, another tool's DKMS tree, loose files, a GPU operator (B9, R3, R5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from . import dkms
+from .files import read_text
+from .host import TRIPLETS
+from .kmod import is_driver_file
+
+# Packages that are a driver. The container toolkit, fabric manager and persistenced come with the contract and are none.
+_DRIVER_PACKAGE = re.compile(
+    r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
+    r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
+)
+# The GPU operator's driver container and validator leave these (gpu-operator, validator/main.go and driver container).
+_OPERATOR = ("run/nvidia/driver/usr", "run/nvidia/validations/driver-ready", "run/nvidia/validations/.driver-ctr-ready")
+
+
+def operator_signs(root: Path) -> tuple[str, ...]:
+    """Files by which a GPU operator says that it owns the driver."""
+    return tuple(f"/{path}" for path in _OPERATOR if (root / path).exists())
+
+
+def driver_packages(root: Path) -> tuple[str, ...]:
+    """Installed packages of a distribution's driver, from dpkg's own status file."""
+    text = read_text(root / "var/lib/dpkg/status") or ""
+    found = []
+    for paragraph in text.split("\n\n"):
+        name = re.search(r"^Package: (.+)$", paragraph, re.MULTILINE)
+        if name and _DRIVER_PACKAGE.fullmatch(name[1]) and re.search(r"^Status: .* installed$", paragraph, re.MULTILINE):
+            found.append(name[1])
+    return tuple(found)
+
+
+def module_files(root: Path) -> tuple[str, ...]:
+    """NVIDIA modules below /lib/modules, relative to the root with merged /usr resolved, dangling links included."""
+    found = []
+    top = root / "lib/modules"
+    for folder in ("updates", "extra", "kernel/drivers/video", "kernel/nvidia*", "weak-updates"):
+        for path in top.glob(f"*/{folder}/**/*.ko*"):
+            if is_driver_file(path.name):
+                found.append(relative(root, path))
+    return tuple(sorted(set(found)))
+
+
+def libraries(root: Path, arch: str) -> tuple[str, ...]:
+    """The driver's main libraries where a loader finds them, dangling links included."""
+    folder = root / "usr/lib" / TRIPLETS[arch]
+    names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in folder.glob(pattern)]
+    return tuple(sorted(relative(root, p) for p in names))
+
+
+def relative(root: Path, path: Path) -> str:
+    """A path relative to the root by the names that merged /usr really has, the last part itself not followed."""
+    return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
+
+
+def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
+    """What of a foreign driver is here, each in words; ``own_versions`` and ``own_files`` are what our layers and records account for."""
+    found = [f"package {name}" for name in driver_packages(root)]
+    for name in dkms.registered_names(root):
+        versions = {e.version for e in dkms.entries(root, name)}
+        strange = sorted(versions - set(own_versions)) if name == dkms.MODULE else sorted(versions)
+        found += [f"DKMS tree /{dkms.TREE}/{name}/{version}" for version in strange]
+    if not own_versions:
+        # With a driver of ours here, a container's fallback build or DKMS's kernel hook may have added files of the same driver.
+        found += [f"module /{path}" for path in module_files(root) if path not in own_files]
+        found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files]
+    return tuple(found)

@@ -1,0 +1,155 @@
+"""What a driver container did to the filesystem: a listing before, a listing after, and the difference as a record.
+
+The record serves verification at boot (hashes) and exact removal later: only what was put there, only while unchanged (R3).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from .files import sha256
+
+# Everything that a driver installation writes to lies below these; the rest of a system is none of its business.
+ROOTS = ("boot", "etc", "lib", "opt", "usr", "var/lib/dkms", "var/lib/initramfs-tools")
+_IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache")
+_GENERATED_BOOT = ("boot/initrd", "var/lib/initramfs-tools")
+# Modules, libraries, firmware and programs decide whether a driver is right. Sources serve a later compile, DKMS's tree and the
+# marker are looked at by themselves, and a configuration file that its owner has edited is no reason to compile.
+_DECIDING = ("lib/", "usr/lib/", "usr/bin/", "usr/sbin/", "usr/local/")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256."""
+
+    path: str
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int = 0
+    sha256: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paths that came, whose content or attributes changed, and that went."""
+
+    added: tuple[str, ...]
+    replaced: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+Listing = Mapping[str, tuple[int, ...]]
+
+
+def listing(root: Path, roots: Iterable[str] = ROOTS) -> dict[str, tuple[int, ...]]:
+    """Every path below ``roots`` with what changes when it does; ctime cannot be set back by anybody."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name in roots:
+        top = root / name
+        if top.is_symlink() or not top.is_dir():
+            continue  # merged /usr: /lib is a link, and listed once
+        for path, status in _walk(str(top)):
+            relative = os.path.relpath(path, root)
+            if not is_ignored(relative):
+                is_folder = stat.S_ISDIR(status.st_mode)
+                times = () if is_folder else (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+                found[relative] = (status.st_mode, status.st_uid, status.st_gid, *times)
+    return found
+
+
+def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
+    stack = [top]
+    while stack:
+        try:
+            with os.scandir(stack.pop()) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    yield entry.path, status
+                    if stat.S_ISDIR(status.st_mode):
+                        stack.append(entry.path)
+        except FileNotFoundError:
+            continue
+
+
+def is_ignored(path: str) -> bool:
+    """Whether a path is a scratch folder of the contract, or generated from others (made anew, never carried)."""
+    if any(path == p or path.startswith(p + "/") for p in _IGNORED) or path.startswith(_GENERATED_BOOT):
+        return True
+    name = path.rsplit("/", 1)[-1]
+    in_modules = path.startswith(("lib/modules/", "usr/lib/modules/"))
+    return (in_modules and name.startswith("modules.")) or "/__pycache__" in path
+
+
+def difference(before: Listing, after: Listing) -> Difference:
+    """Compares two listings."""
+    return Difference(
+        added=tuple(sorted(p for p in after if p not in before)),
+        replaced=tuple(sorted(p for p in after if p in before and after[p] != before[p])),
+        deleted=tuple(sorted(p for p in before if p not in after)),
+    )
+
+
+def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
+    """The entries at ``paths``, contents hashed in parallel. Raises OSError."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(pool.map(lambda p: _describe(root, p), paths))
+
+
+def _describe(root: Path, path: str) -> Entry:
+    file = root / path
+    status = file.lstat()
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISLNK(status.st_mode):
+        return Entry(path, "link", mode, status.st_uid, status.st_gid, target=str(file.readlink()))
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(path, "folder", mode, status.st_uid, status.st_gid)
+    return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, sha256(file))
+
+
+def decides(entry: Entry) -> bool:
+    """Whether an entry is part of what must be right before the driver is used: modules, libraries, firmware, programs."""
+    return entry.type != "folder" and entry.path.startswith(_DECIDING)
+
+
+def problems(root: Path, entries: Iterable[Entry]) -> tuple[str, ...]:
+    """What of ``entries`` is missing or differs now, in words; every content is read and hashed (D9, D10)."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(filter(None, pool.map(lambda e: _problem(root, e), entries)))
+
+
+def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
+    """The same for a mapping of path to SHA-256."""
+
+    def problem(item: tuple[str, str]) -> str:
+        path, wanted = item
+        try:
+            return "" if sha256(root / path) == wanted else f"/{path}: its content is not what it was when it was recorded"
+        except OSError as error:
+            return f"/{path}: {error.strerror}"
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(filter(None, pool.map(problem, hashes.items())))
+
+
+def _problem(root: Path, entry: Entry) -> str:
+    try:
+        now = _describe(root, entry.path)
+    except OSError as error:
+        return f"/{entry.path}: {error.strerror}"
+    if now == entry:
+        return ""
+    for field in ("type", "sha256", "target", "mode", "uid", "gid", "size"):
+        if getattr(now, field) != getattr(entry, field):
+            return f"/{entry.path}: its {field} is not what it was when it was recorded"
+    return ""

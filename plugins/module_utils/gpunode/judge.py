@@ -1,0 +1,81 @@
+"""What a failed run means: the node's state is the evidence, the container's exit status is none (I15). Pure."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+# NVIDIA's kernel log: hardware or firmware that no compile can mend. "RmInitAdapter failed" is the GPU not starting.
+_HARDWARE = re.compile(
+    r"^.*(?:NVRM: Xid|RmInitAdapter failed|infoROM is corrupted|has fallen off the bus|None of the NVIDIA devices were initialized"
+    r"|is not supported by|The NVIDIA probe routine failed).*$",
+    re.M | re.I,
+)
+# modprobe's and the kernel's words for a module that is wrong by itself.
+_MODULE = re.compile(
+    r"Exec format error|Invalid module format|Unknown symbol|disagrees about version of symbol|Key was rejected|Required key not available"
+    r"|not found in directory|module verification failed.*refus|bad vermagic",
+    re.I,
+)
+_NO_GPU = re.compile(r"No NVIDIA GPU found", re.I)
+
+
+class Verdict(str, enum.Enum):
+    """``DRIVER_GOOD``: try device initialisation again. ``HARDWARE``: stop. ``DRIVER_BAD``: the layer goes, full install once.
+    ``UNKNOWN``: no evidence either way."""
+
+    DRIVER_GOOD = "driver-good"
+    HARDWARE = "hardware"
+    DRIVER_BAD = "driver-bad"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the node shows after a failed run: the resident module's version ("" when none), what modprobe said when asked to
+    load it, what is wrong with libraries, nvidia-smi's exit status (None: it is not there), the kernel's log of this boot."""
+
+    wanted_version: str
+    resident_version: str
+    modprobe_says: str
+    library_problems: tuple[str, ...]
+    smi_rc: int | None
+    kernel_log: str
+    device_waived: bool = False
+
+
+def judge(evidence: Evidence) -> tuple[Verdict, str]:
+    """The verdict and the reason in words."""
+    if evidence.resident_version == evidence.wanted_version and not evidence.device_waived:
+        hardware = _HARDWARE.search(evidence.kernel_log)
+        if hardware:
+            return Verdict.HARDWARE, f"the driver is loaded, the hardware is not well: {hardware[0].strip()}"
+        if evidence.smi_rc == 6:
+            return Verdict.HARDWARE, "the driver is loaded, and nvidia-smi finds no device (exit status 6)"
+    if evidence.resident_version and evidence.resident_version != evidence.wanted_version:
+        return (
+            Verdict.DRIVER_BAD,
+            f"the kernel holds nvidia {evidence.resident_version}, wanted is {evidence.wanted_version}",
+        )
+    if not evidence.resident_version:
+        return _not_loaded(evidence)
+    if evidence.library_problems:
+        return Verdict.DRIVER_BAD, f"libraries: {'; '.join(evidence.library_problems[:3])}"
+    if evidence.smi_rc == 18:
+        return Verdict.DRIVER_BAD, "nvidia-smi finds a driver/library version mismatch (exit status 18)"
+    return (
+        Verdict.DRIVER_GOOD,
+        "the module is loaded and the libraries are of its version: only device initialisation failed",
+    )
+
+
+def _not_loaded(evidence: Evidence) -> tuple[Verdict, str]:
+    log = evidence.kernel_log
+    module = _MODULE.search(evidence.modprobe_says) or _MODULE.search("\n".join(log.splitlines()[-20:]))
+    if module:
+        return Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module[0]}"
+    hardware = _HARDWARE.search(log) or _NO_GPU.search(log)
+    if hardware:
+        return Verdict.HARDWARE, f"the module refused the hardware: {hardware[0].strip()}"
+    return Verdict.UNKNOWN, f"the module is not loaded ({evidence.modprobe_says.strip() or 'modprobe says nothing'})"

@@ -1,0 +1,67 @@
+"""Kernels installed in a system: which there are, which is the newest, what their headers' package is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, PreflightError
+
+NEWEST = "newest"
+_KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
+
+
+def version_key(kver: str) -> tuple[tuple[int, int, str], ...]:
+    """A sort key in the order of ``sort -V``: runs of digits compare as numbers."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", kver))
+
+
+def installed(root: Path) -> tuple[str, ...]:
+    """Releases of the kernels that have modules of their own, oldest first. A folder with headers' link only is no kernel."""
+    folders = (root / "lib/modules").glob("*")
+    return tuple(sorted((p.name for p in folders if (p / "kernel").is_dir()), key=version_key))
+
+
+def has_headers(root: Path, kver: str) -> bool:
+    """Whether a module can be compiled for it: its ``build`` leads to a tree with a Makefile."""
+    return (root / "lib/modules" / kver / "build" / "Makefile").is_file()
+
+
+def with_headers(root: Path) -> tuple[str, ...]:
+    """Releases that have a ``build``, whatever it leads to: what an unmodified driver image chooses from."""
+    return tuple(sorted((p.parent.name for p in (root / "lib/modules").glob("*/build")), key=version_key))
+
+
+def headers_package(kver: str) -> str:
+    """Debian's and Ubuntu's name of the headers' package; both carry the whole kernel release in it, for every flavour."""
+    return f"linux-headers-{kver}"
+
+
+def target(root: Path, wanted: Any) -> str:
+    """The one kernel to bake for: ``newest``, or a release, or a list of one. Raises InputError, PreflightError.
+
+    The newest installed one is what a boot loader takes when nobody chose otherwise; never the running one by accident (B3).
+    """
+    choices = wanted if isinstance(wanted, list) else [wanted]
+    if len(choices) != 1:
+        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: the mode in_place bakes for exactly one kernel")
+    choice = choices[0]
+    present = installed(root)
+    if choice == NEWEST:
+        if not present:
+            raise PreflightError(f"no kernel is installed under {root}lib/modules: install one, or name a release", code="no_kernel")
+        return present[-1]
+    if not isinstance(choice, str) or not _KVER.fullmatch(choice):
+        raise InputError(f"nvidia_prebake_kernels: {choice!r} is neither newest nor a kernel release as uname -r prints it")
+    if choice not in present and not has_headers(root, choice):
+        raise PreflightError(
+            f"kernel {choice} is not installed; installed are: {_listing(present)}. Install it or name one of these",
+            code="no_kernel",
+        )
+    return choice
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

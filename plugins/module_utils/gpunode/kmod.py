@@ -1,0 +1,131 @@
+"""Kernel modules: what modinfo says of those on disk, what the kernel says of those loaded, loading and unloading."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import CommandError
+from .files import read_text
+from .runner import Runner
+
+# Upstream's module set. In-tree modules with similar names (nvidiafb, i2c-nvidia-gpu) are not the driver (B13).
+DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
+# drm is an empty stub and peermem refuses on kernels without DRM or InfiniBand: these two make a working driver (NVIDIA's docs).
+NEEDED_MODULES = ("nvidia", "nvidia-uvm")
+_FILE = re.compile(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
+OPEN, PROPRIETARY = "open", "proprietary"
+
+
+def is_driver_file(name: str) -> bool:
+    """Whether a file name is that of one of NVIDIA's modules, compressed or not; exact names only."""
+    return bool(_FILE.fullmatch(name.replace("nvidia-current", "nvidia")))
+
+
+def flavour_of(licence: str) -> str | None:
+    """``open`` or ``proprietary`` for the licence that modinfo tells (B14); None for any other."""
+    return {"NVIDIA": PROPRIETARY, "Dual MIT/GPL": OPEN}.get(licence)
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """A module on disk for one kernel; fields are empty where modinfo has none."""
+
+    path: str
+    version: str
+    licence: str
+    vermagic: str
+    signer: str
+
+    @property
+    def flavour(self) -> str | None:
+        return flavour_of(self.licence)
+
+    @property
+    def kver(self) -> str:
+        """The kernel release that it was compiled for: the first word of vermagic."""
+        return self.vermagic.split(" ", 1)[0]
+
+
+def parse_modinfo(text: str) -> ModuleInfo | None:
+    """Reads modinfo's output; the first of each field counts."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip(), value.strip())
+    if "filename" not in fields:
+        return None
+    return ModuleInfo(
+        fields["filename"],
+        fields.get("version", ""),
+        fields.get("license", ""),
+        fields.get("vermagic", ""),
+        fields.get("signer", ""),
+    )
+
+
+def modinfo(runner: Runner, root: Path, kver: str, name: str) -> ModuleInfo | None:
+    """The module that ``modprobe`` would take for kernel ``kver``; None where there is none."""
+    base = [] if root == Path("/") else ["-b", str(root)]
+    result = runner.run(["modinfo", *base, "-k", kver, name], ok=None, timeout_s=30)
+    return parse_modinfo(result.stdout) if result.rc == 0 else None
+
+
+@dataclass(frozen=True)
+class LoadedModule:
+    """A module in the running kernel; ``name`` with dashes, ``users`` its reference count, ``holders`` modules that need it."""
+
+    name: str
+    version: str
+    state: str
+    users: int
+    holders: tuple[str, ...]
+
+
+def parse_proc_modules(text: str) -> dict[str, tuple[int, tuple[str, ...], str]]:
+    """proc(5) modules: name → reference count, the modules that use it, state in lower case."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 5:
+            holders = tuple(w.replace("_", "-") for w in words[3].split(",") if w and w != "-")
+            found[words[0].replace("_", "-")] = (int(words[2]) if words[2].isdigit() else 0, holders, words[4].lower())
+    return found
+
+
+def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, "nouveau")) -> tuple[LoadedModule, ...]:
+    """Those of ``names`` that the kernel has, half-loaded ones too."""
+    table = parse_proc_modules(read_text(root / "proc/modules") or "")
+    found = []
+    for name in names:
+        if name in table:
+            users, holders, state = table[name]
+            folder = root / "sys/module" / name.replace("-", "_")
+            found.append(LoadedModule(name, (read_text(folder / "version") or "").strip(), state, users, holders))
+    return tuple(found)
+
+
+def load(runner: Runner, name: str, timeout_s: float) -> str:
+    """Loads a module; returns "" or what modprobe says."""
+    try:
+        result = runner.run(["modprobe", name], ok=None, timeout_s=timeout_s)
+    except CommandError as error:
+        return str(error)
+    return "" if result.rc == 0 else (result.stderr + result.stdout).strip() or f"modprobe {name}: exit status {result.rc}"
+
+
+def unload_order(modules: Collection[LoadedModule]) -> tuple[str, ...]:
+    """Dependents first, so that ``nvidia`` comes last (I4)."""
+    holders = {m.name: {h for h in m.holders if h in {n.name for n in modules}} for m in modules}
+    order: list[str] = []
+    while holders:
+        free = sorted(name for name, needs in holders.items() if not needs - set(order))
+        if not free:  # a cycle cannot be; rather try in any order than loop
+            free = sorted(holders)
+        order += free
+        for name in free:
+            del holders[name]
+    return tuple(order)

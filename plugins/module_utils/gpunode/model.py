@@ -1,0 +1,148 @@
+"""The words of the decision: facts (what the node is), policy (what its owner wants), plan (the answer)."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from .dkms import DkmsEntry
+from .errors import InputError
+from .imageref import DriverWanted
+from .kmod import LoadedModule, ModuleInfo
+from .manifest import Identity, Manifest
+from .marker import Marker
+from .pci import PciFunction
+from .record import Record
+
+
+class Action(str, enum.Enum):
+    """What the driver container is asked to do on this node."""
+
+    NONE = "none"
+    INSTALL_SKIP_BUILD = "install-skip-build"
+    INSTALL = "install"
+
+
+class Step(str, enum.Enum):
+    """The steps of a plan, in the order in which they are taken."""
+
+    PULL_IMAGE = "pull-image"
+    UNLOAD_MODULES = "unload-modules"
+    REMOVE_DRIVER = "remove-driver"
+    RUN_CONTAINER = "run-container"
+    LOAD_MODULES = "load-modules"
+    CHECK_DRIVER = "check-driver"
+    RESTART_CONTAINERD = "restart-containerd"
+    START_SERVICES = "start-services"
+    WRITE_RECORD = "write-record"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the node is. None means: not known; "" and () mean: looked, and there is nothing."""
+
+    kver: str
+    machine: str
+    arch: str | None
+    machine_id: str
+    functions: tuple[PciFunction, ...] = ()
+    loaded: tuple[LoadedModule, ...] = ()
+    signatures_enforced: bool = False
+    secure_boot: bool | None = None
+    operator: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    module: ModuleInfo | None = None
+    uvm: ModuleInfo | None = None
+    dkms: tuple[DkmsEntry, ...] = ()
+    marker: Marker | None = None
+    marker_problem: str = ""
+    layers: tuple[Manifest, ...] = ()
+    layer_problems: tuple[str, ...] = ()
+    layer_contents: tuple[str, ...] | None = None
+    record: Record | None = None
+    record_problem: str = ""
+    record_contents: tuple[str, ...] | None = None
+    containerd_ready: bool = False
+    imports_dropins: bool = False
+    image_present: bool = False
+    config_digest: str = ""
+    boot_id: str = ""
+    device_nodes: bool = False
+
+    @property
+    def gpus(self) -> tuple[PciFunction, ...]:
+        return tuple(f for f in self.functions if f.is_gpu)
+
+    def is_loaded(self, name: str) -> LoadedModule | None:
+        return next((m for m in self.loaded if m.name == name), None)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the node's owner wants. ``expected_gpus`` None is "auto": as many as there are; times in seconds."""
+
+    wanted: DriverWanted
+    managed: bool = True
+    expected_gpus: int | None = None
+    flavour: str = "any"
+    require_digest: bool = True
+    accept_no_device: bool = False
+    deadline_s: float = 780.0
+    try_s: float = 600.0
+    tries: int = 5
+    delay_s: float = 10.0
+    fallback_s: float = 240.0
+    late_gpus_s: float = 30.0
+    restart_containerd: str = "auto"
+
+
+def expected_gpus(value: object) -> int | None:
+    """The policy's number for ``auto`` (None) or a number, also as text. Raises InputError."""
+    if value in (None, "", "auto"):
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not text.isdigit():
+        raise InputError(f"gpu_boot_expected_gpus: {value!r} is neither auto nor a number of GPUs")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A rung of the ladder that was not taken, and why."""
+
+    rung: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer. ``fails`` says that this plan is an error of its own; ``provisional`` that an image must be pulled first to know."""
+
+    action: Action
+    code: str
+    reason: str
+    steps: tuple[Step, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    warnings: tuple[str, ...] = ()
+    identity: Identity | None = None
+    layer: Manifest | None = None
+    fails: bool = False
+    provisional: bool = False
+
+
+@dataclass
+class Outcome:
+    """What came of a plan. ``result`` is ``fast``, ``compiled``, ``ready`` (it was right already) or ``nothing``."""
+
+    plan: Plan
+    result: str
+    code: str
+    reason: str
+    changed: bool = False
+    device_check: str = ""
+    module_version: str = ""
+    containers: int = 0
+    containerd_restarted: bool = False
+    steps: list[dict[str, object]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)

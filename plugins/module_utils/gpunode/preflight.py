@@ -1,0 +1,171 @@
+"""What is looked at before a bake changes anything: inputs, machine, space, foreign drivers, containerd; each refusal says what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import foreign, host, imageref, kernels, manifest, marker, toolchain
+from .containerd import Containerd, imports_dropins
+from .errors import InputError, PreflightError
+from .imageref import DriverWanted
+from .runner import Runner
+
+FLAVOURS = ("any", "open", "proprietary")
+# A full driver: image 0.5 GB unpacked and 0.25 GB packed, its copy in /opt/gpu 0.3 GB, build folder up to 0.8 GB, result 0.3 GB.
+MIN_FREE_MB = 3072
+_MIN_INODES = 20000
+_SPACE_PATHS = ("usr", "var/lib/dkms", "var/lib/containerd", "opt", "tmp", "boot")
+_BOOT_MIN_MB = 64
+
+
+@dataclass(frozen=True)
+class BakeRequest:
+    """What a bake is asked for; times in seconds, space in MB (10⁶ bytes). Made by ``request_from``, which validates."""
+
+    wanted: DriverWanted
+    kernels: Any = kernels.NEWEST
+    flavour: str = "any"
+    mode: str = "in_place"
+    marker_path: str = marker.DEFAULT_PATH
+    tries: int = 3
+    delay_s: float = 10.0
+    try_s: float = 600.0
+    min_free_mb: int = MIN_FREE_MB
+    release_notes: str = f"/{manifest.STORE}/release-notes.txt"
+
+
+def request_from(params: Mapping[str, Any]) -> BakeRequest:
+    """Validates the options of a bake, as a role's variables give them. Raises InputError."""
+    mode = params.get("mode") or "in_place"
+    if mode != "in_place":
+        raise InputError(f"nvidia_prebake_mode: {mode!r} is not known; known is in_place")
+    flavour = params.get("flavour") or "any"
+    if flavour not in FLAVOURS:
+        raise InputError(f"nvidia_prebake_flavour: {flavour!r} is not one of {', '.join(FLAVOURS)}")
+    for name in ("marker_path", "release_notes"):
+        value = params.get(name)
+        if value and (not str(value).startswith("/") or ".." in str(value).split("/")):
+            raise InputError(f"nvidia_prebake_{name}: {value!r} is not an absolute path")
+    if int(params.get("tries") or 3) < 1:
+        raise InputError("nvidia_prebake_tries: at least one try is needed")
+    defaults = BakeRequest(imageref.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version")))
+    return BakeRequest(
+        wanted=defaults.wanted,
+        kernels=params.get("kernels") or kernels.NEWEST,
+        flavour=flavour,
+        mode=mode,
+        marker_path=params.get("marker_path") or defaults.marker_path,
+        tries=int(params.get("tries") or defaults.tries),
+        delay_s=float(_or(params.get("delay_s"), defaults.delay_s)),
+        try_s=float(params.get("try_s") or defaults.try_s),
+        min_free_mb=int(_or(params.get("min_free_mb"), defaults.min_free_mb)),
+        release_notes=params.get("release_notes") or defaults.release_notes,
+    )
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found: the target kernel, the architecture, packages that a compile still needs, and what is only worth saying."""
+
+    kver: str
+    arch: str
+    missing_packages: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check(root: Path, runner: Runner, containerd: Containerd, request: BakeRequest) -> Preflight:
+    """Raises GpuNodeError when a bake must not begin; changes nothing."""
+    host.require_root()
+    arch = host.require_supported(root, os.uname().machine)
+    kver = kernels.target(root, request.kernels)
+    _refuse_foreign(root, arch)
+    require_space(root, request.min_free_mb)
+    if not containerd.is_ready():
+        raise PreflightError(
+            "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
+            code="containerd_unavailable",
+        )
+    return Preflight(kver, arch, toolchain.missing_packages(runner, kver), _warnings(root, arch))
+
+
+def require_tools(root: Path, runner: Runner, kver: str) -> None:
+    """Raises PreflightError with everything that a compile for ``kver`` lacks."""
+    toolchain.require(runner, root, kver)
+
+
+def _refuse_foreign(root: Path, arch: str) -> None:
+    layers, problems = manifest.read_all(root)
+    if problems:
+        raise PreflightError(
+            f"an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{manifest.LAYERS}",
+            code="manifest_invalid",
+        )
+    versions = {m.identity.version for m in layers}
+    found = foreign.signs(root, arch, versions, {e.path for m in layers for e in m.files})
+    if found:
+        raise PreflightError(
+            f"a driver that is not ours is in this image: {'; '.join(found[:5])}. Bake into an image without one (two owners would merge)",
+            code="foreign_driver",
+            details={"found": list(found)},
+        )
+
+
+def require_space(root: Path, min_free_mb: int) -> None:
+    """Raises PreflightError, which says how much is missing where (B6)."""
+    seen: set[int] = set()
+    for name in _SPACE_PATHS:
+        path = _existing(root / name)
+        status = os.statvfs(path)
+        device = path.stat().st_dev
+        if device in seen:
+            continue
+        seen.add(device)
+        needed = min(min_free_mb, _BOOT_MIN_MB) if name in ("boot", "tmp") else min_free_mb
+        free = status.f_bavail * status.f_frsize // 10**6
+        if free < needed:
+            raise PreflightError(
+                f"{path}: {free} MB free, a bake needs {needed} MB there, {needed - free} MB are missing: "
+                "give the build machine a larger disk, or set nvidia_prebake_min_free_mb",
+                code="no_space",
+            )
+        # btrfs and others without a fixed number of inodes say 0 of 0
+        if status.f_files and status.f_favail < _MIN_INODES and min_free_mb:
+            raise PreflightError(f"{path}: {status.f_favail} inodes free, a bake needs {_MIN_INODES}", code="no_space")
+
+
+def free_space(root: Path) -> str:
+    """Free space where a bake writes, in words."""
+    shown: dict[int, str] = {}
+    for name in _SPACE_PATHS:
+        path = _existing(root / name)
+        status = os.statvfs(path)
+        shown.setdefault(path.stat().st_dev, f"{path} has {status.f_bavail * status.f_frsize // 10**6} MB free")
+    return ", ".join(shown.values())
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _warnings(root: Path, arch: str) -> tuple[str, ...]:
+    found = []
+    if not imports_dropins(root):
+        found.append(
+            "containerd's /etc/containerd/config.toml does not import config.d: on a node the nvidia runtime would not be in force; "
+            'add imports = ["/etc/containerd/config.d/*.toml"]'
+        )
+    if host.secure_boot(root):
+        found.append("Secure Boot is on here: nodes that enforce signatures will refuse modules that are not signed with a key they trust")
+    if arch != "x86_64":
+        found.append(f"{arch} goes by the same rules as x86_64 and has not been tested")
+    return tuple(found)

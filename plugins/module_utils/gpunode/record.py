@@ -1,0 +1,79 @@
+"""The node record: what this node itself has done; survives reboots, names the machine (D12, D17, D19).
+
+States: ``started`` (a driver container was sent and its end is not known), ``initialised`` (all of it has been done and checked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from . import document
+from .errors import DataError
+from .files import make_private, write_atomic
+from .inventory import ROOTS
+from .manifest import STORE, Identity
+
+SCHEMA = 1
+PATH = f"{STORE}/node-record.json"
+STARTED, INITIALISED = "started", "initialised"
+_CODE = "record_invalid"
+
+
+@dataclass(frozen=True)
+class Record:
+    """``identity`` is what was installed for the kernel that ran; ``modules`` maps each kernel that is ready to its modules' hashes.
+
+    ``libraries`` maps user space (path relative to the root) to hashes. ``boot_id`` and ``containerd_config`` say what containerd
+    was running with before the container was sent: after an interruption they tell whether its one restart is still due.
+    """
+
+    machine_id: str
+    state: str
+    identity: Identity
+    image: str
+    action: str
+    reason_code: str
+    built_here: bool
+    device_check: str = ""
+    boot_id: str = ""
+    containerd_config: str = ""
+    containerd_restarts: int = 0
+    updated: str = ""
+    modules: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+    def ready_kernels(self) -> tuple[str, ...]:
+        return tuple(sorted(self.modules))
+
+    def same_driver(self, other: Identity) -> bool:
+        """Whether it is of the same driver as ``other``, whatever the kernel."""
+        return not replace(self.identity, kver=other.kver).differences(other)
+
+
+def write(root: Path, record: Record) -> None:
+    """Writes the record so that it lasts."""
+    make_private(root / STORE)
+    write_atomic(root / PATH, document.dump({"schema": SCHEMA, **asdict(record)}), 0o600)
+
+
+def read(root: Path) -> Record | None:
+    """The record of the system at ``root``; None where there is none. Raises DataError."""
+    try:
+        text = (root / PATH).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"/{PATH}: cannot be read ({error}); the node counts as new", code=_CODE) from error
+    data = document.load(text, SCHEMA, f"/{PATH}", _CODE)
+    del data["schema"]
+    try:
+        record = Record(**{**data, "identity": Identity(**data["identity"])})
+        for path in [*record.libraries, *(p for modules in record.modules.values() for p in modules)]:
+            document.check_path(path, ROOTS, f"/{PATH}", _CODE)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"/{PATH}: incomplete or of the wrong shape ({error}); the node counts as new", code=_CODE) from error
+    if record.state not in (STARTED, INITIALISED):
+        raise DataError(f"/{PATH}: state {record.state!r} is unknown; the node counts as new", code=_CODE)
+    return record

@@ -1,0 +1,132 @@
+"""The only place that starts programs: an argv list, no shell, no standard input, a limit on time, the whole group killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Optional, Protocol
+
+from .errors import CommandError
+
+LineSink = Optional[Callable[[str], None]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program did: its exit status, its two outputs (one after the other where they were merged), seconds."""
+
+    rc: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+class Runner(Protocol):
+    """The seam for tests: the real one is SystemRunner."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 60.0,
+        ok: Collection[int] | None = (0,),
+        env: Mapping[str, str] | None = None,
+        on_line: LineSink = None,
+    ) -> Result:
+        """Runs ``argv``. ``ok`` names the exit statuses that are no error (None: all).
+
+        With ``on_line`` both outputs are merged and each line is handed on as it comes.
+        Raises CommandError: rc None when the program is missing (``missing``) or was killed at its limit (``timed out``).
+        """
+        ...
+
+
+class SystemRunner:
+    """Runs programs on this machine with a fixed locale, so that their output can be parsed."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 60.0,
+        ok: Collection[int] | None = (0,),
+        env: Mapping[str, str] | None = None,
+        on_line: LineSink = None,
+    ) -> Result:
+        start = time.monotonic()
+        full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
+        # A node's unit or an Ansible module may have been started without the administrator's folders.
+        full_env["PATH"] = full_env.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+        try:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
+                env=full_env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise CommandError(argv, None, "", f"missing or not executable ({error.strerror})") from error
+        try:
+            if on_line:
+                stdout, stderr = _follow(process, start + timeout_s, on_line), ""
+            else:
+                out, err = process.communicate(timeout=timeout_s)
+                stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+        except subprocess.TimeoutExpired as error:
+            _kill_group(process)
+            raise CommandError(argv, None, _text(error.output), f"timed out after {timeout_s:.0f} s, killed") from error
+        except BaseException:
+            _kill_group(process)
+            raise
+        if ok is not None and process.returncode not in ok:
+            raise CommandError(argv, process.returncode, stdout + stderr, f"exit status {process.returncode}")
+        return Result(process.returncode, stdout, stderr, time.monotonic() - start)
+
+
+def _text(output: bytes | str | None) -> str:
+    return output.decode("utf-8", "replace") if isinstance(output, bytes) else output or ""
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()
+
+
+def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str], None]) -> str:
+    """Reads the merged output line by line until it is closed; raises TimeoutExpired with what came so far."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(process.args, 0, "\n".join(lines))
+            if not selector.select(min(left, 1.0)):
+                if process.poll() is not None:
+                    break  # a background process of its own kept the pipe: the program itself is done
+                continue
+            chunk = os.read(process.stdout.fileno(), 65536)
+            if not chunk:
+                break
+            *whole, pending = (pending + chunk).split(b"\n")
+            for raw in whole:
+                lines.append(raw.decode("utf-8", "replace"))
+                on_line(lines[-1])
+    if pending:
+        lines.append(pending.decode("utf-8", "replace"))
+        on_line(lines[-1])
+    process.stdout.close()
+    process.wait(timeout=max(0.1, end - time.monotonic()))
+    return "\n".join(lines) + ("\n" if lines else "")

@@ -1,0 +1,84 @@
+"""What a compile needs on the host, looked for before it starts: it would fail a minute in (B1, NVIDIA.md)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from . import kernels
+from .errors import CommandError, PreflightError
+from .files import read_text
+from .runner import Runner
+
+# What the contract's install.sh and DKMS call, by the package that brings it in Debian and Ubuntu. gcc alone brings no libc headers.
+PACKAGES = ("dkms", "gcc", "initramfs-tools", "kmod", "libc6-dev", "lsof", "make", "mount")
+_PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs")
+_HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
+_LIMIT_S = 30
+
+
+def missing_packages(runner: Runner, kver: str) -> tuple[str, ...]:
+    """Packages that are needed to compile for ``kver`` and not installed, for apt."""
+    wanted = (*PACKAGES, kernels.headers_package(kver))
+    shown = runner.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted], ok=None, timeout_s=_LIMIT_S)
+    there = {line.split()[0] for line in shown.stdout.splitlines() if line.endswith(" installed")}
+    return tuple(name for name in wanted if name not in there)
+
+
+def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
+    """What is missing or broken for a compile for ``kver``, each in words; empty when all is there."""
+    found = []
+    for program in _PROGRAMS:
+        if not _exists(runner, program):
+            found.append(f"{program} is missing")
+    if not any(root.glob("usr/include/**/stdio.h")):
+        found.append("the C library's headers are missing (package libc6-dev)")
+    if not kernels.has_headers(root, kver):
+        found.append(f"the headers of kernel {kver} are missing (package {kernels.headers_package(kver)})")
+        return tuple(found)
+    build = root / "lib/modules" / kver / "build"
+    compiler = kernel_compiler(build)
+    if compiler and not _exists(runner, compiler):
+        found.append(f"{compiler}, with which kernel {kver} was built, is missing (package {compiler})")
+    for tool in _HOST_TOOLS:
+        if (build / tool).exists():
+            found += _missing_libraries(runner, build / tool)
+    if _needs_pahole(build) and not _exists(runner, "pahole"):
+        found.append(f"pahole is missing, kernel {kver} was built with BTF for modules (package pahole)")
+    return tuple(found)
+
+
+def require(runner: Runner, root: Path, kver: str) -> None:
+    """Raises PreflightError with everything that ``problems`` finds."""
+    found = problems(runner, root, kver)
+    if found:
+        raise PreflightError(
+            f"cannot compile for kernel {kver}: {'; '.join(found)}. Install these first, or leave nvidia_prebake_install_tools on",
+            code="tools_missing",
+            details={"problems": list(found)},
+        )
+
+
+def kernel_compiler(build: Path) -> str | None:
+    """The compiler's name in Debian's ``.kernelvariables`` (``gcc-12``); None where the headers do not name one."""
+    match = re.search(r"\bCC\s*:?=.*?(gcc-\d+)", read_text(build / ".kernelvariables") or "")
+    return match[1] if match else None
+
+
+def _needs_pahole(build: Path) -> bool:
+    # Without vmlinux beside the headers the kernel's build skips BTF and says so, which is harmless.
+    return "CONFIG_DEBUG_INFO_BTF_MODULES=y" in (read_text(build / ".config") or "") and (build / "vmlinux").exists()
+
+
+def _exists(runner: Runner, program: str) -> bool:
+    return runner.run(["sh", "-c", 'command -v "$1"', "sh", program], ok=None, timeout_s=_LIMIT_S).rc == 0
+
+
+def _missing_libraries(runner: Runner, tool: Path) -> list[str]:
+    try:
+        shown = runner.run(["ldd", str(tool)], ok=None, timeout_s=_LIMIT_S)
+    except CommandError as error:
+        return [str(error)]
+    text = shown.stdout + shown.stderr
+    lines = [line.strip() for line in text.splitlines() if "not found" in line]
+    return [f"{tool} cannot run here: {line}" for line in lines]

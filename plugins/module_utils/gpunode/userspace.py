@@ -1,0 +1,71 @@
+"""The driver's user space on a node: where the contract puts it, and whether it is all of one version (I1, B20)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .files import sha256
+from .foreign import relative
+from .host import TRIPLETS
+from .kmod import is_driver_file
+
+CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
+PROGRAMS = ("usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe", "usr/bin/nvidia-persistenced")
+# Some of NVIDIA's libraries (egl-wayland, egl-gbm) have versions of their own, with small first numbers.
+_DRIVER_LIBRARY = re.compile(r"lib(?:nvidia|cuda)[\w-]*\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
+
+
+def library_folders(arch: str) -> tuple[str, ...]:
+    """Where the contract puts libraries: its own folder, and the second copies in the loader's."""
+    return (CONTRACT_LIBRARIES, f"usr/lib/{TRIPLETS[arch]}")
+
+
+def driver_libraries(root: Path, arch: str) -> Iterator[tuple[str, str]]:
+    """Path and version of each of the driver's libraries that carries the driver's version in its name."""
+    for folder in library_folders(arch):
+        try:
+            names = sorted(path.name for path in (root / folder).iterdir())
+        except OSError:
+            continue
+        for name in names:
+            match = _DRIVER_LIBRARY.fullmatch(name)
+            if match:
+                yield f"{folder}/{name}", match["version"]
+
+
+def version_problems(root: Path, arch: str, version: str) -> tuple[str, ...]:
+    """Libraries of another version, or none of this one, in words."""
+    found = list(driver_libraries(root, arch))
+    problems = [f"/{path} is of version {other}, not {version}" for path, other in found if other != version]
+    if not any(other == version for _, other in found):
+        problems.append(f"no driver library of version {version} in {', '.join('/' + f for f in library_folders(arch))}")
+    return tuple(problems)
+
+
+def hashes(root: Path, arch: str) -> dict[str, str]:
+    """Path → SHA-256 of the driver's libraries and programs that are here."""
+    paths = [path for path, _ in driver_libraries(root, arch)]
+    paths += [path for path in PROGRAMS if (root / path).is_file()]
+    return {path: sha256(root / path) for path in paths if not (root / path).is_symlink()}
+
+
+def module_files(root: Path, kver: str) -> tuple[str, ...]:
+    """The driver's module files for one kernel, relative to the root."""
+    top = root / "lib/modules" / kver
+    return tuple(sorted(relative(root, p) for p in top.glob("updates/**/*.ko*") if is_driver_file(p.name)))
+
+
+def module_hashes(root: Path, kver: str) -> dict[str, str]:
+    """Path → SHA-256 of the driver's module files for one kernel."""
+    return {path: sha256(root / path) for path in module_files(root, kver)}
+
+
+def module_stamps(root: Path, kver: str) -> dict[str, tuple[int, ...]]:
+    """What changes when a module file is written anew, even with the same bytes, as a compile of the same source may give."""
+    stamps: dict[str, tuple[int, ...]] = {}
+    for path in module_files(root, kver):
+        status = (root / path).stat()
+        stamps[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return stamps
