@@ -1,0 +1,38 @@
+"""PID 1 of a session's pid namespace: starts the registry and the command, reaps orphans, ends with the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from lab import registry
+from lab.errors import LabError
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command after `--` and return its exit status; when this process ends, the kernel ends all others."""
+    if os.getpid() != 1:
+        raise SystemExit("lab.init is started by `python -m lab session`, not by hand")
+    # The command gets the terminal's Ctrl-C by itself; a PID 1 without handlers would get none.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        registry.ensure()
+        process = subprocess.Popen(list(argv[1:]))
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"lab: cannot start {argv[1]}: {error.strerror}", file=sys.stderr)
+        return 127
+    while True:
+        pid, status = os.wait()
+        if pid == process.pid:
+            rc = os.waitstatus_to_exitcode(status)
+            return 128 - rc if rc < 0 else rc
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,188 @@
+"""Native nodes: a copy of a root filesystem started by systemd-nspawn, with systemd, sshd and containerd of its own.
+
+Images are baked here, at native speed. No module can be loaded: the kernel is the machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+from lab import base, host, network, paths, record, ssh
+from lab.errors import LabError
+from lab.progress import step
+from lab.record import Record
+
+BOOT_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+
+# nspawn mounts the cgroup trees read-only for a node; containerd needs to write there.
+REMOUNT = (
+    "systemctl is-system-running --wait >/dev/null; "
+    "for m in /sys/fs/cgroup $(awk '$2 ~ \"^/sys/fs/cgroup/\" {print $2}' /proc/mounts); do "
+    "mount -o remount,rw,bind $m || exit 1; done"
+)
+
+
+class NativeNode:
+    """One native node of the session. `root` is its filesystem's folder, `target` its ssh address."""
+
+    def __init__(self, state: Record) -> None:
+        """Wrap a record; use `create` or `find`."""
+        self.state = state
+        self.root = Path(state.root)
+        self.console = paths.logs(record.session()) / f"{state.name}.console"
+
+    @classmethod
+    def create(cls, name: str, root: Path | None = None) -> NativeNode:
+        """Copy `root` (the base by default), start the copy and wait until ssh answers and systemd is settled."""
+        host.need_root("starting a native node")
+        source = root or base.root()
+        with record.lock():
+            state = record.new(name, "native")
+        state.root = f"{state.folder}/root"
+        record.save(state)
+        with step(f"{name}: copying {source}"):
+            host.run(["cp", "-a", "--reflink=auto", str(source), state.root], timeout_s=600)
+        node = cls(state)
+        node.start()
+        return node
+
+    @classmethod
+    def find(cls, name: str) -> NativeNode:
+        """The node of that name in this session."""
+        return cls(record.load(name, "native"))
+
+    @property
+    def target(self) -> ssh.Target:
+        """Where its sshd answers."""
+        return self.state.target
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its systemd-nspawn is there."""
+        return self.state.pid != 0 and host.is_alive(self.state.pid)
+
+    def start(self) -> None:
+        """Boot the root."""
+        with step(f"{self.state.name}: native node, power-on to ready"):
+            set_resolver(self.root)
+            with record.lock():
+                self.state.pid = host.spawn(nspawn_argv(self.root, self.state.name), self.console)
+                leader = self._leader()
+                self.state.address = network.attach(leader, network.free_number())
+                self.state.boots += 1
+                record.save(self.state)
+            what = f"native node {self.state.name}"
+            ssh.wait(self.target, self.state.pid, BOOT_TIMEOUT_S, what, self.console)
+            self.ssh(REMOUNT)
+
+    def ssh(self, command: str, *, timeout_s: float = 120, check: bool = True, stdin: str | None = None) -> host.Result:
+        """Run a shell line on the node as root."""
+        return ssh.run(self.target, command, timeout_s=timeout_s, check=check, stdin=stdin)
+
+    def stop(self) -> Path:
+        """Power off cleanly and return the root's folder, free of the lab's traces."""
+        if self.is_running:
+            with step(f"{self.state.name}: power-off"):
+                self.ssh("systemctl poweroff --no-block", check=False)
+                if not wait_end(self.state.pid, STOP_TIMEOUT_S):
+                    self.kill()
+                    raise LabError(f"native node {self.state.name} did not power off in {STOP_TIMEOUT_S:.0f} s; killed")
+        self.state.pid = 0
+        record.save(self.state)
+        return self.finish()
+
+    def kill(self) -> None:
+        """End it at once, like a power cut."""
+        if self.is_running:
+            os.killpg(self.state.pid, signal.SIGKILL)
+            wait_end(self.state.pid, 10)
+        self.state.pid = 0
+        record.save(self.state)
+
+    def finish(self) -> Path:
+        """Take the lab's traces out of the stopped root: what only booting here put there. Returns the folder."""
+        if self.is_running:
+            raise LabError(f"native node {self.state.name} still runs: stop it before its root is used")
+        clean(self.root)
+        return self.root
+
+    def destroy(self) -> None:
+        """End it and delete its root and its record."""
+        self.kill()
+        shutil.rmtree(self.state.folder)
+
+    def _leader(self) -> int:
+        """The node's PID 1 (by our pid), once it is in a network namespace of its own."""
+        mine = Path("/proc/self/ns/net").readlink()
+        children = Path(f"/proc/{self.state.pid}/task/{self.state.pid}/children")
+        end = time.monotonic() + 20
+        while time.monotonic() < end and self.is_running:
+            for child in children.read_text().split():
+                try:
+                    if Path(f"/proc/{child}/ns/net").readlink() != mine:
+                        return int(child)
+                except OSError:
+                    continue
+            time.sleep(0.03)
+        self.kill()
+        raise LabError(f"systemd-nspawn did not start {self.state.name}; its output:\n{host.read_tail(self.console)}")
+
+
+def nspawn_argv(root: Path, name: str) -> list[str]:
+    """Command line that boots `root`: unknown to the machine's systemd, with the system calls containerd needs."""
+    return [
+        *("env", "SYSTEMD_SECCOMP=0", "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}"),
+        *("--register=no", "--keep-unit", "--private-network", "--capability=all"),
+        *("--system-call-filter=@keyring bpf", "--resolv-conf=off", "--link-journal=no", "--timezone=off"),
+        *("--console=pipe", "--boot"),
+    ]
+
+
+def wait_end(pid: int, timeout_s: float) -> bool:
+    """Wait for a process to end; whether it did."""
+    end = time.monotonic() + timeout_s
+    while host.is_alive(pid):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def set_resolver(root: Path) -> None:
+    """Give the root name servers that a node on the bridge reaches; what was there is kept beside it for `clean`."""
+    resolv, kept = root / "etc/resolv.conf", root / "etc/resolv.conf.gpulab"
+    if not kept.is_symlink() and not kept.exists():
+        if resolv.is_symlink() or resolv.exists():
+            resolv.rename(kept)
+        else:
+            kept.symlink_to("absent")
+    servers = re.findall(r"^nameserver\s+(\S+)", Path("/etc/resolv.conf").read_text(), re.MULTILINE)
+    upstream = Path("/run/systemd/resolve/resolv.conf")
+    if all(server.startswith("127.") for server in servers) and upstream.exists():
+        servers = re.findall(r"^nameserver\s+(\S+)", upstream.read_text(), re.MULTILINE)
+    resolv.write_text("".join(f"nameserver {server}\n" for server in servers))
+
+
+def clean(root: Path) -> None:
+    """Undo `set_resolver` and remove what a boot in the lab writes: machine id, random seed, journal."""
+    resolv, kept = root / "etc/resolv.conf", root / "etc/resolv.conf.gpulab"
+    if kept.is_symlink() and kept.readlink() == Path("absent"):
+        kept.unlink()
+        resolv.unlink(missing_ok=True)
+    elif kept.is_symlink() or kept.exists():
+        kept.rename(resolv)
+    (root / "etc/machine-id").write_text("")
+    (root / "var/lib/systemd/random-seed").unlink(missing_ok=True)
+    shutil.rmtree(root / "root/.ansible", ignore_errors=True)
+    for folder in ("run", "tmp", "var/tmp", "var/log/journal"):
+        for path in (root / folder).glob("*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

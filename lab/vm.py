@@ -1,0 +1,237 @@
+"""VMs: a disk's throw-away overlay booted by QEMU under TCG, with or without a fake GPU on the PCI bus."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lab import base, disk, fakegpu, host, paths, record, ssh
+from lab.disk import Disk
+from lab.errors import LabError
+from lab.native import wait_end
+from lab.progress import step
+from lab.record import Record
+
+BOOT_TIMEOUT_S = 240.0
+STOP_TIMEOUT_S = 90.0
+PORTS = range(22200, 22400)
+
+# No getty waits on the serial console: it is the log.
+APPEND = (
+    "root=/dev/vda rw rootfstype=ext4 console=ttyS0 quiet net.ifnames=0 mitigations=off no_timer_check "
+    "systemd.mask=serial-getty@ttyS0.service systemd.mask=getty@tty1.service"
+)
+
+
+class VM:
+    """One VM of the session. `target` is its ssh address."""
+
+    def __init__(self, state: Record) -> None:
+        """Wrap a record; use `create` or `find`."""
+        self.state = state
+        self.overlay = Path(state.folder) / "overlay.qcow2"
+        self.logs = paths.logs(record.session())
+
+    @classmethod
+    def create(
+        cls,
+        name: str,
+        source: Disk,
+        *,
+        kernel: str,
+        gpu: str | None = None,
+        smp: int = 2,
+        memory_mb: int = 2048,
+        append: str = "",
+    ) -> VM:
+        """Boot a throw-away overlay of `source` and wait until ssh answers.
+
+        `kernel`: a release of the disk's, or its series (`6.1`). `gpu`: models of lab.fakegpu, separated by commas, or
+        none. `append`: more kernel arguments.
+        """
+        gpus(gpu)
+        chosen = base.choose(source.kernels, kernel)
+        with record.lock():
+            state = record.new(name, "vm")
+            state.address, state.port = "127.0.0.1", free_port()
+            state.disk, state.kver, state.gpu = str(source.path.parent), chosen.kver, gpu or ""
+            state.smp, state.memory_mb, state.append = smp, memory_mb, append
+            record.save(state)
+        vm = cls(state)
+        disk.overlay(source.path, vm.overlay)
+        vm.start()
+        return vm
+
+    @classmethod
+    def find(cls, name: str) -> VM:
+        """The VM of that name in this session."""
+        return cls(record.load(name, "vm"))
+
+    @property
+    def target(self) -> ssh.Target:
+        """Where its sshd answers."""
+        return self.state.target
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its QEMU is there."""
+        return self.state.pid != 0 and host.is_alive(self.state.pid)
+
+    @property
+    def serial(self) -> Path:
+        """Serial console of the boot that runs, or was last."""
+        return self.logs / f"{self.state.name}.boot{self.state.boots}.serial"
+
+    @property
+    def monitor(self) -> Path:
+        """QEMU's monitor, a socket that speaks its human protocol."""
+        return Path(self.state.folder) / "monitor"
+
+    def start(self, *, wait: bool = True) -> None:
+        """Power on and, with `wait`, wait until ssh answers."""
+        if self.is_running:
+            raise LabError(f"VM {self.state.name} runs already")
+        self.state.boots += 1
+        argv = qemu_argv(self.state, disk.load(Path(self.state.disk)), self.overlay, self.serial, self.monitor)
+        wanted = gpus(self.state.gpu)
+        if wanted:
+            access_log = self.logs / f"{self.state.name}.boot{self.state.boots}.fakegpu"
+            argv = fakegpu_argv(wanted, access_log, argv)
+        log = self.logs / f"{self.state.name}.qemu"
+        with step(f"{self.state.name}: VM, kernel {self.state.kver}, GPU {self.state.gpu or 'none'}, power-on to ssh"):
+            self.state.pid = host.spawn(argv, log)
+            record.save(self.state)
+            if wait:
+                self.wait(log)
+
+    def wait(self, qemu_log: Path | None = None) -> None:
+        """Wait until ssh answers."""
+        what = f"VM {self.state.name}"
+        try:
+            ssh.wait(self.target, self.state.pid, BOOT_TIMEOUT_S, what, self.serial)
+        except LabError as error:
+            said = qemu_log.read_text(errors="replace").strip() if qemu_log else ""
+            raise LabError(f"{error}\nQEMU said:\n{host.tail(said)}" if said else str(error)) from None
+
+    def ssh(self, command: str, *, timeout_s: float = 300, check: bool = True, stdin: str | None = None) -> host.Result:
+        """Run a shell line on the node as root."""
+        return ssh.run(self.target, command, timeout_s=timeout_s, check=check, stdin=stdin)
+
+    def stop(self) -> None:
+        """Power off cleanly; the overlay stays."""
+        if self.is_running:
+            with step(f"{self.state.name}: power-off"):
+                self.ssh("systemctl poweroff --no-block", check=False)
+                if not wait_end(self.state.pid, STOP_TIMEOUT_S):
+                    self.kill()
+                    shown = host.read_tail(self.serial)
+                    raise LabError(
+                        f"VM {self.state.name} did not power off in {STOP_TIMEOUT_S:.0f} s, killed; "
+                        f"the end of {self.serial}:\n{shown}"
+                    )
+        self._ended()
+
+    def kill(self) -> None:
+        """Cut the power; the overlay stays."""
+        if self.is_running:
+            os.killpg(self.state.pid, signal.SIGKILL)
+            wait_end(self.state.pid, 10)
+        self._ended()
+
+    def reboot(self, kernel: str | None = None, append: str | None = None) -> None:
+        """Power off cleanly and boot the same overlay again, by another kernel or with other arguments if given.
+
+        A reboot from inside keeps the kernel, because QEMU and no boot loader loads it.
+        """
+        if kernel:
+            chosen = base.choose(disk.load(Path(self.state.disk)).kernels, kernel).kver
+        self.stop()
+        self.state.kver = chosen if kernel else self.state.kver
+        self.state.append = self.state.append if append is None else append
+        self.start()
+
+    def destroy(self) -> None:
+        """End it and delete its overlay and its record; the logs stay."""
+        self.kill()
+        shutil.rmtree(self.state.folder)
+
+    def tell(self, command: str) -> str:
+        """Send one command to QEMU's monitor and return its answer."""
+        with socket.socket(socket.AF_UNIX) as end:
+            end.settimeout(30)
+            end.connect(str(self.monitor))
+            _until_prompt(end)
+            end.sendall(command.encode() + b"\n")
+            return _until_prompt(end)
+
+    def _ended(self) -> None:
+        self.state.pid = 0
+        record.save(self.state)
+
+
+def gpus(names: str | None) -> list[str]:
+    """The models in a comma-separated list; none for `none` or nothing. LabError for an unknown one."""
+    wanted = [name for name in (names or "").split(",") if name not in ("", "none")]
+    for name in wanted:
+        if name not in fakegpu.MODELS:
+            raise LabError(f"no fake GPU {name!r}: there are {', '.join(sorted(fakegpu.MODELS))} and none")
+    return wanted
+
+
+def qemu_argv(state: Record, source: Disk, overlay: Path, serial: Path, monitor: Path) -> list[str]:
+    """QEMU's command line. TCG always: on the machines this was tried on, KVM guests crash or hang."""
+    kernel = base.choose(source.kernels, state.kver)
+    machine = "q35"
+    memory: list[str] = []
+    if gpus(state.gpu):
+        machine += ",memory-backend=mem"
+        memory = ["-object", f"memory-backend-memfd,id=mem,size={state.memory_mb}M,share=on"]
+    forward = f"hostfwd=tcp:{state.address}:{state.port}-:22"
+    return [
+        *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-machine", machine, *memory, "-smp", str(state.smp), "-m", str(state.memory_mb)),
+        *("-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initrd)),
+        *("-append", f"{APPEND} {state.append}".strip()),
+        *("-drive", f"if=none,id=disk,format=qcow2,file={overlay}", "-device", "virtio-blk-pci,drive=disk"),
+        *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-serial", f"file:{serial}", "-monitor", f"unix:{monitor},server=on,wait=off"),
+    ]
+
+
+def fakegpu_argv(models: Sequence[str], log: Path, qemu: Sequence[str]) -> list[str]:
+    """Command line that runs `qemu` with fake GPUs."""
+    functions = [word for name in models for word in ("--function", name)]
+    return [sys.executable, "-I", fakegpu.__file__, "--log", str(log), *functions, "--", *qemu]
+
+
+def free_port(is_free: Callable[[int], bool] | None = None) -> int:
+    """A port on the loopback that no node of the session has and nobody listens on."""
+    taken = {state.port for state in record.all_records()}
+    for port in PORTS:
+        if port not in taken and (is_free or _can_listen)(port):
+            return port
+    raise LabError(f"no port free in {PORTS.start} to {PORTS.stop - 1}: stop a VM")
+
+
+def _can_listen(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _until_prompt(end: socket.socket) -> str:
+    text = ""
+    while not text.endswith("(qemu) "):
+        part = end.recv(4096)
+        if not part:
+            break
+        text += part.decode(errors="replace")
+    return text.removesuffix("(qemu) ")
