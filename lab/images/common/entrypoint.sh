@@ -1,0 +1,37 @@
+#!/bin/bash
+# Entrypoint of a driver image after the driver-container contract (docs/driver-image.md has its table of actions).
+# usage: entrypoint.sh copy|install|build-only|install-skip-build [sleep]
+# Runs in the driver container; everything but the two copies happens in the mount namespace of its PID 1.
+set -euo pipefail
+
+step() { echo "T $(date +%s.%N) $*"; }
+
+action=${1:-}
+[ -n "$action" ] || { echo "entrypoint.sh: no action given; one of: copy install build-only install-skip-build" >&2; exit 1; }
+
+# Which actions this image knows is a build argument: older images know the first two only.
+# shellcheck source=/dev/null
+known=$(. /opt/gpu/config.sh && echo "$KNOWN_ACTIONS")
+step entry
+
+environment=()
+if [[ " $known " == *" $action "* ]]; then
+  cp -a /opt/gpu/. /mnt/gpu/
+  step copied
+  case $action in
+    build-only) environment=(AKSGPU_BUILD_ONLY=1) ;;
+    install-skip-build) environment=(AKSGPU_SKIP_KERNEL_BUILD=1) ;;
+  esac
+fi
+
+# A word that the image does not know is not refused here: install.sh fails for want of config.sh, as upstream's does.
+if [ "$action" != copy ]; then
+  cp -a /opt/actions/. /mnt/actions/
+  nsenter -t 1 -m env "${environment[@]}" bash /opt/actions/install.sh
+  shopt -s dotglob nullglob
+  rm -rf /mnt/actions/*
+fi
+step finished
+
+# A second argument keeps the container: upstream's pods stay "running" that way.
+[ -z "${2:-}" ] || exec sleep infinity
