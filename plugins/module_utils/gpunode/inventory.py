@@ -59,10 +59,17 @@ def listing(root: Path, roots: Iterable[str] = ROOTS) -> dict[str, tuple[int, ..
         for path, status in _walk(str(top)):
             relative = os.path.relpath(path, root)
             if not is_ignored(relative):
-                is_folder = stat.S_ISDIR(status.st_mode)
-                times = () if is_folder else (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-                found[relative] = (status.st_mode, status.st_uid, status.st_gid, *times)
+                found[relative] = _signature(status)
     return found
+
+
+def _signature(status: os.stat_result) -> tuple[int, ...]:
+    owner = (status.st_mode, status.st_uid, status.st_gid)
+    if stat.S_ISDIR(status.st_mode):
+        return owner
+    # A link's ctime changes when it is renamed there and back, as headers are that must be out of sight; its target cannot change.
+    changed = () if stat.S_ISLNK(status.st_mode) else (status.st_ctime_ns,)
+    return (*owner, status.st_size, status.st_mtime_ns, status.st_ino, *changed)
 
 
 def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:

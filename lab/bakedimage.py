@@ -1,0 +1,117 @@
+"""Baked images: a native node, baked by real `packer build`, its root made into a disk; made once and kept, by what it was made from.
+
+The folder of one: a VM's disk (lab/disk.py), `report.json` (the role's), `packer.log`, `containers.log` and `bake.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab import base, cache, containersteps, disk, driverimage, host, paths, registry, ssh
+from lab.disk import Disk
+from lab.follow import following
+from lab.native import NativeNode
+from lab.progress import say, step
+
+PACKER_TIMEOUT_S = 1800.0
+_CODE = (
+    "ansible.cfg",
+    "packer/existing-machine.pkr.hcl",
+    "playbooks/prebake.yml",
+    "plugins",
+    "roles/nvidia_prebake",
+)
+
+
+@dataclass(frozen=True)
+class BakedImage:
+    """A baked disk and how it came to be; `packer_s` is the whole `packer build`, in native seconds."""
+
+    disk: Disk
+    folder: Path
+    report: dict[str, Any]
+    packer_s: float
+    made: str
+
+    @property
+    def steps(self) -> list[tuple[str, float]]:
+        """The driver container's own steps during the build: name and native seconds."""
+        return containersteps.parse((self.folder / "containers.log").read_text(errors="replace"))
+
+
+def bake(image: str, series: str = "6.1") -> BakedImage:
+    """The base baked with driver image `image` for the kernel of `series`, from the cache. Needs a session."""
+    driver = driverimage.build(image)
+    kver = base.choose(base.kernels(base.root() / "boot"), series).kver
+    parts = [*base.key_parts(), driver.digest, kver, _code_hash(), Path(__file__).read_text()]
+    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, kver), keep=6)
+    kept = json.loads((folder / "bake.json").read_text())
+    return BakedImage(disk.load(folder), folder, json.loads((folder / "report.json").read_text()), **kept)
+
+
+def _bake(out: Path, driver: driverimage.ImageDir, kver: str) -> None:
+    registry.push(driver.layout, driver.reference)
+    node = NativeNode.create(f"bake-{driver.name}")
+    try:
+        packer_s = packer_build(node, out, variables(driver.reference, kver))
+        logs = sorted((node.root / "var/log/gpu-prebake").glob("gpuprebuild-*.log"))
+        (out / "containers.log").write_text("".join(log.read_text(errors="replace") for log in logs))
+        root = node.stop()
+        with step(f"disk of the baked {driver.name}"):
+            disk.make(root, out)
+    finally:
+        node.destroy()
+    made = time.strftime("%Y-%m-%d %H:%M")
+    (out / "bake.json").write_text(json.dumps({"packer_s": round(packer_s, 1), "made": made}) + "\n")
+
+
+def variables(reference: str, kver: str) -> dict[str, Any]:
+    """The role's variables for a bake in the lab."""
+    return {"nvidia_prebake_enabled": True, "nvidia_prebake_image": reference, "nvidia_prebake_kernels": [kver]}
+
+
+def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) -> float:
+    """Runs `packer build` against a node, shown as it goes; returns its seconds. Raises LabError with the end of its log."""
+    vars_file, log = out / "vars.json", out / "packer.log"
+    vars_file.write_text(json.dumps({**role_variables, "nvidia_prebake_report_path": str(out / "report.json")}) + "\n")
+    playbook = shutil.which("ansible-playbook", path=host.search_path()) or "ansible-playbook"
+    options = {
+        "host": node.target.address,
+        "port": str(node.target.port),
+        "private_key": str(ssh.key()),
+        "ansible_playbook": playbook,
+        "vars_file": str(vars_file),
+    }
+    words = [word for name, value in options.items() for word in ("-var", f"{name}={value}")]
+    argv = ["packer", "build", "-color=false", *words, str(paths.TOP / "packer/existing-machine.pkr.hcl")]
+    log.touch()
+    name = node.state.name
+    say(f"{name}: packer build")
+    begin = time.monotonic()
+    with following(log, f"{name}: packer"), following(node.root / "var/log/gpu-prebake/bake.log", f"{name}: node"):
+        host.run(argv, timeout_s=PACKER_TIMEOUT_S, log=log, env={"CHECKPOINT_DISABLE": "1"})
+    return time.monotonic() - begin
+
+
+def _code_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(_code_files()):
+        digest.update(f"{path.relative_to(paths.TOP)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _code_files() -> Iterator[Path]:
+    for name in _CODE:
+        top = paths.TOP / name
+        if top.is_file():
+            yield top
+        for folder, _, names in os.walk(top):
+            yield from (Path(folder) / n for n in names if not n.endswith((".pyc", ".md")))
