@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import base, disk, inventory, record, registry, session, ssh
+from lab import bakedimage, base, disk, driverimage, inventory, record, registry, session, ssh
 from lab.errors import LabError
 from lab.native import NativeNode
 from lab.vm import VM
@@ -28,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(
-        prog="python -m lab", description="Nodes to bake on and to boot, on one Debian machine."
-    )
+    top = argparse.ArgumentParser(prog="python -m lab", description="Nodes to bake on and to boot, on one Debian machine.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("session", help="run a command in a lab session")
@@ -53,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("root", type=Path)
     command.add_argument("folder", type=Path)
     command.set_defaults(call=_disk)
+    command = commands.add_parser("image", help="build and push driver images, and print their references")
+    command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
+    command.set_defaults(call=_image)
+    command = commands.add_parser("bake", help="bake driver images into the base by Packer, and print the disks' folders")
+    command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
+    command.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
+    command.set_defaults(call=_bake)
     command = commands.add_parser("list", help="list the session's nodes")
     command.set_defaults(call=_list)
     command = commands.add_parser("inventory", help="print an Ansible inventory of nodes")
@@ -77,9 +82,7 @@ def _vm_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     action = _named(actions, "up", "boot one from an overlay of a disk", _vm_up)
     action.add_argument("--disk", default="base", help="a disk's folder, or base (the default)")
     action.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
-    action.add_argument(
-        "--gpu", default="none", help="h100, a100, t4, nvswitch, several by comma, or none (the default)"
-    )
+    action.add_argument("--gpu", default="none", help="h100, a100, t4, nvswitch, several by comma, or none (the default)")
     action.add_argument("--smp", type=int, default=2)
     action.add_argument("--memory", type=int, default=2048, metavar="MB")
     action.add_argument("--append", default="", help="more kernel arguments")
@@ -93,9 +96,7 @@ def _vm_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _ssh_action(actions)
 
 
-def _named(
-    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, call: object
-) -> argparse.ArgumentParser:
+def _named(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str, call: object) -> argparse.ArgumentParser:
     action = actions.add_parser(name, help=text)
     action.add_argument("name", metavar="NAME")
     action.set_defaults(call=lambda options: call(options) or 0)  # type: ignore[operator]
@@ -136,11 +137,23 @@ def _disk(options: argparse.Namespace) -> int:
     return 0
 
 
+def _image(options: argparse.Namespace) -> int:
+    for name in options.names:
+        driver = driverimage.build(name)
+        registry.push(driver.layout, driver.reference)
+        print(driver.reference)
+    return 0
+
+
+def _bake(options: argparse.Namespace) -> int:
+    for name in options.names:
+        print(bakedimage.bake(name, options.kernel).folder)
+    return 0
+
+
 def _list(_: argparse.Namespace) -> int:
     for state in record.all_records():
-        print(
-            f"{state.name}\t{state.kind}\t{state.address}:{state.port}\t{'up' if state.pid else 'down'}\t{state.kver}"
-        )
+        print(f"{state.name}\t{state.kind}\t{state.address}:{state.port}\t{'up' if state.pid else 'down'}\t{state.kver}")
     return 0
 
 

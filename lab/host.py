@@ -120,9 +120,7 @@ def run(
     except subprocess.TimeoutExpired as error:
         kill_group(process)
         shown = read_tail(log) if log else tail(_text(error.stdout) + _text(error.stderr))
-        raise LabError(
-            f"{_shown(argv)}: still running after {timeout_s:.0f} s, killed; its last output:\n{shown}"
-        ) from None
+        raise LabError(f"{_shown(argv)}: still running after {timeout_s:.0f} s, killed; its last output:\n{shown}") from None
     except BaseException:
         kill_group(process)
         raise

@@ -110,9 +110,7 @@ def layout_digest(layout: Path) -> str:
 
 def split(ref: str) -> tuple[str, str]:
     """Repository and tag of `REPOSITORY:TAG`; a leading name of the registry is dropped."""
-    match = re.fullmatch(
-        r"([a-z0-9]+(?:[._/-][a-z0-9]+)*):([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})", ref.removeprefix(f"{REGISTRY_NAME}/")
-    )
+    match = re.fullmatch(r"([a-z0-9]+(?:[._/-][a-z0-9]+)*):([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})", ref.removeprefix(f"{REGISTRY_NAME}/"))
     if not match:
         raise LabError(f"image reference {ref!r}: expected REPOSITORY:TAG")
     return match[1], match[2]

@@ -131,9 +131,7 @@ class _Interrupts:
     def __init__(self) -> None:
         self.deadline: float | None = None
         self.count = 0
-        self.before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
@@ -200,9 +198,7 @@ def _end(leader: int) -> None:
     end = time.monotonic() + 60
     while leader and _is_ours(leader):
         if time.monotonic() > end:
-            raise LabError(
-                f"process {leader} of a killed session does not end: look at it with ps, then run `python -m lab clean`"
-            )
+            raise LabError(f"process {leader} of a killed session does not end: look at it with ps, then run `python -m lab clean`")
         with suppress(ProcessLookupError):
             os.kill(leader, signal.SIGKILL)
         time.sleep(0.05)

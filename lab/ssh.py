@@ -75,9 +75,7 @@ def argv(target: Target, command: str | None = None) -> list[str]:
     return login if command is None else [*login, "--", command]
 
 
-def run(
-    target: Target, command: str, *, timeout_s: float = 120, check: bool = True, stdin: str | None = None
-) -> host.Result:
+def run(target: Target, command: str, *, timeout_s: float = 120, check: bool = True, stdin: str | None = None) -> host.Result:
     """Run a shell line on the node as root."""
     return host.run(argv(target, command), timeout_s=timeout_s, check=check, stdin=stdin)
 

@@ -131,8 +131,7 @@ class VM:
                     self.kill()
                     shown = host.read_tail(self.serial)
                     raise LabError(
-                        f"VM {self.state.name} did not power off in {STOP_TIMEOUT_S:.0f} s, killed; "
-                        f"the end of {self.serial}:\n{shown}"
+                        f"VM {self.state.name} did not power off in {STOP_TIMEOUT_S:.0f} s, killed; the end of {self.serial}:\n{shown}"
                     )
         self._ended()
 

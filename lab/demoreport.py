@@ -1,0 +1,113 @@
+"""The demo's report as tables in a terminal: what each node did, and where its time went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_SHORTEST_S = 0.05
+_FACTS = (
+    ("driver", "driver"),
+    ("kernel", "kernel"),
+    ("action", "action"),
+    ("reason code", "reason_code"),
+    ("result", "result"),
+    ("device check", "device_check"),
+    ("module loaded", "module_loaded"),
+    ("module version", "module_version"),
+    ("bound to", "bound"),
+    ("containerd restarted", "containerd_restarted"),
+)
+_COMPILE = ("dkms-build", "installer")
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints the report; times are native or emulated, and ratios only within one kind."""
+    nodes = report["nodes"]
+    console = Console(width=None if Console().is_terminal else 150, highlight=False)
+    console.print(_facts(nodes))
+    console.print(_times(nodes))
+    for line in conclusions(nodes):
+        console.print(line, markup=False)
+
+
+def _facts(nodes: list[dict[str, Any]]) -> Table:
+    table = _table("What each node did", nodes)
+    for title, key in _FACTS:
+        table.add_row(title, *(_text(node[key]) for node in nodes))
+    table.add_row("the driver says", *(_first_line(node["driver_says"]) for node in nodes))
+    table.add_row("the GPU says", *(_first_line(node["gpu_says"]) for node in nodes))
+    return table
+
+
+def _times(nodes: list[dict[str, Any]]) -> Table:
+    table = _table("Where the time went, seconds (N native, E emulated; shorter than 0.05 s left out)", nodes)
+    names = [step["name"] for node in nodes for step in node["steps"]]
+    for name in sorted(set(names), key=_order(nodes)):
+        found = [next((s for s in node["steps"] if s["name"] == name), None) for node in nodes]
+        if any(step and step["seconds"] >= _SHORTEST_S for step in found):
+            table.add_row(name, *(f"{s['seconds']:8.2f} {s['kind'][0].upper()}" if s else "" for s in found))
+    return table
+
+
+def _order(nodes: list[dict[str, Any]]) -> Any:
+    """Steps in the order in which they came, image build first, a container's steps below it."""
+    place: dict[str, tuple[int, int]] = {}
+    for node in nodes:
+        anchor = 0
+        for number, step in enumerate(node["steps"]):
+            name = step["name"]
+            group = 0 if name.startswith("image build") else 1
+            place.setdefault(name, (group, max(number - anchor, 0)))
+            if group == 0:
+                anchor = number + 1
+    return lambda name: place[name]
+
+
+def conclusions(nodes: list[dict[str, Any]]) -> list[str]:
+    """What the figures say, in sentences."""
+    said = []
+    for node in nodes:
+        native = [s for s in node["steps"] if s["kind"] == "native" and s["name"].rsplit(": ", 1)[-1] in _COMPILE]
+        if native:
+            seconds = sum(s["seconds"] for s in native)
+            said.append(
+                f"{node['name']}: compiled in the image build, {seconds:.1f} s native ({node['baked_at']}); on the node not at all."
+            )
+    by_name = {node["name"]: _boot_s(node) for node in nodes}
+    fast, slow = by_name.get("baked-stand-in"), by_name.get("never-baked-stand-in")
+    if fast and slow:
+        said.append(
+            f"Stand-in, from ssh to ready, emulated: baked {fast:.1f} s, never baked {slow:.1f} s, {slow / fast:.1f} times as long; "
+            "the stand-in's compile is some hundred times smaller than NVIDIA's."
+        )
+    return said
+
+
+def _boot_s(node: dict[str, Any]) -> float:
+    skipped = ("power-on to ssh",)
+    return sum(
+        float(s["seconds"])
+        for s in node["steps"]
+        if s["kind"] == "emulated" and s["name"] not in skipped and not s["name"].startswith("container: ")
+    )
+
+
+def _table(title: str, nodes: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for node in nodes:
+        table.add_column(node["name"], overflow="fold")
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _first_line(text: str) -> str:
+    return " ".join(text.splitlines()[0].split()) if text else ""
