@@ -1,0 +1,143 @@
+"""docs/codes.md against the source: every code that the library can give is documented, and no other."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+SOURCES = sorted([*(TOP / "plugins/module_utils").rglob("*.py"), *(TOP / "plugins/modules").glob("*.py")])
+WORD = re.compile(r"[a-z]+(_[a-z]+)*")
+# Calls that carry a reason code, and where in their arguments it stands.
+REASONED = {"Refusal": 1, "Plan": 1, "_nothing": 0, "_failure": 0}
+# A plan that fails ends the run with its code as the error's.
+FAILING = "_failure"
+
+Collector = Callable[[ast.Module], set[str]]
+
+
+def text_of(node: ast.expr | None) -> set[str]:
+    """The texts that an expression can be: a constant, or either side of a conditional one."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return {node.value}
+    if isinstance(node, ast.IfExp):
+        return text_of(node.body) | text_of(node.orelse)
+    return set()
+
+
+def called(node: ast.Call) -> str:
+    return node.func.id if isinstance(node.func, ast.Name) else node.func.attr if isinstance(node.func, ast.Attribute) else ""
+
+
+def codes_of_assigned(scope: ast.AST, name: str) -> set[str]:
+    """What a variable that is passed as ``code`` can hold; one that is taken out of a table: the words with an underscore around it."""
+    found: set[str] = set()
+    for node in ast.walk(scope):
+        if not isinstance(node, ast.Assign):
+            continue
+        for target in node.targets:
+            if isinstance(target, ast.Name) and target.id == name:
+                found |= text_of(node.value)
+            elif isinstance(target, ast.Tuple) and any(isinstance(t, ast.Name) and t.id == name for t in target.elts):
+                words = {c.value for c in ast.walk(scope) if isinstance(c, ast.Constant) and isinstance(c.value, str)}
+                found |= {word for word in words if "_" in word and WORD.fullmatch(word)}
+    return found
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def error_codes(tree: ast.Module) -> set[str]:
+    found: set[str] = set()
+    for scope in (tree, *functions(tree)):
+        for call in (node for node in ast.walk(scope) if isinstance(node, ast.Call)):
+            for keyword in call.keywords:
+                if keyword.arg == "code":
+                    found |= text_of(keyword.value)
+                    if isinstance(keyword.value, ast.Name) and scope is not tree:
+                        found |= codes_of_assigned(scope, keyword.value.id)
+            if called(call) == FAILING and call.args:
+                found |= text_of(call.args[0])
+    for node in tree.body:
+        # One code for all that can be wrong with one file, handed on to the reader of documents.
+        if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["_CODE"]:
+            found |= text_of(node.value)
+        if isinstance(node, ast.ClassDef):
+            for line in node.body:
+                if isinstance(line, ast.Assign) and [t.id for t in line.targets if isinstance(t, ast.Name)] == ["code"]:
+                    found |= text_of(line.value)
+    return found
+
+
+def reason_codes(tree: ast.Module) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and called(node) in REASONED and len(node.args) > REASONED[called(node)]:
+            found |= text_of(node.args[REASONED[called(node)]])
+        if isinstance(node, ast.FunctionDef) and node.name.endswith("_code"):
+            for line in ast.walk(node):
+                if isinstance(line, ast.Return):
+                    found |= text_of(line.value)
+        if isinstance(node, ast.Assign):
+            found |= assigned_reasons(node)
+    return found
+
+
+def assigned_reasons(node: ast.Assign) -> set[str]:
+    """``outcome.code = …``, alone or among others, and the table ``…_CODES``."""
+    found: set[str] = set()
+    for target in node.targets:
+        if isinstance(target, ast.Name) and target.id.endswith("_CODES") and isinstance(node.value, ast.Dict):
+            found |= {text for value in node.value.values for text in text_of(value)}
+        targets = target.elts if isinstance(target, ast.Tuple) else [target]
+        values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+        if len(targets) == len(values):
+            for one, value in zip(targets, values):
+                if isinstance(one, ast.Attribute) and one.attr == "code":
+                    found |= text_of(value)
+    return found
+
+
+def in_source(collect: Collector) -> set[str]:
+    found: set[str] = set()
+    for path in SOURCES:
+        found |= collect(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def documented(section: str) -> list[str]:
+    """First cells of the tables in one section of docs/codes.md."""
+    text = (TOP / "docs/codes.md").read_text(encoding="utf-8")
+    body = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert body, f"docs/codes.md has no section {section}"
+    return re.findall(r"^\| `(\w+)` \|", body[1], re.MULTILINE)
+
+
+TABLES = [pytest.param("Reason codes", reason_codes, id="reasons"), pytest.param("Error codes", error_codes, id="errors")]
+
+
+@pytest.mark.parametrize(("section", "collect"), TABLES)
+def test_every_code_of_the_source_is_documented(section: str, collect: Collector) -> None:
+    assert sorted(in_source(collect) - set(documented(section))) == []
+
+
+@pytest.mark.parametrize(("section", "collect"), TABLES)
+def test_no_code_is_documented_that_does_not_exist(section: str, collect: Collector) -> None:
+    assert sorted(set(documented(section)) - in_source(collect)) == []
+
+
+@pytest.mark.parametrize(("section", "collect"), TABLES)
+def test_no_code_is_documented_twice(section: str, collect: Collector) -> None:
+    assert len(documented(section)) == len(set(documented(section)))
+
+
+def test_the_collectors_see_each_way_in_which_a_code_is_given() -> None:
+    reasons, errors = in_source(reason_codes), in_source(error_codes)
+    assert {"not_managed", "kernel_mismatch", "digest_unknown", "marker_matches", "fast_path_failed", "skip_refused"} <= reasons
+    assert {"bad_input", "gpu_missing", "hardware", "library_mismatch", "no_answer", "record_invalid", "no_space"} <= errors
+    assert all(WORD.fullmatch(code) for code in reasons | errors)
