@@ -40,6 +40,14 @@ def get(document: dict[str, Any], key: str, kind: type[T], where: str, code: str
     return value
 
 
+def texts(document: dict[str, Any], key: str, where: str, code: str) -> dict[str, str]:
+    """The mapping of text to text at ``key``. Raises DataError."""
+    value = get(document, key, dict, where, code)
+    for inner in value:
+        get(value, inner, str, f"{where}: {key}", code)
+    return dict(value)
+
+
 def check_path(path: str, roots: Iterable[str], where: str, code: str) -> str:
     """A path relative to the root, below one of ``roots``, that leads nowhere else. Raises DataError."""
     parts = path.split("/")

@@ -9,11 +9,12 @@ from typing import Any
 from .errors import InputError
 
 KINDS = ("cuda", "grid")
-_VERSION = re.compile(r"\d+(\.\d+){1,2}")
-_TAG = re.compile(r"(?P<version>\d+(?:\.\d+){1,2})-(?P<built>\d{14})")
+_VERSION = re.compile(r"\d+(\.\d+){1,2}", re.ASCII)
+_TAG = re.compile(r"(?P<version>\d+(?:\.\d+){1,2})-(?P<built>\d{14})", re.ASCII)
 _REFERENCE = re.compile(
     r"(?P<repository>[a-z0-9][a-z0-9.-]*(?::\d+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)+)"
-    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
+    re.ASCII,
 )
 
 
@@ -63,9 +64,14 @@ def check_version(value: Any, what: str = "driver version") -> str:
     """The version as text. Raises InputError; a number is one that YAML has already shortened (535.230 becomes 535.23)."""
     if isinstance(value, (int, float)):
         raise InputError(f'{what}: {value!r} is a number, so YAML may have dropped digits: put it in quotes, as in "535.230"')
-    if not isinstance(value, str) or not _VERSION.fullmatch(value):
+    if not is_version(value):
         raise InputError(f"{what}: {value!r} is not a driver version of two or three parts, as in 580.126.09")
-    return value
+    return str(value)
+
+
+def is_version(value: Any) -> bool:
+    """Whether it is text of two or three numbers with dots between."""
+    return isinstance(value, str) and bool(_VERSION.fullmatch(value))
 
 
 def check_kind(value: Any, what: str = "driver kind") -> str:

@@ -13,6 +13,11 @@ NEWEST = "newest"
 _KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
 
 
+def is_release(text: str) -> bool:
+    """Whether it looks like what ``uname -r`` prints, and thus names a folder and leads nowhere else."""
+    return bool(_KVER.fullmatch(text))
+
+
 def version_key(kver: str) -> tuple[tuple[int, int, str], ...]:
     """A sort key in the order of ``sort -V``: runs of digits compare as numbers."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", kver))
@@ -53,7 +58,7 @@ def target(root: Path, wanted: Any) -> str:
         if not present:
             raise PreflightError(f"no kernel is installed under {root}lib/modules: install one, or name a release", code="no_kernel")
         return present[-1]
-    if not isinstance(choice, str) or not _KVER.fullmatch(choice):
+    if not isinstance(choice, str) or not is_release(choice):
         raise InputError(f"nvidia_prebake_kernels: {choice!r} is neither newest nor a kernel release as uname -r prints it")
     if choice not in present and not has_headers(root, choice):
         raise PreflightError(

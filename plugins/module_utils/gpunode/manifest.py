@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from . import document
-from .errors import DataError, GpuNodeError
+from .errors import DataError
 from .files import make_private, write_atomic
-from .imageref import KINDS
+from .host import TRIPLETS
+from .imageref import KINDS, is_version
 from .inventory import ROOTS, Entry, decides
+from .kernels import is_release
 from .kmod import OPEN, PROPRIETARY, is_driver_file
 
 SCHEMA = 1
 STORE = "var/lib/gpu-prebake"
 LAYERS = f"{STORE}/layers"
 _CODE = "manifest_invalid"
+_LONGEST_S = 1e9
+_ENTRY_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("path", "type", "sha256", "target"), str),
+    **dict.fromkeys(("mode", "uid", "gid", "size"), int),
+}
 
 
 @dataclass(frozen=True)
@@ -100,20 +107,18 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             layer=document.get(data, "layer", str, where, _CODE),
             mode=document.get(data, "mode", str, where, _CODE),
             created=document.get(data, "created", str, where, _CODE),
-            identity=Identity(**{k: str(v) for k, v in document.get(data, "identity", dict, where, _CODE).items()}),
+            identity=Identity(**document.texts(data, "identity", where, _CODE)),
             image=document.get(data, "image", str, where, _CODE),
             actions=_words(data, "actions", where),
             accept_no_device=document.get(data, "accept_no_device", bool, where, _CODE),
             files=tuple(_entry(item, where) for item in document.get(data, "files", list, where, _CODE)),
             replaced=_words(data, "replaced", where),
             deleted=_words(data, "deleted", where),
-            build_s=float(data["build_s"]),
+            build_s=_seconds(data, "build_s", where),
             tries=document.get(data, "tries", int, where, _CODE),
             warnings=_words(data, "warnings", where),
         )
-    except GpuNodeError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
+    except TypeError as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); the layer is not used", code=_CODE) from error
     _check(manifest, where, layer)
     return manifest
@@ -126,19 +131,37 @@ def _words(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _entry(item: dict[str, Any], where: str) -> Entry:
+def _seconds(data: dict[str, Any], key: str, where: str) -> float:
+    value: Any = data.get(key)
+    if type(value) not in (int, float) or not 0 <= value < _LONGEST_S:
+        raise DataError(f"{where}: {key} is {value!r}, not a number of seconds; the layer is not used", code=_CODE)
+    return float(value)
+
+
+def _entry(item: Any, where: str) -> Entry:
+    if not isinstance(item, dict):
+        raise TypeError(f"{item!r} is no entry of files")
+    for name, kind in _ENTRY_FIELDS.items():
+        document.get(item, name, kind, where, _CODE)
     entry = Entry(**item)
     document.check_path(entry.path, ROOTS, where, _CODE)
+    if entry.type not in ("file", "link", "folder"):
+        raise DataError(f"{where}: /{entry.path} is of the unknown type {entry.type!r}; the layer is not used", code=_CODE)
     return entry
 
 
 def _check(manifest: Manifest, where: str, layer: str) -> None:
     identity = manifest.identity
-    wrong = [name for name, value in asdict(identity).items() if not value]
-    if identity.kind not in KINDS:
-        wrong.append("kind")
-    if identity.flavour not in (OPEN, PROPRIETARY):
-        wrong.append("flavour")
+    # Version and kernel become parts of paths that are removed: nothing but what they should be (R8).
+    right = {
+        "kver": is_release(identity.kver),
+        "arch": identity.arch in TRIPLETS,
+        "kind": identity.kind in KINDS,
+        "version": is_version(identity.version),
+        "flavour": identity.flavour in (OPEN, PROPRIETARY),
+        "config_digest": bool(identity.config_digest),
+    }
+    wrong = [name for name, is_right in right.items() if not is_right]
     if manifest.layer != layer or layer_name(identity) != layer:
         wrong.append("layer")
     if not manifest.modules:

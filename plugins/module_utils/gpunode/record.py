@@ -12,6 +12,7 @@ from pathlib import Path
 from . import document
 from .errors import DataError
 from .files import make_private, write_atomic
+from .imageref import is_version
 from .inventory import ROOTS
 from .manifest import STORE, Identity
 
@@ -19,6 +20,13 @@ SCHEMA = 1
 PATH = f"{STORE}/node-record.json"
 STARTED, INITIALISED = "started", "initialised"
 _CODE = "record_invalid"
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("machine_id", "state", "image", "action", "reason_code"), str),
+    **dict.fromkeys(("device_check", "boot_id", "containerd_config", "updated"), str),
+    "built_here": bool,
+    "containerd_restarts": int,
+    "modules": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,19 @@ def read(root: Path) -> Record | None:
         raise DataError(f"/{PATH}: cannot be read ({error}); the node counts as new", code=_CODE) from error
     data = document.load(text, SCHEMA, f"/{PATH}", _CODE)
     del data["schema"]
+    for name, kind in _FIELDS.items():
+        document.get(data, name, kind, f"/{PATH}", _CODE)
+    modules = {kver: document.texts(data["modules"], kver, f"/{PATH}: modules", _CODE) for kver in data["modules"]}
+    libraries = document.texts(data, "libraries", f"/{PATH}", _CODE)
     try:
-        record = Record(**{**data, "identity": Identity(**data["identity"])})
-        for path in [*record.libraries, *(p for modules in record.modules.values() for p in modules)]:
-            document.check_path(path, ROOTS, f"/{PATH}", _CODE)
-    except (KeyError, TypeError, AttributeError) as error:
+        identity = Identity(**document.texts(data, "identity", f"/{PATH}", _CODE))
+        record = Record(**{**data, "identity": identity, "modules": modules, "libraries": libraries})
+    except TypeError as error:
         raise DataError(f"/{PATH}: incomplete or of the wrong shape ({error}); the node counts as new", code=_CODE) from error
+    for path in [*libraries, *(p for paths in modules.values() for p in paths)]:
+        document.check_path(path, ROOTS, f"/{PATH}", _CODE)
+    if not is_version(identity.version):  # it becomes part of paths that are removed (R8)
+        raise DataError(f"/{PATH}: version {identity.version!r} is none; the node counts as new", code=_CODE)
     if record.state not in (STARTED, INITIALISED):
         raise DataError(f"/{PATH}: state {record.state!r} is unknown; the node counts as new", code=_CODE)
     return record

@@ -1,0 +1,381 @@
+"""A fake node: files below a folder, a kernel, containerd with images, and the programs that the library calls, all in one runner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import LineSink, Result
+
+from tests.unit.plugins.support import CONFIG_DIGEST, DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, VERSION, digest
+
+# --- a clock ---------------------------------------------------------------------------------------------------------
+
+
+class FakeClock:
+    """Seconds that pass only when somebody sleeps or a fake program takes its time."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+# --- a node ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How a fake program ends; one that takes longer than its limit is killed there."""
+
+    rc: int = 0
+    out: str = ""
+    err: str = ""
+    seconds: float = 0.0
+
+
+KILLED = 1e6  # seconds that no limit allows
+Script = Callable[["FakeNode", str], Reply]
+ENTRYPOINT = 'case "$1" in\n  copy|install|build-only|install-skip-build) run "$1" ;;\nesac\n'
+
+
+class FakeNode:
+    """Files below ``root``, a kernel, containerd with images, and the programs that the library calls, all in one runner.
+
+    ``scripts`` says what each run of a driver container does, one after the other, the last again and again. ``calls`` is every
+    argv, ``limits`` the time limit that each had.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.kver = KVER
+        self.calls: list[list[str]] = []
+        self.limits: list[float] = []
+        self.scripts: list[Script] = [behave]
+        self.clock = FakeClock()
+        self.images: dict[str, str] = {}
+        self.content: dict[str, dict[str, Any]] = {}
+        self.containers: list[str] = []
+        self.entrypoint = ENTRYPOINT
+        self.daemon_ready = True
+        self.dmesg = ""
+        self.smi = Reply(0, "NVIDIA-SMI\n")
+        self.insert_error = ""
+        self.held_modules: set[str] = set()
+        self.missing_programs: set[str] = set()
+        self.pulls: list[Reply] = []
+        self.remote: dict[str, str] = {}
+        self._make_root()
+        self.add_image(IMAGE)
+
+    # files
+
+    def put(self, path: str, text: str = "", mode: int = 0o644) -> Path:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.write_text(text, encoding="utf-8")
+        file.chmod(mode)
+        return file
+
+    def link(self, path: str, target: str) -> None:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        file.symlink_to(target)
+
+    def _make_root(self) -> None:
+        for folder in (
+            "usr/lib/modules",
+            LOADER,
+            "usr/bin",
+            "usr/src",
+            "boot",
+            "etc",
+            "opt",
+            "var/lib/dpkg",
+            "var/lib/dkms",
+            "tmp",
+            "proc",
+        ):
+            (self.root / folder).mkdir(parents=True)
+        self.link("lib", "usr/lib")  # merged /usr, as on every Debian of today
+        self.put("etc/os-release", 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n')
+        self.put("etc/machine-id", MACHINE + "\n")
+        self.put("etc/containerd/config.toml", 'version = 2\nimports = ["/etc/containerd/config.d/*.toml"]\n')
+        self.put("usr/include/stdio.h")
+        self.put("usr/bin/gcc", "gcc")
+        self.put("var/lib/dpkg/lock-frontend")
+        self.put("var/lib/dpkg/status")
+        self.put("proc/modules")
+        self.add_kernel(KVER)
+
+    def add_kernel(self, kver: str, headers: bool = True) -> None:
+        self.put(f"usr/lib/modules/{kver}/kernel/fs/ext4.ko", "ext4")
+        self.put(f"usr/lib/modules/{kver}/modules.dep", "")
+        if headers:
+            self.put(f"usr/src/linux-headers-{kver}/Makefile", "all:\n")
+            self.link(f"usr/lib/modules/{kver}/build", f"../../../src/linux-headers-{kver}")
+
+    def add_gpu(self, device: str = "0x2330", pci_class: str = "0x030200", driver: str = "", address: str = "0000:01:00.0") -> None:
+        folder = f"sys/bus/pci/devices/{address}"
+        for name, text in (("vendor", "0x10de"), ("device", device), ("class", pci_class)):
+            self.put(f"{folder}/{name}", text + "\n")
+        if driver:
+            (self.root / f"sys/bus/pci/drivers/{driver}").mkdir(parents=True, exist_ok=True)
+            self.link(f"{folder}/driver", f"../../drivers/{driver}")
+
+    def tree(self, *roots: str) -> dict[str, str]:
+        """Every file and link below ``roots`` (default: all of the node) with content or target, for comparing."""
+        found: dict[str, str] = {}
+        for name in roots or ("",):
+            for path in sorted((self.root / name).rglob("*")):
+                relative = str(path.relative_to(self.root))
+                if path.is_symlink():
+                    found[relative] = f"-> {path.readlink()}"
+                elif path.is_file():
+                    found[relative] = f"{path.stat().st_mode & 0o7777:o} {path.read_text(encoding='utf-8')}"
+        return found
+
+    def driver_tree(self) -> dict[str, str]:
+        """All that an installation could have touched, generated files apart."""
+        return {p: text for p, text in self.tree(*(r for r in inventory.ROOTS if r != "lib")).items() if not inventory.is_ignored(p)}
+
+    # what a driver image does
+
+    def build(self, version: str = VERSION, kver: str = "", kind: str = "cuda", licence: str = "Dual MIT/GPL", **options: Any) -> None:
+        """What the contract's build leaves; ``without`` names parts to leave out, ``marker`` changes lines of it."""
+        kver, without, marker = kver or self.kver, options.get("without", ()), options.get("marker", {})
+        for name in ("nvidia", "nvidia-uvm"):
+            text = f"version:        {version}\nlicense:        {licence}\nvermagic:       {kver} SMP preempt mod_unload modversions \n"
+            if name not in without:
+                self.put(f"usr/lib/modules/{kver}/updates/dkms/{name}.ko", text)
+            if "dkms" not in without:
+                self.put(f"var/lib/dkms/nvidia/{version}/{kver}/x86_64/module/{name}.ko", text)
+        if "dkms" not in without:
+            self.link(f"var/lib/dkms/nvidia/kernel-{kver}-x86_64", f"{version}/{kver}/x86_64")
+        self.link(f"var/lib/dkms/nvidia/{version}/source", f"/usr/src/nvidia-{version}")
+        self.put(f"usr/src/nvidia-{version}/dkms.conf", f'PACKAGE_VERSION="{version}"\n')
+        if "libraries" not in without:
+            for name in ("libcuda", "libnvidia-ml"):
+                self.put(f"{LIBRARIES}/{name}.so.{version}", f"{name} {version}")
+                self.link(f"{LIBRARIES}/{name}.so.1", f"{name}.so.{version}")
+        self.put("etc/ld.so.conf.d/nvidia.conf", f"/{LIBRARIES}\n")
+        self.put("etc/modprobe.d/blacklist-nouveau.conf", "blacklist nouveau\n")
+        self.put("usr/bin/nvidia-smi", f"smi {version}", 0o755)
+        self.put("usr/bin/nvidia-modprobe", f"modprobe {version}", 0o4755)
+        lines = {"kernel": kver, "driver_version": version, "driver_kind": kind, "arch": "x86_64", **marker}
+        if "marker" not in without:
+            self.put(MARKER, "".join(f"{key}={value}\n" for key, value in lines.items()))
+
+    def initialise_device(self, version: str = VERSION, dropin: str = "runtime") -> None:
+        """What the contract's device initialisation leaves: second copies of the libraries, the runtime drop-in."""
+        for name in ("libcuda", "libnvidia-ml"):
+            self.put(f"{LOADER}/{name}.so.{version}", f"{name} {version}")
+            self.link(f"{LOADER}/{name}.so.1", f"{name}.so.{version}")
+        if dropin:
+            self.put(DROPIN, dropin)
+
+    # containerd
+
+    def add_image(self, reference: str, arch: str = "amd64", config: str = CONFIG_DIGEST) -> None:
+        index, manifest_digest = digest("index " + reference), digest("manifest " + reference)
+        self.images[reference] = index
+        platform = {"os": "linux", "architecture": arch}
+        self.content[index] = {"manifests": [{"digest": manifest_digest, "platform": platform}]}
+        self.content[manifest_digest] = {"config": {"digest": config}}
+
+    @property
+    def driver_runs(self) -> list[str]:
+        """The actions that driver containers were sent, in order."""
+        return [argv[-1] for argv in self.calls if argv[0] == "ctr" and "--privileged" in argv]
+
+    def run_limits(self) -> list[float]:
+        return [limit for argv, limit in zip(self.calls, self.limits) if argv[0] == "ctr" and "--privileged" in argv]
+
+    def called(self, *words: str) -> list[list[str]]:
+        return [argv for argv in self.calls if argv[: len(words)] == list(words)]
+
+    # the runner
+
+    def run(
+        self,
+        argv: Sequence[str],
+        timeout_s: float = 60.0,
+        ok: Collection[int] | None = (0,),
+        env: Mapping[str, str] | None = None,
+        on_line: LineSink = None,
+    ) -> Result:
+        words = list(argv)
+        self.calls.append(words)
+        self.limits.append(timeout_s)
+        if words[0] in self.missing_programs:
+            raise CommandError(words, None, "", "missing or not executable (No such file or directory)")
+        reply = self._answer(words)
+        self.clock.now += min(reply.seconds, timeout_s)
+        for line in reply.out.splitlines() if on_line else ():
+            on_line(line)
+        if reply.seconds > timeout_s:
+            raise CommandError(words, None, reply.out, f"timed out after {timeout_s:.0f} s, killed")
+        if ok is not None and reply.rc not in ok:
+            raise CommandError(words, reply.rc, reply.out + reply.err, f"exit status {reply.rc}")
+        return Result(reply.rc, reply.out, reply.err, reply.seconds)
+
+    def _answer(self, words: list[str]) -> Reply:
+        name = words[0].replace("-", "_")
+        handler = getattr(self, f"_do_{name}", None)
+        if handler is None:
+            raise AssertionError(f"the fake node has no such program: {words}")
+        answer: Reply = handler(words[1:])
+        return answer
+
+    def _do_ctr(self, words: list[str]) -> Reply:
+        if not self.daemon_ready:
+            return Reply(1, err='ctr: failed to dial "/run/containerd/containerd.sock": connection refused\n')
+        if words == ["version"]:
+            return Reply()
+        assert words[:2] == ["-n", "k8s.io"], words
+        return self._ctr(words[2:])
+
+    def _ctr(self, words: list[str]) -> Reply:
+        what = words[:2]
+        if what == ["images", "ls"]:
+            return Reply(out=images_listing({r: d for r, d in self.images.items() if words[2:] == [f"name=={r}"]}))
+        if what == ["images", "pull"]:
+            reply = self.pulls.pop(0) if self.pulls else Reply()
+            if reply.rc == 0:
+                self.add_image(words[-1], config=self.remote.get(words[-1], CONFIG_DIGEST))
+            return reply
+        if what == ["images", "tag"]:
+            self.images[words[4]] = self.images[words[3]]
+            return Reply()
+        if what == ["content", "get"]:
+            return Reply(out=json.dumps(self.content[words[2]])) if words[2] in self.content else Reply(1, err="not found")
+        if what == ["containers", "ls"]:
+            return Reply(out="".join(f"{c}\n" for c in self.containers))
+        if what == ["containers", "rm"]:
+            self.containers.remove(words[2])
+            return Reply()
+        if what == ["run", "--rm"]:
+            return Reply(out=self.entrypoint) if words[3:] == ["gpuask", "cat", "/entrypoint.sh"] else Reply(1, err="no such file")
+        if what == ["run", "--privileged"]:
+            return self._run_driver(words[-3], words[-1])
+        assert what[0] in ("tasks", "snapshots") or what == ["images", "label"], words
+        return Reply()
+
+    def _run_driver(self, container: str, action: str) -> Reply:
+        assert (self.root / "opt/gpu").is_dir(), "the contract's folder is not there"
+        assert container not in self.containers, "already exists"
+        self.containers.append(container)
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        reply = script(self, action)
+        if reply.seconds < KILLED and container in self.containers:  # ctr lived to the end, and --rm removed it
+            self.containers.remove(container)
+        return reply
+
+    def _do_containerd(self, words: list[str]) -> Reply:
+        assert words == ["config", "dump"]
+        file = self.root / DROPIN
+        return Reply(out="base\n" + (file.read_text(encoding="utf-8") if file.exists() else ""))
+
+    def _do_modinfo(self, words: list[str]) -> Reply:
+        if len(words) == 1:
+            file = Path(words[0])
+        else:
+            assert words[:2] == ["-b", str(self.root)]
+            assert words[2] == "-k"
+            file = self.root / "lib/modules" / words[3] / "updates/dkms" / f"{words[4]}.ko"
+        if not file.is_file():
+            return Reply(1, err=f"modinfo: ERROR: Module {words[-1]} not found.\n")
+        return Reply(out=f"filename:       {file}\n" + file.read_text(encoding="utf-8"))
+
+    def loaded_names(self) -> list[str]:
+        return [line.split()[0].replace("_", "-") for line in (self.root / "proc/modules").read_text().splitlines()]
+
+    def insert(self, name: str, version: str) -> None:
+        kernel_name = name.replace("-", "_")
+        table = self.root / "proc/modules"
+        lines = [line for line in table.read_text().splitlines() if line.split()[0] != kernel_name]
+        table.write_text("".join(f"{line}\n" for line in [f"{kernel_name} 16384 0 - Live 0x0000000000000000 (OE)", *lines]))
+        self.put(f"sys/module/{kernel_name}/version", version + "\n")
+
+    def _do_modprobe(self, words: list[str]) -> Reply:
+        if words[0] == "-r":
+            name = words[1]
+            if name in self.held_modules:
+                return Reply(1, err=f"modprobe: FATAL: Module {name} is in use.\n")
+            table = self.root / "proc/modules"
+            lines = [line for line in table.read_text().splitlines() if line.split()[0] != name.replace("-", "_")]
+            table.write_text("".join(f"{line}\n" for line in lines))
+            return Reply()
+        name = words[0]
+        if name in self.loaded_names():
+            return Reply()
+        if self.insert_error:
+            return Reply(1, err=f"modprobe: ERROR: could not insert '{name}': {self.insert_error}\n")
+        info = self._do_modinfo(["-b", str(self.root), "-k", self.kver, name])
+        if info.rc:
+            return Reply(1, err=f"modprobe: FATAL: Module {name} not found in directory /lib/modules/{self.kver}\n")
+        fields = {line.split(":")[0]: line.split(":", 1)[1].strip() for line in info.out.splitlines()}
+        if fields["vermagic"].split()[0] != self.kver:
+            return Reply(1, err=f"modprobe: ERROR: could not insert '{name}': Exec format error\n")
+        self.insert(name, fields["version"])
+        return Reply()
+
+    def _do_nvidia_smi(self, words: list[str]) -> Reply:
+        return self.smi
+
+    def _do_nvidia_modprobe(self, words: list[str]) -> Reply:
+        self.put("dev/nvidiactl")
+        return Reply()
+
+    def _do_dmesg(self, words: list[str]) -> Reply:
+        return Reply(out=self.dmesg)
+
+    def _do_systemctl(self, words: list[str]) -> Reply:
+        return Reply()
+
+    def _do_depmod(self, words: list[str]) -> Reply:
+        return Reply()
+
+    def _do_ldconfig(self, words: list[str]) -> Reply:
+        return Reply()
+
+    def _do_ldd(self, words: list[str]) -> Reply:
+        return Reply(out="\tlinux-vdso.so.1 (0x00007ffd)\n")
+
+    def _do_sh(self, words: list[str]) -> Reply:
+        return Reply(1 if words[-1] in self.missing_programs else 0)
+
+    def _do_dpkg_query(self, words: list[str]) -> Reply:
+        names = words[3:]
+        return Reply(out="".join(f"{name} installed\n" for name in names if name not in self.missing_programs))
+
+    def _do_umount(self, words: list[str]) -> Reply:
+        return Reply()
+
+
+def images_listing(images: Mapping[str, str]) -> str:
+    """As ``ctr images ls`` of containerd 1.6 prints it."""
+    kind = "application/vnd.oci.image.index.v1+json"
+    rows = [f"{reference} {kind} {target} 245.1 MiB linux/amd64 -" for reference, target in images.items()]
+    return "\n".join(["REF TYPE DIGEST SIZE PLATFORMS LABELS", *rows]) + "\n"
+
+
+def behave(node: FakeNode, action: str) -> Reply:
+    """A driver image that does what it is asked, and takes a minute and a half for a compile."""
+    if action in ("build-only", "install"):
+        node.build()
+    if action in ("install", "install-skip-build"):
+        node.insert("nvidia", VERSION)
+        node.initialise_device()
+    return Reply(out="T 1 done\n", seconds=90.0 if action != "install-skip-build" else 5.0)

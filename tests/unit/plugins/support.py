@@ -1,0 +1,143 @@
+"""Values that the library's tests share, each to be taken with one field changed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.kmod import LoadedModule, ModuleInfo
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Identity, Manifest, layer_name
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import Marker
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts, Policy
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.pci import PciFunction
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.record import Record
+
+DATA = Path(__file__).parents[2] / "data"
+KVER = "6.1.0-56-cloud-amd64"
+OLDER = "6.1.0-9-cloud-amd64"
+NEWER = "6.12.95+deb12-cloud-amd64"
+VERSION = "580.126.09"
+IMAGE = f"registry.lab:5000/aks/aks-gpu-cuda:{VERSION}-20260430040408"
+MACHINE = "0123456789abcdef0123456789abcdef"
+MARKER = "opt/azure/aks-gpu/dkms-marker"
+LIBRARIES = "usr/bin/lib64/lib64"
+LOADER = "usr/lib/x86_64-linux-gnu"
+DROPIN = "etc/containerd/config.d/10-nvidia-runtime.toml"
+
+
+def digest(word: str) -> str:
+    return "sha256:" + hashlib.sha256(word.encode()).hexdigest()
+
+
+CONFIG_DIGEST = digest("config")
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def identity(**changes: str) -> Identity:
+    return replace(Identity(KVER, "x86_64", "cuda", VERSION, "open", CONFIG_DIGEST), **changes)
+
+
+def entry(path: str, **changes: Any) -> Entry:
+    return replace(Entry(path, "file", 0o644, 0, 0, 3, hashlib.sha256(b"abc").hexdigest()), **changes)
+
+
+def manifest(who: Identity | None = None, **changes: Any) -> Manifest:
+    who = who or identity()
+    base = Manifest(
+        layer=layer_name(who),
+        mode="in_place",
+        created="2026-07-01T00:00:00+00:00",
+        identity=who,
+        image=IMAGE,
+        actions=("copy", "install", "build-only", "install-skip-build"),
+        accept_no_device=False,
+        files=(entry(f"usr/lib/modules/{who.kver}/updates/dkms/nvidia.ko"), entry(f"{LIBRARIES}/libcuda.so.{who.version}")),
+        replaced=(),
+        deleted=(),
+        build_s=92.1,
+        tries=1,
+        warnings=(),
+    )
+    return replace(base, **changes)
+
+
+def module(name: str = "nvidia", **changes: str) -> ModuleInfo:
+    base = ModuleInfo(f"/lib/modules/{KVER}/updates/dkms/{name}.ko", VERSION, "Dual MIT/GPL", f"{KVER} SMP preempt", "")
+    return replace(base, **changes)
+
+
+def a_marker(**changes: Any) -> Marker:
+    return replace(Marker(KVER, VERSION, "cuda", "x86_64", False), **changes)
+
+
+def a_record(**changes: Any) -> Record:
+    base = Record(
+        machine_id=MACHINE,
+        state="initialised",
+        identity=identity(),
+        image=IMAGE,
+        action="install",
+        reason_code="never_baked",
+        built_here=True,
+        boot_id="boot-1",
+        modules={KVER: {f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko": "00"}},
+        libraries={f"{LIBRARIES}/libcuda.so.{VERSION}": "00"},
+    )
+    return replace(base, **changes)
+
+
+def gpu(driver: str | None = None, address: str = "0000:01:00.0", pci_class: str = "030200") -> PciFunction:
+    return PciFunction(address, "2330", pci_class, driver)
+
+
+def resident(name: str = "nvidia", version: str = VERSION, state: str = "live") -> LoadedModule:
+    return LoadedModule(name, version, state, 0, ())
+
+
+BOTH_LOADED = (resident("nvidia"), resident("nvidia-uvm"))
+
+
+def never_baked(**changes: Any) -> Facts:
+    """A new node with a GPU, containerd and the image, and nothing else."""
+    base = Facts(
+        kver=KVER,
+        machine="x86_64",
+        arch="x86_64",
+        machine_id=MACHINE,
+        functions=(gpu(),),
+        containerd_ready=True,
+        imports_dropins=True,
+        image_present=True,
+        config_digest=CONFIG_DIGEST,
+        boot_id="boot-1",
+    )
+    return replace(base, **changes)
+
+
+def baked(**changes: Any) -> Facts:
+    """A new node whose image was baked for exactly it: the fast path."""
+    base = never_baked(
+        module=module(),
+        uvm=module("nvidia-uvm"),
+        dkms=(DkmsEntry(VERSION, KVER, "x86_64", "installed"),),
+        marker=a_marker(),
+        layers=(manifest(),),
+        layer_contents=(),
+    )
+    return replace(base, **changes)
+
+
+def ready(**changes: Any) -> Facts:
+    """The same node after a finished run, in the same boot."""
+    return replace(baked(record=a_record(), record_contents=(), loaded=BOTH_LOADED, device_nodes=True), **changes)
+
+
+def policy(image: str = IMAGE, pull: str | None = None, **changes: Any) -> Policy:
+    return replace(Policy(imageref.wanted(image, pull), late_gpus_s=0.0), **changes)
