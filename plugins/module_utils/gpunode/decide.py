@@ -238,17 +238,17 @@ def _one_module_refusal(facts: Facts, name: str, module: ModuleInfo, version: st
             "vermagic_mismatch",
             f"{module.path} was compiled for {module.kver or 'an unknown kernel'}, not {facts.kver}",
         )
-    if name == "nvidia" and module.version != version:
+    if module.version != version and (module.version or name == "nvidia"):
         return Refusal(
             _BAKED,
             "module_version_mismatch",
             f"{module.path} is of version {module.version or 'unknown'}, not {version}",
         )
-    if flavour not in ("any", module.flavour):
+    if flavour not in ("any", module.flavour) or (name == "nvidia" and module.flavour is None):
         return Refusal(
             _BAKED,
             "module_flavour_mismatch",
-            f"{module.path} has the licence {module.licence!r}, not that of {flavour} modules",
+            f"{module.path} has the licence {module.licence!r}, not that of {flavour if flavour != 'any' else 'NVIDIA'} modules",
         )
     if facts.signatures_enforced and not module.signer:
         return Refusal(_BAKED, "module_unsigned", f"{module.path} is not signed, and this kernel enforces signatures")

@@ -13,8 +13,13 @@ from unittest import mock
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, boot
+from hypothesis import settings
 
 from tests.unit.plugins.fakenode import FakeNode
+
+# The same examples on every machine and run; a slow machine is no failure.
+settings.register_profile("unit", database=None, deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)
