@@ -36,13 +36,14 @@ class Apply:
     deadline: Deadline
     events: Events
     marker_path: str = marker.DEFAULT_PATH
+    running_config: str = ""
 
     def run(self, plan: Plan) -> Outcome:
         """Carries ``plan`` out and returns what came of it. Raises GpuNodeError with a code per cause."""
-        if plan.fails:
-            raise BootError(plan.reason, code=plan.code, details={"refused": [vars(r) for r in plan.refused]})
         if Step.PULL_IMAGE in plan.steps:
             plan = self._pull()
+        if plan.fails:
+            raise BootError(plan.reason, code=plan.code, details={"refused": [vars(r) for r in plan.refused]})
         self.outcome = Outcome(plan, "ready" if plan.code == "already_initialised" else "nothing", plan.code, plan.reason)
         self.outcome.warnings += plan.warnings
         self.action = plan.action
@@ -86,6 +87,7 @@ class Apply:
 
     def _remove(self) -> None:
         facts = self.facts
+        self._config_before()  # the record that may know it goes
         marker_version = facts.marker.version if facts.marker else None
         with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
             done = removal.remove_driver(
@@ -249,7 +251,6 @@ class Apply:
         """Says, before the container is sent, that it was; with what containerd runs now, so that an interrupted run's successor
         knows whether the one restart is still due."""
         old = self.facts.record
-        same_boot = bool(old and old.state == record.STARTED and old.boot_id == self.facts.boot_id and old.containerd_config)
         identity = self.plan.identity or Identity(self.facts.kver, "", "", "", "", "")
         keep = old if old and old.machine_id == self.facts.machine_id and self._same_driver(old, identity) else None
         self._node = Record(
@@ -261,13 +262,21 @@ class Apply:
             reason_code=self.outcome.code,
             built_here=False,
             boot_id=self.facts.boot_id,
-            containerd_config=old.containerd_config if same_boot and old else self.containerd.config_in_force(),
+            containerd_config=self._config_before(),
             containerd_restarts=old.containerd_restarts if old else 0,
             updated=_now(),
             modules=keep.modules if keep else {},
             libraries=keep.libraries if keep else {},
         )
         record.write(self.root, self._node)
+
+    def _config_before(self) -> str:
+        """What containerd was running with before any container: this run's, or an interrupted one's of the same boot."""
+        old = self.facts.record
+        if not self.running_config and old and old.state == record.STARTED and old.boot_id == self.facts.boot_id:
+            self.running_config = old.containerd_config
+        self.running_config = self.running_config or self.containerd.config_in_force()
+        return self.running_config
 
     @staticmethod
     def _same_driver(old: Record, identity: Identity) -> bool:

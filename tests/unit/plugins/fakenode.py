@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import LineSink, Result
 
-from tests.unit.plugins.support import CONFIG_DIGEST, DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, VERSION, digest
+from tests.unit.plugins.support import CONFIG_DIGEST, DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, VERSION, digest, identity
+from tests.unit.plugins.support import manifest as a_manifest
 
 # --- a clock ---------------------------------------------------------------------------------------------------------
 
@@ -379,3 +380,17 @@ def behave(node: FakeNode, action: str) -> Reply:
         node.insert("nvidia", VERSION)
         node.initialise_device()
     return Reply(out="T 1 done\n", seconds=90.0 if action != "install-skip-build" else 5.0)
+
+
+def bake_layer(node: FakeNode, **build: Any) -> manifest.Manifest:
+    """Builds on the node and records it as a bake would."""
+    before = inventory.listing(node.root)
+    node.build(**build)
+    change = inventory.difference(before, inventory.listing(node.root))
+    flavour = {"NVIDIA": "proprietary"}.get(build.get("licence", ""), "open")
+    who = identity(
+        kver=build.get("kver") or node.kver, version=build.get("version", VERSION), kind=build.get("kind", "cuda"), flavour=flavour
+    )
+    layer = a_manifest(who, files=inventory.describe(node.root, change.added))
+    manifest.write(node.root, layer)
+    return layer
