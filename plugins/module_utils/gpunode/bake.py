@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from . import buildlog, decide, dkms, dpkglock, files, inventory, kernels, kmod, manifest, marker, preflight, removal, userspace
 from .containerd import HOSTS_DIR, Containerd
-from .contract import BUILD_ONLY, ContainerRun, DriverContainer
+from .contract import BUILD_ONLY, LOCK, ContainerRun, DriverContainer
 from .deadline import Deadline
 from .errors import BuildError, CommandError, GpuNodeError, ImageError
 from .events import Events
@@ -24,7 +25,6 @@ from .preflight import BakeRequest
 from .runner import Runner
 
 CONTAINER = "gpuprebuild"
-LOCK = Path("/run/gpu-prebake/bake.lock")
 JOURNAL = f"{STORE}/bake-under-way.json"
 REPORT = f"{STORE}/bake-report.json"
 # DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
@@ -266,7 +266,9 @@ class Bake:
         _show_headers(self.root)
         try:
             journal = json.loads((self.root / JOURNAL).read_text(encoding="utf-8"))
-            paths = set(journal["paths"])
+            paths = {str(path) for path in journal["paths"]}
+            if not paths or paths != set(journal["paths"]) or not isinstance(journal["paths"], list):
+                raise ValueError("it lists no files, and what it does not list would be removed")
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
@@ -279,6 +281,8 @@ class Bake:
 
     def take_back(self, before: set[str]) -> int:
         """Removes every path that is here now and was not ``before``; indexes are made anew. Returns how many."""
+        # Older layers went before the journal was written: one that is here is this bake's, and its record goes first (B8).
+        shutil.rmtree(self.root / manifest.LAYERS, ignore_errors=True)
         self.container.clean_slate()
         self.container.sweep()
         _show_headers(self.root)

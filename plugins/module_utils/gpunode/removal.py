@@ -55,7 +55,8 @@ def remove_driver(
         _by_version(root, runner, arch, version, done)
     if (read_text(root / _LOADER_CONFIG) or "").strip() == "/" + userspace.CONTRACT_LIBRARIES:
         _unlink(root, _LOADER_CONFIG, done)
-    _dangling_links(root, arch, done)
+    accounted = [e.path for layer in layers for e in layer.files] + (list(node.libraries) if node else [])
+    _dangling_links(root, arch, done, accounted)
     _unlink(root, marker_path.lstrip("/"), done)
     make_indexes_anew(root, runner)
     for layer in layers:
@@ -112,9 +113,12 @@ def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Remov
         if link.is_symlink() and str(link.readlink()).startswith(version + "/"):
             _unlink(root, str(link.relative_to(root)), done)
     for folder in (top / version, root / "usr/src" / f"nvidia-{version}"):
-        if folder.is_dir() and not folder.is_symlink():
-            shutil.rmtree(folder)
-            done.removed.append(str(folder.relative_to(root)))
+        inside = [path for path in done.kept if (root / path).is_relative_to(folder)]
+        if not folder.is_dir() or folder.is_symlink() or (inside and folder.parent.name == "src"):
+            continue  # sources that somebody has edited stay; DKMS's tree goes as a whole, or it would count as registered
+        shutil.rmtree(folder)
+        done.removed.append(str(folder.relative_to(root)))
+        done.kept = [path for path in done.kept if path not in inside]
     _rmdir(top)
     for path, found in list(userspace.driver_libraries(root, arch)):
         # In the contract's own folder, nobody else's: what carries the version is ours. Elsewhere only hashes count.
@@ -122,9 +126,9 @@ def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Remov
             _unlink(root, path, done)
 
 
-def _dangling_links(root: Path, arch: str, done: Removal) -> None:
-    """Links to libraries that have just gone, such as libcuda.so.1."""
-    gone = {Path(path).name for path in done.removed}
+def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[str]) -> None:
+    """Links to libraries that have gone, now or in a run that was interrupted, such as libcuda.so.1."""
+    gone = {Path(path).name for path in [*done.removed, *accounted]}
     for folder in userspace.library_folders(arch):
         for _ in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
             for link in sorted((root / folder).glob("lib*")):
