@@ -43,7 +43,7 @@ DAEMONS = {"fabricmanager": "nv-fabricmanager", "persistenced": "nvidia-persiste
 def content_key() -> list[str]:
     """All of lab/images and what compiles it."""
     compiler = host.run(["gcc", "--version"], timeout_s=TIMEOUT_S).stdout.partition("\n")[0]
-    files = sorted(path for path in IMAGES.rglob("*") if path.is_file())
+    files = sorted(path for path in IMAGES.rglob("*") if path.is_file() and path.name != "README.md")
     content = [f"{path.relative_to(IMAGES)}\0{_mode(path):o}\0{path.read_text()}" for path in files]
     return [compiler, _source(), *content]
 

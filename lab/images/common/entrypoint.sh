@@ -1,5 +1,5 @@
 #!/bin/bash
-# Entrypoint of a driver image after the driver-container contract (docs/driver-image.md has its table of actions).
+# Entrypoint of a driver image after the driver-container contract (lab/images/README.md has the table of actions).
 # usage: entrypoint.sh copy|install|build-only|install-skip-build [sleep]
 # Runs in the driver container; everything but the two copies happens in the mount namespace of its PID 1.
 set -euo pipefail
