@@ -14,11 +14,16 @@ from .gpunode.model import Outcome, Plan
 
 
 def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, Any]]) -> None:
-    """Runs ``body`` and exits with its results; a GpuNodeError becomes the module's failure with its code and details."""
+    """Runs ``body`` and exits with its results; a GpuNodeError becomes the module's failure with its code and details.
+
+    An OSError (a full disk, a read-only filesystem) names its file in the same way.
+    """
     try:
         result = body(module)
     except GpuNodeError as error:
         module.fail_json(msg=str(error), code=error.code, **error.details)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem", code="os_error")
     module.exit_json(**result)
 
 
@@ -38,6 +43,7 @@ def outcome_result(outcome: Outcome) -> dict[str, Any]:
     """An outcome as a module returns it: the plan's fields, then what came of it; its code and reason win."""
     return {
         **plan_result(outcome.plan),
+        "action": outcome.action.value,
         "changed": outcome.changed,
         "result": outcome.result,
         "reason_code": outcome.code,

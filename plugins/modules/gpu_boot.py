@@ -13,7 +13,7 @@ description:
     what was baked matches exactly, C(install) where it does not or was never baked, nothing where no driver belongs.
   - Loads the modules, checks that the driver answers, restarts containerd if and only if its configuration changed, writes the node
     record. A second run changes nothing and runs no container.
-  - While it runs, F(/var/log/gpu-prebake/boot.log) on the node can be followed.
+  - While it runs, C(/var/log/gpu-prebake/boot.log) on the node can be followed.
 options:
   image:
     description: Canonical reference of the driver image that this node must run, by tag or digest.

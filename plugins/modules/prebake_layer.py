@@ -12,7 +12,7 @@ description:
   - Runs the driver container's C(build-only) for one kernel, asserts what it left, and records it in a manifest, last.
   - A failure takes back what the build added. The same inputs again change nothing.
   - The driver image must be there already (M(gpu.prebake.driver_image)), and so must compiler and headers.
-  - While it runs, F(/var/log/gpu-prebake/bake.log) on the machine can be followed.
+  - While it runs, C(/var/log/gpu-prebake/bake.log) on the machine can be followed.
 options:
   image:
     description: Canonical reference of the driver image, by tag or digest.
@@ -86,7 +86,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 report:
-  description: What was baked; also in F(/var/lib/gpu-prebake/bake-report.json) of the image. Empty in check mode.
+  description: What was baked; also in C(/var/lib/gpu-prebake/bake-report.json) of the image. Empty in check mode.
   returned: success
   type: dict
   sample: {"layer": "cuda-580.126.09-open-6.1.0-45-cloud-amd64", "build_seconds": 92.1}

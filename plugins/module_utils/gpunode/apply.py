@@ -22,6 +22,8 @@ from .record import Record
 from .runner import Runner
 
 CONTAINER = "gpuinstall"
+# Looking at the node after a failure has time of its own: a deadline that has passed must not hide why.
+_LOOK_S = 60.0
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Apply:
             plan = self._pull()
         if plan.fails:
             raise BootError(plan.reason, code=plan.code, details={"refused": [vars(r) for r in plan.refused]})
-        self.outcome = Outcome(plan, "ready" if plan.code == "already_initialised" else "nothing", plan.code, plan.reason)
+        self.outcome = Outcome(plan, plan.action, "ready" if plan.code == "already_initialised" else "nothing", plan.code, plan.reason)
         self.outcome.warnings += plan.warnings
         self.action = plan.action
         self.outcome.changed = bool(plan.steps)
@@ -61,6 +63,7 @@ class Apply:
         for step in plan.steps:
             if step is not Step.PULL_IMAGE:
                 handlers[step]()
+        self.outcome.action = self.action
         loaded = {m.name: m for m in kmod.loaded(self.root)}
         self.outcome.module_version = loaded["nvidia"].version if "nvidia" in loaded else ""
         self.outcome.steps = self.events.steps
@@ -124,7 +127,9 @@ class Apply:
         """At most ``tries`` runs in all, each cut to what is left; what the node shows decides what follows a failure."""
         container = DriverContainer(self.containerd, self.runner, self.root, self.events.say)
         policy, image = self.policy, self.policy.wanted.image.text
-        for number in range(1, policy.tries + 1):
+        number, last = 0, policy.tries
+        while number < last:
+            number += 1
             keep = policy.fallback_s if self.action is Action.INSTALL_SKIP_BUILD and self.plan.action is self.action else 0.0
             limit = self.deadline.cut_s(policy.try_s, f"the driver container's {self.action.value}", keep)
             dpkglock.wait_free(self.root, self.deadline, self.events.say, keep)
@@ -135,8 +140,9 @@ class Apply:
             if run.succeeded:
                 container.sweep()
                 return
-            self._after_failure(run, number)
-            if not self.deadline.pause(policy.delay_s if number < policy.tries else 0.0):
+            if self._after_failure(run, number):
+                last = max(last, number + 1)  # what was taken away is always followed by the install that replaces it
+            if number < last and not self.deadline.pause(policy.delay_s):
                 break
         raise BootError(
             f"the driver container failed {self.outcome.containers} times, last with action {self.action.value}: "
@@ -144,8 +150,8 @@ class Apply:
             code="container_failed",
         )
 
-    def _after_failure(self, run: ContainerRun, number: int) -> None:
-        """Sets the next action, or raises BootError where a next try cannot help."""
+    def _after_failure(self, run: ContainerRun, number: int) -> bool:
+        """Sets the next action, or raises BootError where a next try cannot help. Returns whether it has gone down the ladder."""
         verdict, reason = judge(self._evidence())
         how = f"timed out after {run.seconds:.0f} s" if run.timed_out else f"failed (exit status {run.rc})"
         self.events.say(f"{self.action.value} {how}; the node says: {verdict.value}: {reason}")
@@ -153,18 +159,24 @@ class Apply:
         if verdict is Verdict.HARDWARE:
             code = "no_device" if "no device" in reason else "hardware"
             raise BootError(f"{self.action.value} failed, and no compile can mend it: {reason}. Log: {run.log}", code=code)
+        self.outcome.warnings.append(f"try {number} {how}: {reason}")
         compile_error = buildlog.first_error(run.output, dkms.build_log(self.root, self.policy.wanted.version))
         if self._built(verdict):
             self.action = Action.INSTALL_SKIP_BUILD  # what was compiled stays; only device initialisation is tried again
-        elif self.action is Action.INSTALL_SKIP_BUILD:
+        elif verdict is Verdict.DRIVER_BAD and self.action is Action.INSTALL_SKIP_BUILD:
             self._fall_back(reason)
+            return True
         elif buildlog.is_out_of_space(run.output):
             raise BootError(f"a filesystem is full: {buildlog.last_lines(run.output, 3)}. Make room", code="no_space")
         elif compile_error:
             raise BootError(
                 f"the driver does not compile for kernel {self.facts.kver}: {compile_error}. Log: {run.log}", code="compile_failed"
             )
-        self.outcome.warnings.append(f"try {number} {how}: {reason}")
+        elif verdict is Verdict.DRIVER_BAD and not run.timed_out and userspace.module_files(self.root, self.facts.kver):
+            raise BootError(
+                f"what was compiled here cannot be used, and would be the same again: {reason}. Log: {run.log}", code="driver_bad"
+            )
+        return False
 
     def _built(self, verdict: Verdict) -> bool:
         if verdict is not Verdict.DRIVER_GOOD:
@@ -189,7 +201,7 @@ class Apply:
         wanted, arch = self.policy.wanted, self.facts.arch or ""
         says = ""
         if not any(m.name == "nvidia" for m in kmod.loaded(self.root)):
-            says = kmod.load(self.runner, "nvidia", self.deadline.cut_s(60.0, "loading the module"))
+            says = kmod.load(self.runner, "nvidia", _LOOK_S)
         resident = {m.name: m.version for m in kmod.loaded(self.root)}.get("nvidia", "")
         libraries = list(userspace.version_problems(self.root, arch, wanted.version))
         if self.action is Action.INSTALL_SKIP_BUILD and self.plan.layer:
@@ -199,7 +211,7 @@ class Apply:
             resident_version=resident,
             modprobe_says=says,
             library_problems=tuple(libraries),
-            smi_rc=driver.smi_status(self.runner, self.deadline) if resident else None,
+            smi_rc=driver.smi_status(self.runner, Deadline(_LOOK_S)) if resident else None,
             kernel_log=driver.kernel_log(self.runner),
             device_waived=self._waives_device(),
         )
@@ -294,12 +306,6 @@ class Apply:
         facts, node = self.facts, self._node
         info = kmod.modinfo(self.runner, self.root, facts.kver, "nvidia")
         flavour = (info.flavour if info else None) or ""
-        if self.policy.flavour not in ("any", flavour):
-            raise BootError(
-                f"the installed modules are {flavour or 'of an unknown licence'}, the policy asks for {self.policy.flavour}: "
-                "use a driver image of that flavour",
-                code="flavour_refused",
-            )
         with self.events.step(Step.WRITE_RECORD.value):
             record.write(
                 self.root,
@@ -317,6 +323,12 @@ class Apply:
                     modules={**node.modules, facts.kver: userspace.module_hashes(self.root, facts.kver)},
                     libraries=userspace.hashes(self.root, facts.arch or ""),
                 ),
+            )
+        if self.policy.flavour not in ("any", flavour):  # recorded first: the next run must not compile the same again
+            raise BootError(
+                f"the installed modules are {flavour or 'of an unknown licence'}, the policy asks for {self.policy.flavour}: "
+                "use a driver image of that flavour",
+                code="flavour_refused",
             )
 
 

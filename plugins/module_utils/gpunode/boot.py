@@ -9,14 +9,13 @@ from pathlib import Path
 from . import files, host, marker, pci
 from .apply import Apply
 from .containerd import HOSTS_DIR, Containerd
+from .contract import LOCK
 from .deadline import Deadline
 from .decide import decide
 from .events import Events
 from .model import Facts, Outcome, Plan, Policy
 from .probe import probe
 from .runner import Runner
-
-LOCK = Path("/run/gpu-prebake/boot.lock")
 
 
 def boot(
@@ -37,7 +36,7 @@ def boot(
     containerd = Containerd(runner, hosts_dir)
     if check:
         facts, plan = look(root, runner, containerd, policy, marker_path)
-        return facts, Outcome(plan, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
+        return facts, Outcome(plan, plan.action, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
     with files.locked(LOCK, "gpu_boot"):
         events = Events(say)
         with events.step("probe-and-decide"):

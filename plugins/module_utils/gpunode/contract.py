@@ -18,6 +18,7 @@ BUILD_ONLY = "build-only"
 ACTIONS = ("copy", "install", BUILD_ONLY, "install-skip-build")
 ENTRYPOINT = "/entrypoint.sh"
 LOGS = "var/log/gpu-prebake"
+LOCK = Path("/run/gpu-prebake/lock")  # one for bake and boot: each ends containers that the other may have left
 _FOLDERS = {"/opt/gpu": "/mnt/gpu", "/opt/actions": "/mnt/actions"}
 _OWN_IDS = re.compile(r"(gpuprebuild|gpuinstall|gpuask)(-\d+)?")
 
@@ -96,7 +97,7 @@ class DriverContainer:
         for folder in _FOLDERS:
             path = self.root / folder.lstrip("/")
             shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(mode=0o755, parents=True)
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def sweep(self) -> None:
         """Leaves no trace of the contract's scratch folders behind."""

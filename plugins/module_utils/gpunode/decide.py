@@ -84,6 +84,9 @@ def _climb(facts: Facts, policy: Policy) -> Plan:
     refusal = _ready(facts, policy)
     if refusal is None:
         return _already_right(facts)
+    if refusal.code == "other_flavour":
+        plan = _failure("flavour_refused", f"{refusal.reason}: this image gives no others, use one of that flavour")
+        return replace(plan, refused=(refusal,))
     refused.append(refusal)
     layer = _nearest_layer(facts, policy)
     refusal = _layer_refusal(facts, policy, layer)

@@ -12,6 +12,7 @@ from .runner import Runner
 
 # What belongs to the driver and may be stopped to unload it; any other holder is named and left alone.
 SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm", "dcgm", "nvidia-gridd")
+_CDI = "nvidia-cdi-refresh"
 _LOAD_S = 120.0
 _SMI_S = 90.0
 _SERVICE_S = 60.0
@@ -85,26 +86,38 @@ def unload(root: Path, runner: Runner, deadline: Deadline) -> None:
             held_by = ", ".join(holders.device_holders(root)) or "unknown (a module, or the kernel)"
             raise BootError(
                 f"module {name} cannot be unloaded: {result.stderr.strip() or 'it is in use'}; held by: {held_by}. "
-                "End that, or reboot; nothing has been changed",
+                "End that, or reboot; the driver is left as it was",
                 code="driver_in_use",
             )
 
 
 def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch: bool) -> tuple[list[str], list[str]]:
-    """Starts fabric manager where there is an NVSwitch, and persistenced where it is installed; returns started and warnings."""
+    """Starts fabric manager where there is an NVSwitch, persistenced where it is installed, and refreshes CDI (I17).
+
+    Returns what was started, and warnings.
+    """
     wanted = (["nvidia-fabricmanager"] if has_nvswitch else []) + ["nvidia-persistenced"]
-    started, warnings = [], []
+    started: list[str] = []
+    warnings: list[str] = []
     for service in wanted:
         if not (root / f"lib/systemd/system/{service}.service").exists():
             if service == "nvidia-fabricmanager":
                 warnings.append("an NVSwitch is on the bus and fabric manager is not installed: CUDA will not start")
             continue
-        result = runner.run(["systemctl", "start", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
-        if result.rc == 0:
-            started.append(service)
-        else:
-            warnings.append(f"{service} does not start: {result.stderr.strip()} (journalctl -u {service})")
+        _service(runner, deadline, service, started, warnings)
+    if (root / f"lib/systemd/system/{_CDI}.service").exists():
+        # At boot it ran before the modules were loaded, failed, and may have used up its starts (I5).
+        runner.run(["systemctl", "reset-failed", _CDI], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"resetting {_CDI}"))
+        _service(runner, deadline, _CDI, started, warnings)
     return started, warnings
+
+
+def _service(runner: Runner, deadline: Deadline, service: str, started: list[str], warnings: list[str]) -> None:
+    result = runner.run(["systemctl", "restart", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
+    if result.rc == 0:
+        started.append(service)
+    else:
+        warnings.append(f"{service} does not start: {result.stderr.strip()} (journalctl -u {service})")
 
 
 def kernel_log(runner: Runner) -> str:

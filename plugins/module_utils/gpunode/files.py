@@ -81,9 +81,9 @@ def locked(path: Path, doing: str) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            raise BusyError(f"{doing} is already under way on this node (process {holder}, lock {path}): wait for it") from None
+            holder = stream.read().strip() or "a process that did not say who it is"
+            raise BusyError(f"{doing} cannot begin: {holder} is already under way on this node (lock {path}); wait for it") from None
         stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
+        stream.write(f"{doing} (process {os.getpid()})\n")
         stream.flush()
         yield

@@ -18,9 +18,16 @@ def is_release(text: str) -> bool:
     return bool(_KVER.fullmatch(text))
 
 
-def version_key(kver: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key in the order of ``sort -V``: runs of digits compare as numbers."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", kver))
+def version_key(kver: str) -> tuple[object, ...]:
+    """A sort key in the order of ``sort -V``: runs of digits compare as numbers, ``~`` before the end, letters before all else."""
+    parts = re.split(r"([0-9]+)", kver)  # text and numbers in turn, text first
+    return tuple(int(part) if index % 2 else (*map(_rank, part), 0) for index, part in enumerate(parts))
+
+
+def _rank(character: str) -> int:
+    if character == "~":
+        return -1
+    return ord(character) if character.isalpha() else ord(character) + 0x110000
 
 
 def installed(root: Path) -> tuple[str, ...]:

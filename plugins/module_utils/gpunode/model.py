@@ -133,9 +133,14 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What came of a plan. ``result`` is ``fast``, ``compiled``, ``ready`` (it was right already) or ``nothing``."""
+    """What came of a plan.
+
+    ``action`` is what the container was last asked for, ``result`` is ``fast``, ``compiled``, ``ready`` (it was right already),
+    ``nothing`` or ``planned``.
+    """
 
     plan: Plan
+    action: Action
     result: str
     code: str
     reason: str

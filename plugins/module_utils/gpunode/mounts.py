@@ -45,7 +45,7 @@ def left_by_container(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
     ours = [
         m
         for m in mounts
-        if (m.fstype == "overlay" and (m.point in libraries or m.point.startswith("/tmp/")))
+        if (m.fstype == "overlay" and m.point in libraries)
         or (m.fstype == "tmpfs" and m.point.startswith("/tmp/overlay"))
         or m.point in ("/opt/gpu", "/opt/actions")
     ]

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TextIO
 
 from .contract import LOGS
 
 
 class ProgressLog:
-    """Calling it writes one line with the seconds since it was opened; each run starts its file anew, so that nothing grows."""
+    """Calling it writes one line with the seconds since it was made; each run starts its file anew, so that nothing grows."""
 
     def __init__(self, root: Path, name: str) -> None:
-        path = root / LOGS / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = path.open("w", encoding="utf-8")
+        self._path = root / LOGS / name
+        self._stream: TextIO | None = None
         self._start = time.monotonic()
-        self.path = f"/{LOGS}/{name}"
 
     def __call__(self, line: str) -> None:
+        if self._stream is None:  # not before the first line: a run that is refused must not wipe another's log
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self._path.open("w", encoding="utf-8")
         self._stream.write(f"{time.monotonic() - self._start:8.2f} {line}\n")
         self._stream.flush()

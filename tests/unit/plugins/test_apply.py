@@ -188,6 +188,29 @@ def test_after_the_fallback_failed_there_is_no_other_way(baked: FakeNode) -> Non
     assert baked.driver_runs == [SKIP, *[INSTALL] * 4]
 
 
+def test_what_was_taken_away_is_always_followed_by_an_install(baked: FakeNode) -> None:
+    def spoils(node: FakeNode) -> None:
+        (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
+        loads(node)
+
+    baked.scripts = then(fails(before=spoils), behave)
+    assert boot(baked, policy(tries=1)).result == "compiled"
+    assert baked.driver_runs == [SKIP, INSTALL]
+
+
+def test_no_evidence_is_no_reason_to_take_the_layer_away(baked: FakeNode) -> None:
+    baked.insert_error = "Cannot allocate memory"
+    baked.scripts = then(fails())
+    assert failed(baked).code == "container_failed"
+    assert baked.driver_runs == [SKIP] * 5
+    assert list((baked.root / "var/lib/gpu-prebake/layers").glob("*")) != []
+
+
+def test_the_outcome_names_the_action_that_was_last_asked_for(baked: FakeNode) -> None:
+    baked.scripts = then(fails(before=lambda node: (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()), behave)
+    assert boot(baked).action.value == INSTALL
+
+
 @pytest.mark.parametrize(
     ("log", "smi", "code"),
     [
@@ -398,7 +421,9 @@ def test_the_installed_flavour_is_what_the_owner_asked_for(fresh: FakeNode) -> N
     assert failed(fresh, policy(flavour="proprietary")).code == "flavour_refused"
     found = record.read(fresh.root)
     assert found is not None
-    assert found.state == "started"
+    assert (found.state, found.identity.flavour) == ("initialised", "open")
+    assert failed(fresh, policy(flavour="proprietary")).code == "flavour_refused"
+    assert fresh.driver_runs == [INSTALL]
 
 
 # --- the image -------------------------------------------------------------------------------------------------------

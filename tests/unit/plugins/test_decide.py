@@ -147,6 +147,7 @@ REFUSALS = [
     ("other_image", ready(config_digest=digest("other")), policy()),
     ("other_image", ready(image_present=False, config_digest=""), policy(OTHER_IMAGE)),
     ("other_flavour", ready(), policy(flavour="proprietary")),
+    ("flavour_refused", ready(), policy(flavour="proprietary")),
     ("kernel_changed", ready(kver=NEWER), policy()),
     ("contents_unverified", ready(record_contents=None), policy()),
     ("contents_changed", ready(record_contents=("/usr/bin/nvidia-smi: missing",)), policy()),
@@ -167,7 +168,7 @@ def test_every_case_has_its_plan(facts: Facts, policy: Policy, code: str, action
 @pytest.mark.parametrize(("code", "facts", "policy"), REFUSALS, ids=[f"{i}-{r[0]}" for i, r in enumerate(REFUSALS)])
 def test_every_refused_rung_says_why(code: str, facts: Facts, policy: Policy) -> None:
     plan = decide(facts, policy)
-    found = {refusal.code: refusal.reason for refusal in plan.refused}
+    found = {plan.code: plan.reason, **{refusal.code: refusal.reason for refusal in plan.refused}}
     assert code in found
     assert found[code]
 
@@ -188,8 +189,8 @@ def codes_in_source() -> set[str]:
 
 def test_no_code_is_without_a_row() -> None:
     given_codes: set[str] = set()
-    for param in PLANS:
-        plan = decide(param.values[0], param.values[1])
+    for facts, want in [*((p.values[0], p.values[1]) for p in PLANS), *((facts, want) for _, facts, want in REFUSALS)]:
+        plan = decide(facts, want)
         given_codes |= {plan.code, *(r.code for r in plan.refused)}
     given_codes |= {code for code, _, _ in REFUSALS}
     assert codes_in_source() - given_codes == set()
