@@ -1,0 +1,81 @@
+"""Installed kernels."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import kernels
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError, PreflightError
+
+from tests.unit.plugins.fakenode import FakeNode
+from tests.unit.plugins.support import KVER, NEWER, OLDER
+
+# In the order of `sort -V`, which an unmodified driver image uses.
+ORDER = [
+    "5.15.0-1051-azure",
+    "6.1~rc1",
+    "6.1.0-9-cloud-amd64",
+    "6.1.0-45-amd64",
+    "6.1.0-45-cloud-amd64",
+    "6.1.0-56-cloud-amd64",
+    "6.1.190-custom",
+    "6.8.0-31-generic",
+    "6.8.0-1010-gcp",
+    "6.12.9+bpo-cloud-amd64",
+    "6.12.95+deb12-cloud-amd64",
+]
+
+
+def test_newest_is_by_numbers() -> None:
+    shuffled = random.Random(1).sample(ORDER, len(ORDER))
+    assert sorted(shuffled, key=kernels.version_key) == ORDER
+
+
+@pytest.mark.subprocess
+def test_the_order_is_that_of_sort() -> None:
+    shown = subprocess.run(["sort", "-V"], input="\n".join(reversed(ORDER)), capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ORDER
+
+
+def test_a_folder_without_modules_is_no_kernel(node: FakeNode) -> None:
+    node.put("usr/lib/modules/6.99.0-headers/build")
+    node.add_kernel(NEWER)
+    node.add_kernel(OLDER, headers=False)
+    assert kernels.installed(node.root) == (OLDER, KVER, NEWER)
+    assert kernels.with_headers(node.root) == (KVER, NEWER, "6.99.0-headers")
+
+
+def test_headers_are_there_only_where_a_makefile_is(node: FakeNode) -> None:
+    assert kernels.has_headers(node.root, KVER)
+    (node.root / f"usr/src/linux-headers-{KVER}/Makefile").unlink()
+    assert not kernels.has_headers(node.root, KVER)
+
+
+@pytest.mark.parametrize("wanted", ["newest", ["newest"]], ids=str)
+def test_the_newest_is_the_target(node: FakeNode, wanted: Any) -> None:
+    node.add_kernel(NEWER)
+    node.add_kernel(OLDER)
+    assert kernels.target(node.root, wanted) == NEWER
+
+
+def test_a_named_one_is_the_target(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+    assert kernels.target(node.root, [KVER]) == KVER
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        pytest.param([KVER, NEWER], InputError, "exactly one kernel", id="two"),
+        pytest.param([], InputError, "exactly one kernel", id="none"),
+        pytest.param(6.1, InputError, "neither newest nor a kernel release", id="number"),
+        pytest.param("../x", InputError, "neither newest nor a kernel release", id="leads out"),
+        pytest.param("6.99.0-no", PreflightError, f"6.99.0-no is not installed; installed are: {KVER}", id="not installed"),
+    ],
+)
+def test_what_cannot_be_baked_for_is_refused(node: FakeNode, wanted: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        kernels.target(node.root, wanted)
