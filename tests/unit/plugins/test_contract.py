@@ -1,0 +1,85 @@
+"""The driver-container contract."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import ACTIONS, DriverContainer, actions_in, run_argv
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
+
+from tests.unit.plugins.fakenode import ENTRYPOINT, KILLED, FakeNode, Reply
+from tests.unit.plugins.support import IMAGE
+
+
+def container(node: FakeNode) -> DriverContainer:
+    return DriverContainer(Containerd(node, ""), node, node.root)
+
+
+def test_the_command_is_the_contracts(node: FakeNode) -> None:
+    wanted = (
+        "ctr -n k8s.io run --privileged --rm --net-host --with-ns pid:/proc/1/ns/pid "
+        "--mount type=bind,src=/opt/gpu,dst=/mnt/gpu,options=rbind --mount type=bind,src=/opt/actions,dst=/mnt/actions,options=rbind "
+        f"{IMAGE} gpuprebuild /entrypoint.sh build-only"
+    )
+    assert " ".join(run_argv(Containerd(node, ""), IMAGE, "gpuprebuild", "build-only")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "actions"),
+    [
+        pytest.param(ENTRYPOINT, ACTIONS, id="all"),
+        pytest.param("case $1 in copy) ;; install) ;; esac", ("copy", "install"), id="an older image"),
+        pytest.param("install-skip-build", ("install-skip-build",), id="a longer word is not the shorter"),
+        pytest.param("# build-only\n   # install\nx", (), id="comments"),
+        pytest.param("xinstall install_x build-only2 pre-copy", (), id="parts of words"),
+        pytest.param('"build-only"|copy)', ("copy", "build-only"), id="quoted"),
+        pytest.param("", (), id="empty"),
+    ],
+)
+def test_actions_are_exact_words(text: str, actions: tuple[str, ...]) -> None:
+    assert actions_in(text) == actions
+
+
+def test_an_image_without_an_entrypoint_is_no_driver_image(node: FakeNode) -> None:
+    node._ctr = lambda words: Reply(1, err="cat: no such file\n") if words[0] == "run" else Reply()  # type: ignore[method-assign]
+    with pytest.raises(ImageError) as caught:
+        container(node).known_actions(IMAGE)
+    assert caught.value.code == "image_not_a_driver"
+
+
+def test_each_run_begins_clean(node: FakeNode) -> None:
+    node.put("opt/gpu/left", "over")
+    node.containers = ["gpuinstall-1", "gpuprebuild", "gpuprebuild-x", "web"]
+    seen: list[bool] = []
+
+    def looks(node: FakeNode, action: str) -> Reply:
+        seen.append((node.root / "opt/gpu/left").exists())
+        return Reply(out="T 1 a\nT 2 b\n")
+
+    node.scripts = [looks]
+    run = container(node).run(IMAGE, "gpuinstall-1", "install", 60)
+    assert seen == [False]
+    assert node.containers == ["gpuprebuild-x", "web"]
+    assert run.succeeded
+    log = (node.root / run.log.lstrip("/")).read_text()
+    assert [line.split(None, 1)[1] for line in log.splitlines()] == ["T 1 a", "T 2 b"]
+
+
+def test_a_run_at_its_limit_is_ended_altogether(node: FakeNode) -> None:
+    node.scripts = [lambda node, action: Reply(out="working\n", seconds=KILLED)]
+    run = container(node).run(IMAGE, "gpuinstall-1", "install", 60)
+    assert (run.timed_out, run.succeeded, node.containers) == (True, False, [])
+    ended = [argv[3:] for argv in node.calls if argv[-1] == "gpuinstall-1" and argv[3] != "run"]
+    assert ended == [
+        ["tasks", "kill", "-a", "-s", "SIGKILL", "gpuinstall-1"],
+        ["tasks", "rm", "-f", "gpuinstall-1"],
+        ["containers", "rm", "gpuinstall-1"],
+        ["snapshots", "rm", "gpuinstall-1"],
+    ]
+
+
+def test_nothing_of_the_scratch_folders_stays(node: FakeNode) -> None:
+    container(node).clean_slate()
+    assert (node.root / "opt/actions").is_dir()
+    container(node).sweep()
+    assert list((node.root / "opt").iterdir()) == []

@@ -1,0 +1,88 @@
+"""Drivers that are not ours."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import foreign
+
+from tests.unit.plugins.fakenode import FakeNode, bake_layer
+from tests.unit.plugins.support import KVER, LOADER, VERSION
+
+
+def package(node: FakeNode, name: str, status: str = "install ok installed") -> None:
+    node.put("var/lib/dpkg/status", f"Package: bash\nStatus: install ok installed\n\nPackage: {name}\nStatus: {status}\nVersion: 1\n\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nvidia-driver",
+        "nvidia-kernel-dkms",
+        "nvidia-dkms-580-open",
+        "libcuda1",
+        "libnvidia-ml1",
+        "linux-modules-nvidia-580-6.8.0-31-generic",
+    ],
+)
+def test_a_distributions_driver_is_foreign(node: FakeNode, name: str) -> None:
+    package(node, name)
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"package {name}",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nvidia-container-toolkit", "libnvidia-container1", "libnvidia-container-tools", "nvidia-fabricmanager-580", "nvidia-persistenced"],
+)
+def test_what_comes_with_the_contract_is_none(node: FakeNode, name: str) -> None:
+    package(node, name)
+    assert foreign.driver_packages(node.root) == ()
+
+
+def test_a_package_that_was_removed_is_gone(node: FakeNode) -> None:
+    package(node, "nvidia-driver", "deinstall ok config-files")
+    assert foreign.driver_packages(node.root) == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [
+        pytest.param("var/lib/dkms/nvidia/535.1/source/x", "DKMS tree /var/lib/dkms/nvidia/535.1", id="dkms"),
+        pytest.param("var/lib/dkms/nvidia-current/1/x", "DKMS tree /var/lib/dkms/nvidia-current/1", id="dkms of Debian"),
+        pytest.param(f"usr/lib/modules/{KVER}/extra/nvidia.ko.xz", f"module /usr/lib/modules/{KVER}/extra/nvidia.ko.xz", id="module"),
+        pytest.param(f"{LOADER}/libcuda.so.535.1", f"library /{LOADER}/libcuda.so.535.1", id="library"),
+    ],
+)
+def test_what_nobody_accounts_for_is_foreign(node: FakeNode, path: str, sign: str) -> None:
+    node.put(path)
+    assert sign in foreign.signs(node.root, "x86_64", set(), set())
+
+
+def test_a_dangling_link_counts(node: FakeNode) -> None:
+    node.link(f"{LOADER}/libnvidia-ml.so.1", "gone")
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{LOADER}/libnvidia-ml.so.1",)
+
+
+def test_modules_of_the_kernel_itself_are_not_foreign(node: FakeNode) -> None:
+    node.put(f"usr/lib/modules/{KVER}/kernel/drivers/video/fbdev/nvidia/nvidiafb.ko")
+    node.put(f"usr/lib/modules/{KVER}/kernel/drivers/i2c/busses/i2c-nvidia-gpu.ko")
+    assert foreign.signs(node.root, "x86_64", set(), set()) == ()
+
+
+def test_our_own_are_never_foreign(node: FakeNode) -> None:
+    layer = bake_layer(node)
+    assert foreign.signs(node.root, "x86_64", {VERSION}, {e.path for e in layer.files}) == ()
+    node.initialise_device()
+    assert foreign.signs(node.root, "x86_64", {VERSION}, {e.path for e in layer.files}) == ()
+
+
+def test_another_dkms_version_beside_ours_is_foreign(node: FakeNode) -> None:
+    bake_layer(node)
+    node.put("var/lib/dkms/nvidia/535.1/source/x")
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == ("DKMS tree /var/lib/dkms/nvidia/535.1",)
+
+
+@pytest.mark.parametrize("path", ["run/nvidia/driver/usr/bin/x", "run/nvidia/validations/driver-ready"])
+def test_an_operator_leaves_signs(node: FakeNode, path: str) -> None:
+    assert foreign.operator_signs(node.root) == ()
+    node.put(path)
+    assert len(foreign.operator_signs(node.root)) == 1
