@@ -101,7 +101,7 @@ def expected_gpus(value: object) -> int | None:
     if value in (None, "", "auto"):
         return None
     text = str(value)
-    if isinstance(value, bool) or not text.isdigit():
+    if isinstance(value, bool) or not (text.isascii() and text.isdigit()):
         raise InputError(f"gpu_boot_expected_gpus: {value!r} is neither auto nor a number of GPUs")
     return int(text)
 

@@ -1,0 +1,75 @@
+"""Starting real programs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+RUNNER = SystemRunner()
+
+
+def test_without_the_marker_no_test_can_start_a_program() -> None:
+    with pytest.raises(AssertionError, match="wants to start a program"):
+        subprocess.run(["true"], check=False)
+
+
+@pytest.mark.subprocess
+def test_output_status_and_locale() -> None:
+    result = RUNNER.run(["sh", "-c", 'echo out; echo err >&2; echo "$LC_ALL"; cat; exit 3'], ok=(0, 3))
+    assert (result.rc, result.stdout, result.stderr) == (3, "out\nC.UTF-8\n", "err\n")
+
+
+@pytest.mark.subprocess
+def test_another_status_is_an_error_with_the_output() -> None:
+    with pytest.raises(CommandError, match="exit status 3: why") as caught:
+        RUNNER.run(["sh", "-c", "echo why >&2; exit 3"])
+    assert caught.value.rc == 3
+    assert RUNNER.run(["false"], ok=None).rc == 1
+
+
+@pytest.mark.subprocess
+def test_a_missing_program_is_said_to_be() -> None:
+    with pytest.raises(CommandError, match="no-such-program-here: missing or not executable") as caught:
+        RUNNER.run(["no-such-program-here"])
+    assert caught.value.rc is None
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("streaming", [False, True], ids=["captured", "line by line"])
+def test_at_its_limit_the_whole_group_is_killed(tmp_path: Path, streaming: bool) -> None:
+    pids = tmp_path / "pids"
+    script = f"sleep 60 & echo $! > {pids}; echo begun; wait"
+    lines: list[str] = []
+    start = time.monotonic()
+    with pytest.raises(CommandError, match="timed out after 0 s, killed") as caught:
+        RUNNER.run(["sh", "-c", script], timeout_s=0.4, on_line=lines.append if streaming else None)
+    assert time.monotonic() - start < 5
+    assert caught.value.rc is None
+    assert "begun" in caught.value.output
+    time.sleep(0.1)
+    stat = Path(f"/proc/{pids.read_text().strip()}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+@pytest.mark.subprocess
+def test_lines_come_as_they_are_written_both_outputs_merged() -> None:
+    seen: list[tuple[float, str]] = []
+    start = time.monotonic()
+    result = RUNNER.run(["sh", "-c", "echo a; sleep 0.4; echo b >&2; printf c"], on_line=lambda s: seen.append((time.monotonic(), s)))
+    assert [line for _, line in seen] == ["a", "b", "c"]
+    assert seen[0][0] - start < 0.35
+    assert result.stdout == "a\nb\nc\n"
+
+
+@pytest.mark.subprocess
+def test_a_program_left_behind_does_not_hold_up_the_end() -> None:
+    start = time.monotonic()
+    result = RUNNER.run(["sh", "-c", "sleep 20 & echo $!"], timeout_s=15, on_line=lambda _: None)
+    assert time.monotonic() - start < 5
+    os.kill(int(result.stdout), 9)
