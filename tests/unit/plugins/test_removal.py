@@ -168,3 +168,10 @@ def test_the_records_go_last(node: FakeNode, monkeypatch: pytest.MonkeyPatch) ->
     assert len(manifest.read_all(node.root)[0]) == 1
     assert not (node.root / MARKER).exists()
     assert not (node.root / LIBRARIES).exists()
+
+
+def test_second_copies_go_by_content_where_no_record_lists_them(node: FakeNode, before: dict[str, str]) -> None:
+    bake_layer(node)
+    node.initialise_device(dropin="")
+    take_out(node)
+    assert node.driver_tree() == before
