@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab import host, paths
-from lab.errors import LabError
+from lab.errors import KernelPanicError, LabError
 
 CONTROL = paths.MACHINE / "cp"
 
@@ -96,14 +96,15 @@ def wait(target: Target, pid: int, timeout_s: float, what: str, log: Path) -> No
     while not answers(target):
         if not host.is_alive(pid):
             raise LabError(f"{what}: ended before ssh answered; the end of {log}:\n{host.read_tail(log)}")
-        if _has_panicked(log):
-            raise LabError(f"{what}: its kernel panicked; the end of {log}:\n{host.read_tail(log, 60)}")
+        if has_panicked(log):
+            raise KernelPanicError(f"{what}: its kernel panicked; the end of {log}:\n{host.read_tail(log, 60)}")
         if time.monotonic() > end:
             raise LabError(f"{what}: no ssh after {timeout_s:.0f} s; the end of {log}:\n{host.read_tail(log)}")
         time.sleep(0.15)
 
 
-def _has_panicked(log: Path) -> bool:
+def has_panicked(log: Path) -> bool:
+    """Whether a serial log holds a kernel panic."""
     try:
         return b"Kernel panic - not syncing" in log.read_bytes()
     except OSError:

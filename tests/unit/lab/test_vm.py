@@ -1,0 +1,47 @@
+"""Which panics of a VM are the emulator's and not what is tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab import ssh, vm
+from lab.errors import LabError
+
+INT3 = "[    2.309121] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[    2.311126] Modules linked in:\n"
+END = "[    2.317074] Kernel panic - not syncing: Fatal exception in interrupt\n"
+
+
+@pytest.mark.parametrize(
+    ("serial", "expected"),
+    [
+        pytest.param(INT3 + END, True, id="int3"),
+        pytest.param("[    7.2] BUG: unable to handle page fault\n" + INT3 + END, False, id="int3-second"),
+        pytest.param(INT3.replace("in:", "in: nvidia(OE) virtio_blk") + END, False, id="nvidia-loaded"),
+        pytest.param("[    2.3] Oops: double fault: 0000\n" + END, False, id="double-fault"),
+        pytest.param("", False, id="nothing"),
+    ],
+)
+def test_only_an_unexpected_breakpoint_is_the_emulators_fault(serial: str, expected: bool) -> None:
+    assert vm.is_emulators_fault(serial) is expected
+
+
+def test_sees_a_panic_in_a_serial_log(tmp_path: Path) -> None:
+    log = tmp_path / "serial"
+    assert not ssh.has_panicked(log)
+    log.write_text(END)
+    assert ssh.has_panicked(log)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [(None, []), ("none", []), ("h100", ["h100"]), ("h100,nvswitch", ["h100", "nvswitch"])],
+)
+def test_reads_a_list_of_gpus(names: str | None, expected: list[str]) -> None:
+    assert vm.gpus(names) == expected
+
+
+def test_names_the_gpus_there_are() -> None:
+    with pytest.raises(LabError, match="there are a100, h100, nvswitch, t4 and none"):
+        vm.gpus("v100")
