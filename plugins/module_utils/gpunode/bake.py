@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import buildlog, decide, dkms, dpkglock, files, inventory, kernels, kmod, manifest, marker, preflight, removal, userspace
+from . import buildlog, decide, dkms, dpkglock, files, inventory, kmod, manifest, marker, preflight, removal, takeback, userspace
 from .containerd import HOSTS_DIR, Containerd
 from .contract import BUILD_ONLY, LOCK, ContainerRun, DriverContainer
 from .deadline import Deadline
@@ -29,7 +29,6 @@ JOURNAL = f"{STORE}/bake-under-way.json"
 REPORT = f"{STORE}/bake-report.json"
 # DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
 _DKMS_KEYS = ("var/lib/dkms/mok.key", "var/lib/dkms/mok.pub")
-_HIDDEN = ".build.gpu-prebake-hidden"
 _DPKG_WAIT_S = 300.0
 
 
@@ -65,7 +64,7 @@ class Bake:
             self._write_journal(before)
             with self._taken_back_on_failure(before):
                 with self.events.step("build", kernel=self.kver) as event:
-                    run, tries = self._build()
+                    run, tries = self._build(set(before))
                     event.update(tries=tries, log=run.log)
                 with self.events.step("assert-and-record"):
                     layer = self._record(run, tries, before, digest, actions)
@@ -127,16 +126,17 @@ class Bake:
 
     # --- the build --------------------------------------------------------------------------------------------------
 
-    def _build(self) -> tuple[ContainerRun, int]:
+    def _build(self, before: set[str]) -> tuple[ContainerRun, int]:
         request = self.request
         for number in range(1, request.tries + 1):
             self.events.say(f"building for kernel {self.kver}, try {number} of {request.tries}, at most {request.try_s:.0f} s")
             files.remove_durably(self._marker_file())
-            with _only_headers_of(self.root, self.kver):
+            with takeback.only_headers_of(self.root, self.kver):
                 run = self.container.run(request.wanted.image.text, f"{CONTAINER}-{number}", BUILD_ONLY, request.try_s)
             if run.succeeded:
                 return run, number
             self._judge_failure(run, number)
+            takeback.remove_added(self.root, before)  # every try is clean: nothing of a killed one comes into the layer
             Deadline(request.delay_s + 1).pause(request.delay_s)
         raise AssertionError("the last try either returns or raises")
 
@@ -263,7 +263,7 @@ class Bake:
 
     def _take_back_interrupted(self) -> None:
         """What a killed bake left: its containers, mounts, hidden headers, files."""
-        _show_headers(self.root)
+        takeback.show_headers(self.root)
         try:
             journal = json.loads((self.root / JOURNAL).read_text(encoding="utf-8"))
             paths = {str(path) for path in journal["paths"]}
@@ -285,38 +285,11 @@ class Bake:
         shutil.rmtree(self.root / manifest.LAYERS, ignore_errors=True)
         self.container.clean_slate()
         self.container.sweep()
-        _show_headers(self.root)
-        added = [p for p in inventory.listing(self.root) if p not in before]
-        for path in sorted(added, reverse=True):
-            file = self.root / path
-            if file.is_dir() and not file.is_symlink():
-                try:
-                    file.rmdir()
-                except OSError:
-                    continue  # it holds scratch that is not listed
-            else:
-                file.unlink(missing_ok=True)
+        takeback.show_headers(self.root)
+        removed = takeback.remove_added(self.root, before)
         removal.make_indexes_anew(self.root, self.runner)
         files.remove_durably(self.root / JOURNAL)
-        return len(added)
-
-
-@contextlib.contextmanager
-def _only_headers_of(root: Path, kver: str) -> Iterator[None]:
-    """No newer kernel's ``build`` is in sight for the body: an unmodified image takes the newest (CONTRACT.md, step 1)."""
-    try:
-        for other in kernels.with_headers(root):
-            if kernels.version_key(other) > kernels.version_key(kver):
-                folder = root / "lib/modules" / other
-                (folder / "build").rename(folder / _HIDDEN)
-        yield
-    finally:
-        _show_headers(root)
-
-
-def _show_headers(root: Path) -> None:
-    for hidden in (root / "lib/modules").glob(f"*/{_HIDDEN}"):
-        hidden.rename(hidden.with_name("build"))
+        return removed
 
 
 def bake(

@@ -12,6 +12,7 @@ from .containerd import HOSTS_DIR, Containerd
 from .contract import LOCK
 from .deadline import Deadline
 from .decide import decide
+from .errors import InputError
 from .events import Events
 from .model import Facts, Outcome, Plan, Policy
 from .probe import probe
@@ -32,6 +33,11 @@ def boot(
     One deadline from here on; a second run at the same time is refused with BusyError.
     """
     host.require_root()
+    if policy.fallback_s >= policy.deadline_s:
+        raise InputError(
+            f"gpu_boot_fallback_s: {policy.fallback_s:.0f} s are kept for a full install, which leaves nothing of the deadline of "
+            f"{policy.deadline_s:.0f} s (gpu_boot_deadline_s) for the fast path"
+        )
     deadline = Deadline(policy.deadline_s)
     containerd = Containerd(runner, hosts_dir)
     if check:

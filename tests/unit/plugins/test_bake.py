@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inventory, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inventory, manifest, takeback
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.preflight import BakeRequest, request_from
@@ -186,6 +186,17 @@ def test_a_timeout_is_tried_again_with_an_id_of_its_own(node: FakeNode) -> None:
     assert node.containers == []
 
 
+def test_what_a_killed_try_left_is_not_part_of_the_layer(node: FakeNode) -> None:
+    def hangs(node: FakeNode, action: str) -> Reply:
+        node.put("usr/bin/left-by-the-first-try", "x")
+        return Reply(seconds=KILLED)
+
+    node.scripts = [hangs, builds()]
+    layer, _, _ = run(node)
+    assert layer.tries == 2
+    assert "usr/bin/left-by-the-first-try" not in {e.path for e in layer.files} | set(node.tree())
+
+
 def test_timeouts_end(node: FakeNode) -> None:
     node.scripts = [lambda node, action: Reply(seconds=KILLED)]
     error = failed(node)
@@ -300,17 +311,21 @@ def test_a_killed_bake_is_taken_back_by_the_next(node: FakeNode, monkeypatch: py
     node.scripts = [dies]
     with monkeypatch.context() as patch:
         patch.setattr(bake.Bake, "take_back", lambda self, before: 0)
-        patch.setattr(bake, "_show_headers", lambda root: None)
+        patch.setattr(takeback, "show_headers", lambda root: None)
         with pytest.raises(PowerCut):
             run(node, kernels=KVER)
     assert (node.root / bake.JOURNAL).exists()
     assert not (node.root / f"lib/modules/{NEWER}/build").exists()
     node.containers = ["gpuprebuild-1", "somebody-elses"]
+    node.put("usr/bin/installed-meanwhile", "by apt")
+    node.put("var/lib/dpkg/info/tool.list", "/.\n/bin\n/bin/installed-meanwhile\n")
     node.scripts = [builds()]
     layer, baked_now, _ = run(node, kernels=KVER)
     assert baked_now
     assert not [path for path in node.driver_tree() if "9.9.9" in path]
-    assert {p for p in node.driver_tree() if p not in clean} == {e.path for e in layer.files if e.type != "folder"}
+    assert (node.root / "usr/bin/installed-meanwhile").is_file()
+    new = {p for p in node.driver_tree() if p not in clean and not p.endswith("installed-meanwhile")}
+    assert new == {e.path for e in layer.files if e.type != "folder"}
     assert (node.root / f"lib/modules/{NEWER}/build/Makefile").is_file()
     assert node.containers == ["somebody-elses"]
 

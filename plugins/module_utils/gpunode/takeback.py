@@ -1,0 +1,66 @@
+"""Taking back what an unfinished bake did to the filesystem, and keeping other kernels' headers out of an image's sight."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import inventory, kernels
+from .files import read_text
+
+_HIDDEN = ".build.gpu-prebake-hidden"
+
+
+def remove_added(root: Path, before: set[str]) -> int:
+    """Removes every path that is here and was not ``before``; returns how many went.
+
+    Between an interrupted bake and this, packages may have been installed: what dpkg accounts for stays.
+    """
+    added = [path for path in inventory.listing(root) if path not in before]
+    owned = _owned_by_dpkg(root) if added else set()
+    removed = 0
+    for path in sorted(added, reverse=True):
+        file = root / path
+        if path in owned:
+            continue
+        if file.is_dir() and not file.is_symlink():
+            try:
+                file.rmdir()
+            except OSError:
+                continue  # it holds scratch that is not listed, or files that stay
+        else:
+            file.unlink(missing_ok=True)
+        removed += 1
+    return removed
+
+
+def _owned_by_dpkg(root: Path) -> set[str]:
+    """Paths in dpkg's file lists, relative to the root, by the names that merged /usr really has."""
+    owned: set[str] = set()
+    for listed in (root / "var/lib/dpkg/info").glob("*.list"):
+        for line in (read_text(listed) or "").splitlines():
+            path = line.strip("/")
+            owned.add(path)
+            if path.startswith(("bin/", "lib/", "lib64/", "sbin/")):
+                owned.add(f"usr/{path}")
+    return owned
+
+
+@contextlib.contextmanager
+def only_headers_of(root: Path, kver: str) -> Iterator[None]:
+    """No newer kernel's ``build`` is in sight for the body: an unmodified image takes the newest (CONTRACT.md, step 1)."""
+    try:
+        for other in kernels.with_headers(root):
+            if kernels.version_key(other) > kernels.version_key(kver):
+                folder = root / "lib/modules" / other
+                (folder / "build").rename(folder / _HIDDEN)
+        yield
+    finally:
+        show_headers(root)
+
+
+def show_headers(root: Path) -> None:
+    """Puts back what ``only_headers_of`` hid, also for a run that was killed."""
+    for hidden in (root / "lib/modules").glob(f"*/{_HIDDEN}"):
+        hidden.rename(hidden.with_name("build"))
