@@ -4,11 +4,15 @@ VENV := $(shell lab/setup.sh --venv)
 export PATH := $(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
+# The lab needs root: namespaces, mounts, file owners. sudo would choose a PATH of its own.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,ANSIBLE_CONFIG,PYTHONDONTWRITEBYTECODE,GPU_PREBAKE_CACHE,XDG_CACHE_HOME)
+LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 
-.PHONY: setup check lint types unit test
+.PHONY: setup check lint types unit test test-lab test-vm test-all demo clean
 setup:
 	@lab/setup.sh
 
+# Lint, types, unit: everyone runs this before each commit.
 check: setup lint types unit
 
 lint:
@@ -17,12 +21,38 @@ lint:
 	yamllint --strict .
 	ansible-lint -q
 	antsibull-changelog lint
-	git ls-files -z '*.sh' .ci/run | xargs -0 shellcheck
+	git ls-files -z '*.sh' .ci/run molecule/shared/inventory | xargs -0 shellcheck
+	packer fmt -check packer
+	packer validate -syntax-only packer/existing-machine.pkr.hcl
 
 types:
-	mypy plugins/module_utils/gpunode
+	mypy plugins/module_utils/gpunode lab
 
 unit:
-	pytest tests/unit
+	pytest tests/unit -n 2
 
-test: check
+# Bakes on a native node: what is refused, what fails, what is killed.
+test-lab: setup
+	$(LAB) lab session -- pytest tests/lab --durations=5
+
+# The core scenarios: real images, real kernels in VMs.
+test-vm: setup
+	$(LAB) lab.scenarios $(SCENARIO)
+
+test: check test-lab test-vm
+
+# Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals).
+PART ?= core nvidia
+test-all: $(addprefix test-part-,$(PART))
+
+test-part-core: test
+
+test-part-nvidia: setup
+	$(LAB) lab session -- pytest tests/nvidia --durations=5
+
+# Bakes with Packer, boots three nodes, shows what each did.
+demo: setup
+	@$(LAB) lab.demo
+
+clean:
+	$(LAB) lab clean

@@ -61,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", help="list the session's nodes")
     command.set_defaults(call=_list)
     command = commands.add_parser("inventory", help="print an Ansible inventory of nodes")
-    command.add_argument("names", nargs="+", metavar="NAME")
+    command.add_argument("names", nargs="*", metavar="NAME")
+    command.add_argument("--script", action="store_true", help="all nodes, as Ansible expects it of an inventory script")
     command.set_defaults(call=_inventory)
     _native_parser(commands)
     _vm_parser(commands)
@@ -158,7 +159,10 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _inventory(options: argparse.Namespace) -> int:
-    print(inventory.render({name: record.load(name).target for name in options.names}), end="")
+    if options.script:
+        print(inventory.render_script({state.name: state.target for state in record.all_records()}), end="")
+    else:
+        print(inventory.render({name: record.load(name).target for name in options.names}), end="")
     return 0
 
 

@@ -15,6 +15,12 @@ def render(targets: Mapping[str, ssh.Target]) -> str:
     return json.dumps({"all": {"hosts": hosts}}, indent=2) + "\n"
 
 
+def render_script(targets: Mapping[str, ssh.Target]) -> str:
+    """The same as an inventory script prints it for `--list`."""
+    hosts = {name: ssh.ansible_vars(target) for name, target in targets.items()}
+    return json.dumps({"all": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}, indent=2) + "\n"
+
+
 def write(path: Path, nodes: Iterable[tuple[str, ssh.Target]]) -> Path:
     """Write the inventory of `nodes` (name and ssh address) to `path`."""
     path.write_text(render(dict(nodes)))

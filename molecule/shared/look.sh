@@ -1,0 +1,24 @@
+# Runs on a node: prints what the driver left and does, a section each, for the verify playbooks. One round trip.
+look() { echo "@@ $1"; shift; "$@" 2>&1; }
+systemctl start containerd # waits for a start that is still under way
+look version cat /sys/module/nvidia/version
+look state cat /sys/module/nvidia/initstate /sys/module/nvidia_uvm/initstate
+look loaded sh -c 'grep -o "^nvidia[a-z_]*" /proc/modules'
+look bound sh -c 'ls /sys/bus/pci/drivers/nvidia | grep :'
+look proc_version cat /proc/driver/nvidia/version
+look smi nvidia-smi
+look nodes sh -c 'ls /dev/nvidia0 /dev/nvidiactl /dev/nvidia-uvm'
+look containerd_config containerd config dump
+look containerd_starts sh -c 'journalctl -b -u containerd --no-pager -o cat | grep -c "^Started containerd"'
+look record cat /var/lib/gpu-prebake/node-record.json
+look store_modes stat -c '%a %U' /var/lib/gpu-prebake /var/lib/gpu-prebake/node-record.json
+look kver uname -r
+look dkms dkms status nvidia
+look scratch ls -d /opt/gpu /opt/actions
+look mounts sh -c 'findmnt -rn -o TARGET,FSTYPE | grep -E "^/usr/lib|^/tmp/overlay"'
+look containers ctr -n k8s.io containers ls -q
+look libraries ls /usr/bin/lib64/lib64
+look marker cat /opt/azure/aks-gpu/dkms-marker
+look manifests find /var/lib/gpu-prebake/layers -name manifest.json
+look failed_units systemctl list-units --failed --plain --no-legend nvidia-cdi-refresh.service containerd.service
+echo "@@ end"

@@ -1,0 +1,91 @@
+"""A native node of the lab that is baked on, again and again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory as listing
+
+from lab import base, driverimage, host, inventory, paths, registry
+from lab.native import NativeNode
+
+
+@dataclass
+class Ran:
+    """One run of a playbook: exit status and what it printed."""
+
+    rc: int
+    out: str
+
+    @property
+    def message(self) -> str:
+        """The output as one line without Ansible's folding."""
+        return " ".join(self.out.split())
+
+
+@dataclass
+class Bakery:
+    """A native node that is baked on, again and again."""
+
+    node: NativeNode
+    folder: Path
+    series: str = "6.1"
+    images: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.node.root
+
+    @property
+    def kver(self) -> str:
+        return base.choose(base.kernels(base.root() / "boot"), self.series).kver
+
+    def reference(self, name: str) -> str:
+        """The reference of a driver image, which is then in the registry."""
+        if name not in self.images:
+            driver = driverimage.build(name)
+            registry.push(driver.layout, driver.reference)
+            self.images[name] = driver.reference
+        return self.images[name]
+
+    def argv(self, variables: dict[str, Any]) -> list[str]:
+        """The command line of a bake with a role's variables."""
+        hosts = inventory.write(self.folder / "inventory.json", [(self.node.state.name, self.node.target)])
+        extra = self.folder / f"vars-{len(list(self.folder.iterdir()))}.json"
+        all_of_it = {"nvidia_prebake_enabled": True, "nvidia_prebake_kernels": [self.kver], "nvidia_prebake_delay_s": 0}
+        extra.write_text(json.dumps({**all_of_it, **variables}))
+        return ["ansible-playbook", "-i", str(hosts), "-e", f"@{extra}", str(paths.TOP / "playbooks/prebake.yml")]
+
+    def bake(self, image: str = "standin", **variables: Any) -> Ran:
+        """Runs playbooks/prebake.yml with a driver image of the lab."""
+        full = {"nvidia_prebake_image": self.reference(image), **variables}
+        done = host.run(self.argv(full), timeout_s=600, check=False, env=ENVIRONMENT)
+        return Ran(done.rc, done.stdout + done.stderr)
+
+    def start(self, image: str, **variables: Any) -> subprocess.Popen[str]:
+        """The same in the background."""
+        argv = self.argv({"nvidia_prebake_image": self.reference(image), **variables})
+        env = host.environment(ENVIRONMENT)
+        return subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def ssh(self, command: str) -> str:
+        return self.node.ssh(command).stdout
+
+    def files(self) -> dict[str, tuple[int, ...]]:
+        """Everything where a driver could write, as the library lists it, and the store's own files."""
+        found = listing.listing(self.root)
+        store = self.root / "var/lib/gpu-prebake"
+        return found | {str(p): (p.stat().st_size,) for p in store.rglob("*") if p.is_file() and p.name != "release-notes.txt"}
+
+    def processes(self) -> str:
+        return self.ssh("ps -e -o comm= | grep -E 'cc1|make|dkms|install.sh' || true").strip()
+
+    def mounts(self) -> str:
+        return self.ssh("findmnt -rn -o TARGET | grep -E '^/usr/lib|^/tmp/overlay|^/opt' || true").strip()
+
+
+ENVIRONMENT = {"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
