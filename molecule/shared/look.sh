@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Runs on a node: prints what the driver left and does, a section each, for the verify playbooks. One round trip.
 look() { echo "@@ $1"; shift; "$@" 2>&1; }
 systemctl start containerd # waits for a start that is still under way

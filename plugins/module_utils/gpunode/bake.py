@@ -68,7 +68,6 @@ class Bake:
                     event.update(tries=tries, log=run.log)
                 with self.events.step("assert-and-record"):
                     layer = self._record(run, tries, before, digest, actions)
-        self.container.sweep()
         return layer, True
 
     # --- before the build -------------------------------------------------------------------------------------------
@@ -174,6 +173,7 @@ class Bake:
     # --- what it left -----------------------------------------------------------------------------------------------
 
     def _record(self, run: ContainerRun, tries: int, before: dict[str, tuple[int, ...]], digest: str, actions: tuple[str, ...]) -> Manifest:
+        self.container.sweep()
         found_marker = self._assert_marker()
         flavour = self._assert_modules()
         for key in _DKMS_KEYS:

@@ -1,0 +1,145 @@
+"""Killed at every step, the next run recovers: the process ends at its n-th effect, for every n, and the work is simply done again.
+
+An effect is a program that is started or has ended, and a file that is renamed, removed or made to last. The end is that of a
+SIGKILL: nothing of the process runs any more, no handler and no clean-up. What the node keeps is what is in its files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import Result
+
+from tests.unit.plugins import test_apply, test_bake
+from tests.unit.plugins.fakenode import FakeNode, bake_layer
+from tests.unit.plugins.support import KVER, NEWER
+
+KILLED, DONE = 9, 0
+MOST_EFFECTS = 400
+
+
+class DyingNode(FakeNode):
+    """A node on which the process ends at effect number ``last``."""
+
+    effects = 0
+    last = 0
+
+    def effect(self) -> None:
+        self.effects += 1
+        if self.effects == self.last:
+            os._exit(KILLED)
+
+    def run(self, *args: Any, **options: Any) -> Result:
+        self.effect()
+        result = super().run(*args, **options)
+        self.effect()
+        return result
+
+
+def dies_at(node: DyingNode, number: int, work: Callable[[FakeNode], object]) -> bool:
+    """Runs ``work`` in a process of its own that ends at effect ``number``; returns whether it got to its end before."""
+    child = os.fork()
+    if child == 0:
+        node.last = number
+        _count_effects(node)
+        work(node)
+        os._exit(DONE)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (KILLED, DONE)
+    return code == DONE
+
+
+def _count_effects(node: DyingNode) -> None:
+    for owner, name in ((Path, "unlink"), (Path, "rename"), (Path, "replace"), (Path, "rmdir"), (shutil, "rmtree"), (os, "fsync")):
+        original = getattr(owner, name)
+
+        def counted(*args: Any, original: Callable[..., Any] = original, **options: Any) -> Any:
+            node.effect()
+            return original(*args, **options)
+
+        setattr(owner, name, counted)
+
+
+def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object]) -> int:
+    """Kills ``work`` at every effect, runs it again, and compares the node with that of an uninterrupted run. Returns how many."""
+    clean = DyingNode(tmp_path / "clean")
+    prepare(clean)
+    work(clean)
+    wanted = state(clean)
+    for number in range(1, MOST_EFFECTS):
+        node = DyingNode(tmp_path / str(number))
+        prepare(node)
+        if dies_at(node, number, work):
+            return number - 1
+        work(node)
+        assert state(node) == wanted, f"killed at effect {number}"
+        shutil.rmtree(tmp_path / str(number))
+    raise AssertionError(f"more than {MOST_EFFECTS} effects")
+
+
+def state(node: FakeNode) -> dict[str, Any]:
+    """What a later run and an operator would find: the driver's files, modules in the kernel, records, scratch."""
+    found = record.read(node.root)
+    return {
+        "files": {p: t for p, t in node.driver_tree().items() if "node-record" not in p and "manifest.json" not in p and "report" not in p},
+        "loaded": (node.root / "proc/modules").read_text(),
+        "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
+        "journal": (node.root / bake.JOURNAL).exists(),
+        "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
+        "scratch": [p for p in ("opt/gpu", "opt/actions") if (node.root / p).exists()],
+    }
+
+
+def gpu(node: FakeNode) -> None:
+    node.add_gpu()
+
+
+def baked(node: FakeNode) -> None:
+    node.add_gpu()
+    bake_layer(node)
+
+
+def baked_with_another_version(node: FakeNode) -> None:
+    node.add_gpu()
+    bake_layer(node, version="550.90.07")
+    node.insert("nvidia", "550.90.07")
+
+
+def newer_kernel(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+
+
+def boots(node: FakeNode) -> object:
+    return test_apply.boot(node)
+
+
+def bakes(node: FakeNode) -> object:
+    node.scripts = [test_bake.builds()]
+    return test_bake.run(node, kernels=KVER)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "work", "at_least"),
+    [
+        pytest.param(baked, boots, 40, id="fast path"),
+        pytest.param(gpu, boots, 40, id="full install"),
+        pytest.param(baked_with_another_version, boots, 60, id="another version out, a full install"),
+        pytest.param(newer_kernel, bakes, 40, id="bake"),
+    ],
+)
+def test_killed_at_every_effect_the_next_run_recovers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[FakeNode], object],
+    work: Callable[[FakeNode], object],
+    at_least: int,
+) -> None:
+    monkeypatch.setattr(bake, "LOCK", tmp_path / "lock")
+    assert every_kill(tmp_path, prepare, work) >= at_least
