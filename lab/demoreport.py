@@ -44,26 +44,23 @@ def _facts(nodes: list[dict[str, Any]]) -> Table:
 
 def _times(nodes: list[dict[str, Any]]) -> Table:
     table = _table("Where the time went, seconds (N native, E emulated; shorter than 0.05 s left out)", nodes)
-    names = [step["name"] for node in nodes for step in node["steps"]]
-    for name in sorted(set(names), key=_order(nodes)):
+    for name in merged([[step["name"] for step in node["steps"]] for node in nodes]):
         found = [next((s for s in node["steps"] if s["name"] == name), None) for node in nodes]
         if any(step and step["seconds"] >= _SHORTEST_S for step in found):
             table.add_row(name, *(f"{s['seconds']:8.2f} {s['kind'][0].upper()}" if s else "" for s in found))
     return table
 
 
-def _order(nodes: list[dict[str, Any]]) -> Any:
-    """Steps in the order in which they came, image build first, a container's steps below it."""
-    place: dict[str, tuple[int, int]] = {}
-    for node in nodes:
-        anchor = 0
-        for number, step in enumerate(node["steps"]):
-            name = step["name"]
-            group = 0 if name.startswith("image build") else 1
-            place.setdefault(name, (group, max(number - anchor, 0)))
-            if group == 0:
-                anchor = number + 1
-    return lambda name: place[name]
+def merged(sequences: list[list[str]]) -> list[str]:
+    """All names once, each after those that came before it in its own sequence."""
+    names: list[str] = []
+    for sequence in sequences:
+        place = 0
+        for name in sequence:
+            if name not in names:
+                names.insert(place, name)
+            place = names.index(name) + 1
+    return names
 
 
 def conclusions(nodes: list[dict[str, Any]]) -> list[str]:
