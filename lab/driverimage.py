@@ -145,7 +145,7 @@ def _build(out: Path, recipe: Recipe, version: str, lower: list[Path]) -> None:
     with step(f"driver image {recipe.name} {version}"):
         top = out / "top"
         top.mkdir()
-        driverparts.build_top(top, version, config_sh(recipe, version))
+        driverparts.build_top(top, version, config_sh(recipe, version), "build-only" not in recipe.known_actions)
         name = reference(recipe, version)
         tag = name.rpartition(":")[2]
         written = ocilayout.write_layout(out / "layout", tag, [*lower, top], labels(recipe, version))

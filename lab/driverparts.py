@@ -138,13 +138,17 @@ def nvidia_version(nvidia: Path) -> str:
     return found.pop()
 
 
-def build_top(out: Path, version: str, config: str) -> None:
-    """Write the top layer: entrypoint, install.sh, what install.sh takes from /opt/gpu, and the packages."""
+def build_top(out: Path, version: str, config: str, is_older: bool) -> None:
+    """Write the top layer: entrypoint (without the newer actions if `is_older`), install.sh, what it takes from /opt/gpu, packages."""
     with _scratch(out) as scratch:
         tree = scratch / "tree"
         gpu = tree / GPU
         for name, target in (("entrypoint.sh", tree), ("install.sh", tree / "opt/actions")):
             _copy(IMAGES / "common" / name, target / name)
+        if is_older:
+            entrypoint = tree / "entrypoint.sh"
+            lines = entrypoint.read_text().splitlines(keepends=True)
+            entrypoint.write_text("".join(line for line in lines if not line.endswith("# not in older images\n")))
         for path in sorted((IMAGES / "common").iterdir()):
             if not path.name.endswith(".sh"):
                 _copy(path, gpu / path.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,16 @@ class Bakery:
         found = listing.listing(self.root)
         store = self.root / "var/lib/gpu-prebake"
         return found | {str(p): (p.stat().st_size,) for p in store.rglob("*") if p.is_file() and p.name != "release-notes.txt"}
+
+    def restore(self, before: dict[str, tuple[int, ...]]) -> None:
+        """Removes what came since ``before``, for the next test."""
+        shutil.rmtree(self.root / "var/lib/gpu-prebake", ignore_errors=True)
+        for path in sorted(listing.listing(self.root).keys() - before.keys(), reverse=True):
+            file = self.root / path
+            if file.is_dir() and not file.is_symlink():
+                file.rmdir()
+            else:
+                file.unlink()
 
     def processes(self) -> str:
         return self.ssh("ps -e -o comm= | grep -E 'cc1|make|dkms|install.sh' || true").strip()

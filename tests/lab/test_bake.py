@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+from lab import driverimage
 from tests.lab.bakery import Bakery
 
 
@@ -12,11 +13,11 @@ def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery:
     before = bakery.files()
     first = bakery.start("standin-build-hangs", nvidia_prebake_tries=1)
     end = time.monotonic() + 60
-    while "hang" not in bakery.ssh("cat /var/log/gpu-prebake/gpuprebuild-1.log 2>/dev/null | tr A-Z a-z || true"):
+    while "make" not in bakery.processes():
         assert time.monotonic() < end
         time.sleep(0.3)
     bakery.ssh("pkill -9 -f prebake_layer")
-    first.communicate(timeout=120)
+    first.kill()
     assert bakery.processes() != "", "the container outlives the killed module: that is what must be cleaned up"
     try:
         assert bakery.bake().rc == 0
@@ -38,7 +39,7 @@ def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery:
         assert layers == [f"cuda-550.90.07-open-{bakery.kver}"]
         assert "580.126.09" not in "".join(p for p in bakery.files() if p not in before)
     finally:
-        bakery.ssh("rm -rf /var/lib/gpu-prebake /var/lib/dkms/nvidia")
+        bakery.restore(before)
 
 
 def test_opting_in_is_by_exact_token(unchanged: Bakery) -> None:
@@ -48,3 +49,26 @@ def test_opting_in_is_by_exact_token(unchanged: Bakery) -> None:
         assert "Nothing is baked" in ran.message
     ran = unchanged.bake(nvidia_prebake_enabled=False, nvidia_prebake_feature_flags="A,NVIDIA_CUDA_PREBAKE B", nvidia_prebake_image="x")
     assert "is not a full image reference" in ran.message
+
+
+def test_an_image_by_digest_and_one_pulled_by_another_name(bakery: Bakery) -> None:
+    tagged = bakery.reference("standin")
+    digest = driverimage.build("standin").digest
+    repository, _, tag = tagged.rpartition(":")
+    pinned = f"{tagged}@{digest}"
+    canonical = f"mcr.example.com/aks/aks-gpu-cuda:{tag}"
+    before = bakery.files()
+    try:
+        first = bakery.bake(nvidia_prebake_image=pinned)
+        assert first.rc == 0, first.out
+        assert pinned in bakery.ssh("ctr -n k8s.io images ls -q").split()
+        nameless = bakery.bake(
+            nvidia_prebake_image=f"{repository}@{digest}", nvidia_prebake_driver_kind="cuda", nvidia_prebake_driver_version="580.126.09"
+        )
+        assert (nameless.rc, "changed=1" in nameless.out) == (0, True), "pulled under its name, and the same layer is there already"
+        other = bakery.bake(nvidia_prebake_image=canonical, nvidia_prebake_pull_image=tagged)
+        assert other.rc == 0, other.out
+        assert canonical in bakery.ssh("ctr -n k8s.io images ls -q").split()
+        assert "io.cri-containerd.pinned=pinned" in bakery.ssh(f"ctr -n k8s.io images ls name=={canonical}")
+    finally:
+        bakery.restore(before)

@@ -7,21 +7,20 @@ set -euo pipefail
 step() { echo "T $(date +%s.%N) $*"; }
 
 action=${1:-}
-[ -n "$action" ] || { echo "entrypoint.sh: no action given; one of: copy install build-only install-skip-build" >&2; exit 1; }
-
-# Which actions this image knows is a build argument: older images know the first two only.
-# shellcheck source=/dev/null
-known=$(. /opt/gpu/config.sh && echo "$KNOWN_ACTIONS")
+[ -n "$action" ] || { echo "entrypoint.sh: no action given" >&2; exit 1; }
 step entry
 
+# The build leaves out the lines so marked for an image that is older than prebaking.
 environment=()
-if [[ " $known " == *" $action "* ]]; then
+known=false
+case $action in
+  copy | install) known=true ;;
+  build-only) known=true environment=(AKSGPU_BUILD_ONLY=1) ;; # not in older images
+  install-skip-build) known=true environment=(AKSGPU_SKIP_KERNEL_BUILD=1) ;; # not in older images
+esac
+if $known; then
   cp -a /opt/gpu/. /mnt/gpu/
   step copied
-  case $action in
-    build-only) environment=(AKSGPU_BUILD_ONLY=1) ;;
-    install-skip-build) environment=(AKSGPU_SKIP_KERNEL_BUILD=1) ;;
-  esac
 fi
 
 # A word that the image does not know is not refused here: install.sh fails for want of config.sh, as upstream's does.

@@ -21,11 +21,10 @@ from .deadline import Deadline
 from .errors import BuildError, CommandError, GpuNodeError, ImageError
 from .events import Events
 from .manifest import STORE, Identity, Manifest
-from .preflight import BakeRequest
+from .preflight import JOURNAL, BakeRequest
 from .runner import Runner
 
 CONTAINER = "gpuprebuild"
-JOURNAL = f"{STORE}/bake-under-way.json"
 REPORT = f"{STORE}/bake-report.json"
 # DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
 _DKMS_KEYS = ("var/lib/dkms/mok.key", "var/lib/dkms/mok.pub")

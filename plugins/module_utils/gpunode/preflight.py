@@ -14,6 +14,8 @@ from .errors import InputError, PreflightError
 from .imageref import DriverWanted
 from .runner import Runner
 
+# Names what was there before a bake that is under way, or was interrupted: see bake.py.
+JOURNAL = f"{manifest.STORE}/bake-under-way.json"
 FLAVOURS = ("any", "open", "proprietary")
 # A full driver: image 0.5 GB unpacked and 0.25 GB packed, its copy in /opt/gpu 0.3 GB, build folder up to 0.8 GB, result 0.3 GB.
 MIN_FREE_MB = 3072
@@ -86,7 +88,8 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
     host.require_root()
     arch = host.require_supported(root, os.uname().machine)
     kver = kernels.target(root, request.kernels)
-    _refuse_foreign(root, arch)
+    if not (root / JOURNAL).exists():  # else what is here is an interrupted bake's, which the next one takes back before it looks again
+        _refuse_foreign(root, arch)
     require_space(root, request.min_free_mb)
     if not containerd.is_ready():
         raise PreflightError(

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inventory, manifest, takeback
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inventory, manifest, preflight, takeback
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.preflight import BakeRequest, request_from
@@ -368,3 +369,11 @@ def test_a_layer_of_ours_is_never_foreign(node: FakeNode) -> None:
     bake_layer(node)
     _, baked_now, _ = run(node)
     assert not baked_now
+
+
+def test_what_an_interrupted_bake_left_is_not_taken_for_a_foreign_driver(node: FakeNode) -> None:
+    before = sorted(inventory.listing(node.root))
+    node.put(bake.JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
+    node.build()
+    found = preflight.check(node.root, node, Containerd(node, ""), request())
+    assert found.kver == KVER
