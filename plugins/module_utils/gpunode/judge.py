@@ -6,19 +6,31 @@ import enum
 import re
 from dataclasses import dataclass
 
+# nvidia-smi's exit statuses that mean broken hardware, from its manual; 6 (no device) and 18 (mismatch) have sentences of their own.
+HARDWARE_STATUSES = {
+    8: "external power is not attached to a GPU",
+    10: "the kernel has trouble with a GPU's interrupts, or the GPU is lost",
+    14: "the infoROM is corrupted",
+    15: "a GPU has fallen off the bus",
+}
+# Xids of the hardware or its firmware, from NVIDIA's list of Xid errors: memory, NVLink, bus, GSP. Those that a program's own faults
+# set off (13, 31, 43, 45) say nothing about the GPU.
+_XIDS = "48|62|63|64|74|79|92|94|95|119|120|140|143"
 # NVIDIA's kernel log: hardware or firmware that no compile can mend. "RmInitAdapter failed" is the GPU not starting.
 _HARDWARE = re.compile(
-    r"^.*(?:NVRM: Xid|RmInitAdapter failed|infoROM is corrupted|has fallen off the bus|None of the NVIDIA devices were initialized"
-    r"|is not supported by|The NVIDIA probe routine failed).*$",
+    rf"^.*NVRM:.*(?:\bXid \([^)]*\): (?:{_XIDS})\b|RmInitAdapter failed|infoROM is corrupted|has fallen off the bus"
+    r"|None of the NVIDIA devices were initialized|is not supported by|The NVIDIA probe routine failed).*$",
     re.M | re.I,
 )
+# Proprietary modules on a GPU that only the open ones serve (Blackwell and later): "RmInitAdapter failed" follows, and the GPU is well.
+_OPEN_ONLY = re.compile(r"NVRM:.*requires use of the NVIDIA open kernel modules", re.I)
 # modprobe's and the kernel's words for a module that is wrong by itself.
 _MODULE = re.compile(
     r"Exec format error|Invalid module format|Unknown symbol|disagrees about version of symbol|Key was rejected|Required key not available"
     r"|not found in directory|module verification failed.*refus|bad vermagic",
     re.I,
 )
-_NO_GPU = re.compile(r"No NVIDIA GPU found", re.I)
+_NO_GPU = re.compile(r"NVRM:.*No NVIDIA GPU found", re.I)
 
 
 class Verdict(str, enum.Enum):
@@ -48,11 +60,16 @@ class Evidence:
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
     """The verdict and the reason in words."""
     if evidence.resident_version == evidence.wanted_version and not evidence.device_waived:
+        if _OPEN_ONLY.search(evidence.kernel_log):
+            return _open_only()
         hardware = _HARDWARE.search(evidence.kernel_log)
         if hardware:
             return Verdict.HARDWARE, f"the driver is loaded, the hardware is not well: {hardware[0].strip()}"
         if evidence.smi_rc == 6:
             return Verdict.HARDWARE, "the driver is loaded, and nvidia-smi finds no device (exit status 6)"
+        if evidence.smi_rc in HARDWARE_STATUSES:
+            meaning = HARDWARE_STATUSES[evidence.smi_rc]
+            return Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi says that {meaning} (exit status {evidence.smi_rc})"
     if evidence.resident_version and evidence.resident_version != evidence.wanted_version:
         return (
             Verdict.DRIVER_BAD,
@@ -75,7 +92,16 @@ def _not_loaded(evidence: Evidence) -> tuple[Verdict, str]:
     module = _MODULE.search(evidence.modprobe_says) or _MODULE.search("\n".join(log.splitlines()[-20:]))
     if module:
         return Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module[0]}"
+    if _OPEN_ONLY.search(log):
+        return _open_only()
     hardware = _HARDWARE.search(log) or _NO_GPU.search(log)
     if hardware:
         return Verdict.HARDWARE, f"the module refused the hardware: {hardware[0].strip()}"
     return Verdict.UNKNOWN, f"the module is not loaded ({evidence.modprobe_says.strip() or 'modprobe says nothing'})"
+
+
+def _open_only() -> tuple[Verdict, str]:
+    return (
+        Verdict.DRIVER_BAD,
+        "the modules are proprietary, and this GPU requires use of the NVIDIA open kernel modules",
+    )

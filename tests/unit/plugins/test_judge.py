@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.judge import Evidence, Verdict, judge
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.judge import HARDWARE_STATUSES, Evidence, Verdict, judge
 
 GOOD = Evidence("580.1", "580.1", "", (), 0, "")
 GONE = replace(GOOD, resident_version="", smi_rc=None)
 XID = "[  9.1] NVRM: Xid (PCI:0000:01:00): 79, pid='<unknown>', GPU has fallen off the bus.\n"
+OPEN_ONLY = (
+    "[  5.5] NVRM: The NVIDIA GPU 0000:02:00.0 (PCI ID: 10de:2c58)\n"
+    "               NVRM: installed in this system requires use of the NVIDIA open kernel modules.\n"
+    "[  5.6] NVRM: GPU 0000:02:00.0: RmInitAdapter failed! (0x22:0x56:884)\n"
+)
 INFOROM = "NVRM: GPU 0000:01:00.0: infoROM is corrupted\n"
 GOOD_, HARDWARE, BAD, UNKNOWN = Verdict.DRIVER_GOOD, Verdict.HARDWARE, Verdict.DRIVER_BAD, Verdict.UNKNOWN
 
@@ -58,3 +63,51 @@ def test_verdict(evidence: Evidence, verdict: Verdict) -> None:
     found, reason = judge(evidence)
     assert found is verdict
     assert reason
+
+
+def xid(number: int) -> str:
+    return f"[  9.1] NVRM: Xid (PCI:0000:01:00): {number}, pid=1234, name=python3, Ch 00000008\n"
+
+
+@pytest.mark.parametrize("number", [48, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140, 143])
+def test_an_xid_of_the_hardware(number: int) -> None:
+    assert judge(replace(GOOD, kernel_log=xid(number)))[0] is HARDWARE
+    assert judge(replace(GONE, kernel_log=xid(number)))[0] is HARDWARE
+
+
+@pytest.mark.parametrize("number", [4, 7, 13, 31, 43, 45, 480, 794])
+def test_an_xid_of_an_application_says_nothing_about_the_hardware(number: int) -> None:
+    assert judge(replace(GOOD, kernel_log=xid(number)))[0] is GOOD_
+    assert judge(replace(GONE, kernel_log=xid(number)))[0] is UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "amdgpu: RmInitAdapter failed",
+        "usb 1-1: has fallen off the bus",
+        "ACPI: _OSC is not supported by firmware",
+        "snd_hda: infoROM is corrupted",
+        "EDAC: None of the NVIDIA devices were initialized",
+        "other: No NVIDIA GPU found",
+        "NVRM: loading NVIDIA UNIX x86_64 Kernel Module\ncpufreq: is not supported by this CPU",
+    ],
+)
+def test_other_drivers_lines_are_no_evidence(line: str) -> None:
+    assert judge(replace(GOOD, kernel_log=line + "\n"))[0] is GOOD_
+    assert judge(replace(GONE, kernel_log=line + "\n"))[0] is UNKNOWN
+
+
+@pytest.mark.parametrize("status", [8, 10, 14, 15])
+def test_an_exit_status_of_nvidia_smi_that_means_hardware(status: int) -> None:
+    found, reason = judge(replace(GOOD, smi_rc=status))
+    assert found is HARDWARE
+    assert HARDWARE_STATUSES[status] in reason
+    assert judge(replace(GOOD, smi_rc=status, device_waived=True))[0] is GOOD_
+
+
+def test_proprietary_modules_on_a_gpu_that_needs_the_open_ones() -> None:
+    found, reason = judge(replace(GOOD, kernel_log=OPEN_ONLY, smi_rc=6))
+    assert found is BAD
+    assert "open kernel modules" in reason
+    assert judge(replace(GONE, modprobe_says="No such device", kernel_log=OPEN_ONLY))[0] is BAD
