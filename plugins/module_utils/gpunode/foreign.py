@@ -11,18 +11,27 @@ from .files import read_text
 from .host import TRIPLETS
 from .kmod import is_driver_file
 
-# Packages that are a driver. The container toolkit, fabric manager and persistenced come with the contract and are none.
+# Packages that are a driver. The container toolkit, fabric manager and persistenced come with the contract and are none; neither are
+# NVSwitch's libraries, which DCGM needs on HGX, nor those of EGL's platforms, which serve any driver.
 _DRIVER_PACKAGE = re.compile(
     r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
-    r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
+    r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container|nscq|nsdm|nvsdm|egl-)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
 )
 # The GPU operator's driver container and validator leave these (gpu-operator, validator/main.go and driver container).
-_OPERATOR = ("run/nvidia/driver/usr", "run/nvidia/validations/driver-ready", "run/nvidia/validations/.driver-ctr-ready")
+_VALIDATED = "run/nvidia/validations/driver-ready"
+_OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.driver-ctr-ready")
+# The validator writes this line when it found the host's own driver: then that is no sign of another owner.
+_HOST_DRIVER = re.compile(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
+# A main library with the driver's version in its name; the loader's links (.so, .so.1) have none. userspace.py imports this module.
+_MAIN_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
 
 
 def operator_signs(root: Path) -> tuple[str, ...]:
     """Files by which a GPU operator says that it owns the driver."""
-    return tuple(f"/{path}" for path in _OPERATOR if (root / path).exists())
+    found = [path for path in _OPERATOR if (root / path).exists()]
+    if _VALIDATED in found and _HOST_DRIVER.search(read_text(root / _VALIDATED) or ""):
+        found.remove(_VALIDATED)
+    return tuple(f"/{path}" for path in found)
 
 
 def driver_packages(root: Path) -> tuple[str, ...]:
@@ -59,6 +68,11 @@ def relative(root: Path, path: Path) -> str:
     return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
 
 
+def _is_strange(path: str, own_versions: Collection[str]) -> bool:
+    match = _MAIN_LIBRARY.fullmatch(path.rpartition("/")[2])
+    return bool(match and match["version"] not in own_versions)
+
+
 def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
     """What of a foreign driver is here, each in words; ``own_versions`` and ``own_files`` are what our layers and records account for."""
     found = [f"package {name}" for name in driver_packages(root)]
@@ -66,8 +80,10 @@ def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Colle
         versions = {e.version for e in dkms.entries(root, name)}
         strange = sorted(versions - set(own_versions)) if name == dkms.MODULE else sorted(versions)
         found += [f"DKMS tree /{dkms.TREE}/{name}/{version}" for version in strange]
-    if not own_versions:
-        # With a driver of ours here, a container's fallback build or DKMS's kernel hook may have added files of the same driver.
+    if own_versions:
+        # A container's fallback build or DKMS's kernel hook may have added files of the same driver.
+        found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files and _is_strange(path, own_versions)]
+    else:
         found += [f"module /{path}" for path in module_files(root) if path not in own_files]
         found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files]
     return tuple(found)

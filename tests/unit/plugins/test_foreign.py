@@ -21,6 +21,7 @@ def package(node: FakeNode, name: str, status: str = "install ok installed") -> 
         "nvidia-dkms-580-open",
         "libcuda1",
         "libnvidia-ml1",
+        "libnvidia-eglcore",
         "linux-modules-nvidia-580-6.8.0-31-generic",
     ],
 )
@@ -31,7 +32,19 @@ def test_a_distributions_driver_is_foreign(node: FakeNode, name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["nvidia-container-toolkit", "libnvidia-container1", "libnvidia-container-tools", "nvidia-fabricmanager-580", "nvidia-persistenced"],
+    [
+        "nvidia-container-toolkit",
+        "libnvidia-container1",
+        "libnvidia-container-tools",
+        "nvidia-fabricmanager-580",
+        "nvidia-persistenced",
+        "libnvidia-nscq-580",
+        "libnvidia-nsdm-580",
+        "libnvidia-nvsdm-580",
+        "libnvsdm-580",
+        "libnvidia-egl-wayland1",
+        "libnvidia-egl-gbm1",
+    ],
 )
 def test_what_comes_with_the_contract_is_none(node: FakeNode, name: str) -> None:
     package(node, name)
@@ -86,3 +99,36 @@ def test_an_operator_leaves_signs(node: FakeNode, path: str) -> None:
     assert foreign.operator_signs(node.root) == ()
     node.put(path)
     assert len(foreign.operator_signs(node.root)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "signs"),
+    [
+        pytest.param("IS_HOST_DRIVER=true\nNVIDIA_DRIVER_ROOT=/\nDRIVER_ROOT_CTR_PATH=/host\n", 0, id="the host's driver"),
+        pytest.param("IS_HOST_DRIVER=false\nNVIDIA_DRIVER_ROOT=/run/nvidia/driver\n", 1, id="the operator's driver"),
+        pytest.param("", 1, id="an older validator"),
+    ],
+)
+def test_a_validator_that_found_our_driver_owns_none(node: FakeNode, text: str, signs: int) -> None:
+    node.put("run/nvidia/validations/driver-ready", text)
+    assert len(foreign.operator_signs(node.root)) == signs
+
+
+def test_the_operators_driver_container_counts_whatever_the_validator_says(node: FakeNode) -> None:
+    node.put("run/nvidia/validations/driver-ready", "IS_HOST_DRIVER=true\n")
+    node.put("run/nvidia/validations/.driver-ctr-ready")
+    assert foreign.operator_signs(node.root) == ("/run/nvidia/validations/.driver-ctr-ready",)
+
+
+@pytest.mark.parametrize("name", ["libcuda.so.535.104.05", "libnvidia-ml.so.535.1"])
+def test_a_library_of_a_strange_version_beside_ours_is_foreign(node: FakeNode, name: str) -> None:
+    bake_layer(node)
+    node.put(f"{LOADER}/{name}")
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == (f"library /{LOADER}/{name}",)
+    assert foreign.signs(node.root, "x86_64", {VERSION}, {f"{LOADER}/{name}"}) == ()
+
+
+@pytest.mark.parametrize("name", ["libcuda.so", "libcuda.so.1", f"libcuda.so.{VERSION}"])
+def test_a_library_of_our_version_or_of_none_is_not_foreign_beside_ours(node: FakeNode, name: str) -> None:
+    node.put(f"{LOADER}/{name}")
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == ()
