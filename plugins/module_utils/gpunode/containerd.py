@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .deadline import Deadline
-from .errors import CommandError, ImageError
+from .errors import CommandError, ImageError, InputError
 from .files import read_text
 from .imageref import DriverWanted
 from .runner import LineSink, Runner
@@ -22,7 +22,12 @@ _OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _ASK_S = 30.0
 PULL_S = 120.0
 # What no further try can mend: the registry has answered, and its answer is no.
-_FINAL = re.compile(r"not found|unauthorized|forbidden|denied|invalid reference|no match for platform|no space left", re.IGNORECASE)
+_FINAL = re.compile(r"unauthorized|forbidden|denied|invalid reference|no match for platform", re.IGNORECASE)
+# "not found" may also be a blob that went between two steps, or a name server's word: only in a registry's answer is it a no.
+_NOT_FOUND = re.compile(r"\b404\b.*not found|failed to resolve reference.*not found", re.IGNORECASE)
+_NO_ANSWER = re.compile(r"no such host|server misbehaving|failed to do request", re.IGNORECASE)
+_NO_SPACE = re.compile(r"no space left", re.IGNORECASE)
+_STORE = "/var/lib/containerd"
 
 
 class Containerd:
@@ -135,7 +140,9 @@ def imports_dropins(root: Path) -> bool:
 
 def is_final(error: CommandError) -> bool:
     """Whether a failed pull would fail again: the registry said no (B12)."""
-    return bool(_FINAL.search(error.output))
+    if _FINAL.search(error.output):
+        return True
+    return any(_NOT_FOUND.search(line) and not _NO_ANSWER.search(line) for line in error.output.splitlines())
 
 
 def ensure_image(
@@ -149,8 +156,10 @@ def ensure_image(
 ) -> bool:
     """Sees that the driver image is here under its canonical name; pulls only if not. Returns whether anything was done.
 
-    Raises ImageError, which names the reference and what the registry said.
+    Raises ImageError, which names the reference and what the registry said; InputError for less than one try.
     """
+    if tries < 1:
+        raise InputError(f"tries: {tries}: an image is pulled in at least one try, give 1 or more")
     name = wanted.image.text
     if containerd.target_digest(name):
         return False
@@ -178,6 +187,12 @@ def _pull(
             return
         except CommandError as error:
             reason = (error.output.strip().splitlines() or [str(error)])[-1]
+            if _NO_SPACE.search(error.output):
+                raise ImageError(
+                    f"driver image {source} cannot be pulled, a filesystem is full: {reason}. "
+                    f"Make room where containerd keeps its images ({_STORE}, unless its configuration sets another root)",
+                    code="no_space",
+                ) from error
             if is_final(error):
                 raise ImageError(
                     f"driver image {source} cannot be pulled: {reason}. The registry answered, so it was not tried again: "

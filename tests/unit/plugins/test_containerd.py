@@ -8,7 +8,7 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import containerd, imageref
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd, ensure_image
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DeadlineError, ImageError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DeadlineError, ImageError, InputError
 
 from tests.unit.plugins.fakenode import FakeNode, Reply
 from tests.unit.plugins.support import CONFIG_DIGEST, IMAGE, digest
@@ -94,7 +94,14 @@ def test_three_tries_are_all(node: FakeNode) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [f"{IMAGE}: not found", "401 Unauthorized", "403 Forbidden", "pull access denied", "no match for platform in manifest"],
+    [
+        f'failed to resolve reference "{IMAGE}": {IMAGE}: not found',
+        "unexpected status from HEAD request to https://registry.lab:5000/v2/x/manifests/1: 404 Not Found",
+        "401 Unauthorized",
+        "403 Forbidden",
+        "pull access denied, repository does not exist or may require authorization",
+        "no match for platform in manifest: not found",
+    ],
 )
 def test_a_registry_that_says_no_is_asked_once(node: FakeNode, answer: str) -> None:
     node.images.clear()
@@ -102,6 +109,37 @@ def test_a_registry_that_says_no_is_asked_once(node: FakeNode, answer: str) -> N
     with pytest.raises(ImageError, match="was not tried again") as caught:
         ensure(node)
     assert (caught.value.code, len(pulls(node))) == ("image_refused", 1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f'failed to resolve reference "{IMAGE}": failed to do request: Head "https://x": dial tcp: lookup x on 10.0.0.2:53: no such host',
+        f'failed to resolve reference "{IMAGE}": failed to do request: Head "https://x": dial tcp: lookup x: not found: server misbehaving',
+        "content digest sha256:0123: not found",
+    ],
+)
+def test_what_is_not_the_registrys_no_is_tried_again(node: FakeNode, answer: str) -> None:
+    node.images.clear()
+    node.pulls = [Reply(1, err=f"ctr: {answer}\n")] * 2
+    assert ensure(node)
+    assert len(pulls(node)) == 3
+
+
+def test_a_full_filesystem_is_no_matter_of_the_reference(node: FakeNode) -> None:
+    node.images.clear()
+    node.pulls = [Reply(1, err="ctr: write /var/lib/containerd/x/ingest/1/data: no space left on device\n")] * 3
+    with pytest.raises(ImageError, match=r"filesystem is full.*\(/var/lib/containerd") as caught:
+        ensure(node)
+    assert (caught.value.code, len(pulls(node))) == ("no_space", 1)
+    assert "reference" not in str(caught.value)
+
+
+@pytest.mark.parametrize("tries", [0, -1])
+def test_less_than_one_try_is_a_mistake(node: FakeNode, tries: int) -> None:
+    node.images.clear()
+    with pytest.raises(InputError, match=f"tries: {tries}"):
+        ensure_image(Containerd(node, ""), imageref.wanted(IMAGE, None), Deadline(600, node.clock, node.clock.sleep), tries=tries)
 
 
 def test_a_pull_is_cut_to_the_deadline(node: FakeNode) -> None:
