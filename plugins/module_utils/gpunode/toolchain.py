@@ -15,14 +15,23 @@ PACKAGES = ("dkms", "gcc", "initramfs-tools", "kmod", "libc6-dev", "lsof", "make
 _PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs")
 _HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
 _LIMIT_S = 30
+# Ubuntu: "x86_64-linux-gnu-gcc-12 (Ubuntu …) 12.3.0". A plain "gcc (Debian …) 12.2.0" names no program that must be there.
+_CONFIG_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="(?:[\w-]+-)?(gcc-\d+)[ "]', re.MULTILINE)
 
 
-def missing_packages(runner: Runner, kver: str) -> tuple[str, ...]:
-    """Packages that are needed to compile for ``kver`` and not installed, for apt."""
+def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple[str, ...]:
+    """Packages that are needed to compile for ``kver`` and not installed, for apt.
+
+    The kernel's own compiler is among them when the headers, which name it, are there already and it is missing.
+    """
     wanted = (*PACKAGES, kernels.headers_package(kver))
     shown = runner.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted], ok=None, timeout_s=_LIMIT_S)
     there = {line.split()[0] for line in shown.stdout.splitlines() if line.endswith(" installed")}
-    return tuple(name for name in wanted if name not in there)
+    missing = [name for name in wanted if name not in there]
+    compiler = kernel_compiler(root / "lib/modules" / kver / "build")
+    if compiler and not _exists(runner, compiler):
+        missing.append(compiler)
+    return tuple(missing)
 
 
 def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
@@ -60,8 +69,12 @@ def require(runner: Runner, root: Path, kver: str) -> None:
 
 
 def kernel_compiler(build: Path) -> str | None:
-    """The compiler's name in Debian's ``.kernelvariables`` (``gcc-12``); None where the headers do not name one."""
+    """The compiler's name (``gcc-12``), which is its package's too; None where the headers do not name one with a version.
+
+    From Debian's ``.kernelvariables``, else from what the compiler called itself when the kernel was configured, in ``.config``.
+    """
     match = re.search(r"\bCC\s*:?=.*?(gcc-\d+)", read_text(build / ".kernelvariables") or "")
+    match = match or _CONFIG_CC.search(read_text(build / ".config") or "")
     return match[1] if match else None
 
 

@@ -50,6 +50,38 @@ def test_the_kernels_own_compiler_is_needed(node: FakeNode) -> None:
     assert "gcc-12, with which kernel" in toolchain.problems(node, node.root, KVER)[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "compiler"),
+    [
+        ("x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0-1ubuntu1~22.04) 12.3.0", "gcc-12"),
+        ("aarch64-linux-gnu-gcc-13 (Ubuntu 13.3.0-6ubuntu2~24.04) 13.3.0", "gcc-13"),
+        ("gcc-12 (Debian 12.2.0-14) 12.2.0", "gcc-12"),
+        ("gcc (Debian 12.2.0-14) 12.2.0", None),
+        ("x86_64-linux-gnu-gcc (Ubuntu 12.3.0) 12.3.0", None),
+        ("Debian clang version 14.0.6", None),
+    ],
+)
+def test_the_kernels_configuration_names_its_compiler(node: FakeNode, text: str, compiler: str | None) -> None:
+    node.put(f"{HEADERS}/.config", f'CONFIG_CC_IS_GCC=y\nCONFIG_CC_VERSION_TEXT="{text}"\nCONFIG_GCC_VERSION=120300\n')
+    assert toolchain.kernel_compiler(node.root / HEADERS) == compiler
+    if compiler:
+        node.missing_programs.add(compiler)
+        assert f"{compiler}, with which kernel" in toolchain.problems(node, node.root, KVER)[0]
+
+
+def test_kernelvariables_come_before_the_configuration(node: FakeNode) -> None:
+    node.put(f"{HEADERS}/.kernelvariables", "override CC = $(CROSS_COMPILE)gcc-12\n")
+    node.put(f"{HEADERS}/.config", 'CONFIG_CC_VERSION_TEXT="gcc-11 (Debian) 11.1.0"\n')
+    assert toolchain.kernel_compiler(node.root / HEADERS) == "gcc-12"
+
+
+def test_the_kernels_compiler_is_installed_when_the_headers_name_it(node: FakeNode) -> None:
+    node.put(f"{HEADERS}/.config", 'CONFIG_CC_VERSION_TEXT="x86_64-linux-gnu-gcc-12 (Ubuntu) 12.3.0"\n')
+    assert toolchain.missing_packages(node, KVER, node.root) == ()
+    node.missing_programs.add("gcc-12")
+    assert toolchain.missing_packages(node, KVER, node.root) == ("gcc-12",)
+
+
 def test_a_host_tool_that_cannot_run_is_named(node: FakeNode) -> None:
     node.put(f"{HEADERS}/tools/objtool/objtool")
     node._do_ldd = lambda words: Reply(out="\tlibelf.so.1 => not found\n")  # type: ignore[method-assign]
