@@ -119,7 +119,9 @@ def _ready(facts: Facts, policy: Policy) -> Refusal | None:
             f"installed is {found.kind} {found.version} for {found.arch}, wanted {wanted.kind} {wanted.version} for {facts.arch}",
         )
     # An image that was collected since is not pulled again just to learn its digest: later boots use no network.
-    same_image = record.identity.config_digest == facts.config_digest if facts.image_present else record.image == wanted.image.text
+    # A digest that is not known is equal to nothing, not even to another such: then the name decides.
+    digests = {found.config_digest, facts.config_digest}
+    same_image = len(digests) == 1 if facts.image_present and "" not in digests else record.image == wanted.image.text
     if not same_image:
         return Refusal(_READY, "other_image", f"installed from another image than {wanted.image.text} is now")
     if policy.flavour not in ("any", found.flavour):

@@ -131,6 +131,8 @@ PLANS = [
     # already right
     row("second run", ready(), "already_initialised", NONE),
     row("second run, image collected", ready(image_present=False, config_digest=""), "already_initialised", NONE),
+    row("second run, digest unknown", ready(config_digest=""), "already_initialised", NONE),
+    row("second run, digest never known", ready(record=a_record(identity=identity(config_digest=""))), "already_initialised", NONE),
     row("after a reboot", ready(boot_id="boot-2", loaded=(), device_nodes=False), "already_initialised", NONE),
 ]  # fmt: skip
 
@@ -146,6 +148,9 @@ REFUSALS = [
     ("other_driver", ready(record=a_record(identity=identity(arch="aarch64"))), policy()),
     ("other_image", ready(config_digest=digest("other")), policy()),
     ("other_image", ready(image_present=False, config_digest=""), policy(OTHER_IMAGE)),
+    ("other_image", ready(config_digest=""), policy(OTHER_IMAGE)),
+    ("other_image", ready(record=a_record(identity=identity(config_digest=""))), policy(OTHER_IMAGE)),
+    ("other_image", ready(config_digest="", record=a_record(identity=identity(config_digest=""))), policy(OTHER_IMAGE)),
     ("other_flavour", ready(), policy(flavour="proprietary")),
     ("flavour_refused", ready(), policy(flavour="proprietary")),
     ("kernel_changed", ready(kver=NEWER), policy()),
