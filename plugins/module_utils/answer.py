@@ -24,6 +24,8 @@ def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, 
         module.fail_json(msg=str(error), code=error.code, **error.details)
     except OSError as error:
         module.fail_json(msg=f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem", code="os_error")
+    for warning in [*result.get("notes", []), *result.get("node_warnings", []), *result.get("report", {}).get("warnings", [])]:
+        module.warn(warning)
     module.exit_json(**result)
 
 

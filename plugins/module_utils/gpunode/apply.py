@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,9 +113,11 @@ class Apply:
 
     def _run_container(self) -> None:
         self._begin_record()
-        before = userspace.module_stamps(self.root, self.facts.kver)
+        # The layer that is being tried; None once it has been taken away, or was compiled over.
+        self._layer = self.plan.layer
+        self._stamps = userspace.module_stamps(self.root, self.facts.kver)
         self._tries()
-        compiled = userspace.module_stamps(self.root, self.facts.kver) != before
+        compiled = userspace.module_stamps(self.root, self.facts.kver) != self._stamps
         self.outcome.result = "compiled" if compiled or self.action is Action.INSTALL else "fast"
         if compiled and self.plan.action is Action.INSTALL_SKIP_BUILD and self.action is self.plan.action:
             self.outcome.code = "skip_refused"
@@ -128,9 +131,12 @@ class Apply:
         container = DriverContainer(self.containerd, self.runner, self.root, self.events.say)
         policy, image = self.policy, self.policy.wanted.image.text
         number, last = 0, policy.tries
+        run: ContainerRun | None = None
         while number < last:
             number += 1
-            keep = policy.fallback_s if self.action is Action.INSTALL_SKIP_BUILD and self.plan.action is self.action else 0.0
+            keep = policy.fallback_s if self._layer else 0.0
+            if run and self.deadline.left_s(keep) <= 0:
+                break
             limit = self.deadline.cut_s(policy.try_s, f"the driver container's {self.action.value}", keep)
             dpkglock.wait_free(self.root, self.deadline, self.events.say, keep)
             with self.events.step(Step.RUN_CONTAINER.value, action=self.action.value, number=number) as event:
@@ -142,8 +148,9 @@ class Apply:
                 return
             if self._after_failure(run, number):
                 last = max(last, number + 1)  # what was taken away is always followed by the install that replaces it
-            if number < last and not self.deadline.pause(policy.delay_s):
+            if number < last and not self.deadline.pause(policy.delay_s, policy.fallback_s if self._layer else 0.0):
                 break
+        assert run is not None
         raise BootError(
             f"the driver container failed {self.outcome.containers} times, last with action {self.action.value}: "
             f"{buildlog.last_lines(run.output, 5)}. Log: {run.log}",
@@ -153,6 +160,8 @@ class Apply:
     def _after_failure(self, run: ContainerRun, number: int) -> bool:
         """Sets the next action, or raises BootError where a next try cannot help. Returns whether it has gone down the ladder."""
         verdict, reason = judge(self._evidence())
+        if userspace.module_stamps(self.root, self.facts.kver) != self._stamps:
+            self._layer = None  # it compiled all the same: what was baked is no longer what is judged
         how = f"timed out after {run.seconds:.0f} s" if run.timed_out else f"failed (exit status {run.rc})"
         self.events.say(f"{self.action.value} {how}; the node says: {verdict.value}: {reason}")
         self.events.steps[-1].update(verdict=verdict.value, reason=reason)
@@ -163,7 +172,7 @@ class Apply:
         compile_error = buildlog.first_error(run.output, dkms.build_log(self.root, self.policy.wanted.version))
         if self._built(verdict):
             self.action = Action.INSTALL_SKIP_BUILD  # what was compiled stays; only device initialisation is tried again
-        elif verdict is Verdict.DRIVER_BAD and self.action is Action.INSTALL_SKIP_BUILD:
+        elif verdict is Verdict.DRIVER_BAD and self._layer:
             self._fall_back(reason)
             return True
         elif buildlog.is_out_of_space(run.output):
@@ -190,7 +199,7 @@ class Apply:
     def _fall_back(self, reason: str) -> None:
         """Takes back what was judged bad and goes down the ladder, once (D10)."""
         self.outcome.code, self.outcome.reason = "fast_path_failed", f"the fast path failed ({reason}); full install"
-        self.action = Action.INSTALL
+        self.action, self._layer = Action.INSTALL, None
         if self.facts.signatures_enforced:
             raise BootError(f"{self.outcome.reason} is no way out: this kernel enforces module signatures", code="signatures_enforced")
         self._unload()
@@ -204,8 +213,8 @@ class Apply:
             says = kmod.load(self.runner, "nvidia", _LOOK_S)
         resident = {m.name: m.version for m in kmod.loaded(self.root)}.get("nvidia", "")
         libraries = list(userspace.version_problems(self.root, arch, wanted.version))
-        if self.action is Action.INSTALL_SKIP_BUILD and self.plan.layer:
-            libraries += inventory.problems(self.root, self.plan.layer.deciding_files)
+        if self._layer:
+            libraries += inventory.problems(self.root, self._layer.deciding_files)
         return Evidence(
             wanted_version=wanted.version,
             resident_version=resident,
@@ -224,8 +233,9 @@ class Apply:
 
     def _check(self) -> None:
         with self.events.step(Step.CHECK_DRIVER.value) as event:
+            gpus = sum(gpu.driver != "vfio-pci" for gpu in self.facts.gpus)
             self.outcome.device_check = driver.check(
-                self.root, self.runner, self.deadline, self.facts.arch or "", self.policy.wanted.version, self._waives_device()
+                self.root, self.runner, self.deadline, self.facts.arch or "", self.policy.wanted.version, gpus, self._waives_device()
             )
             event["answer"] = self.outcome.device_check
 
@@ -256,6 +266,11 @@ class Apply:
             started, warnings = driver.start_services(self.root, self.runner, self.deadline, switches)
             event["started"] = started
         self.outcome.warnings += warnings
+        # Last of all: until this boot's services run, the next run comes here again.
+        done = record.read(self.root)
+        assert done is not None
+        check = self.outcome.device_check
+        record.write(self.root, replace(done, boot_id=self.facts.boot_id, device_check=check, updated=_now()))
 
     # --- the record -------------------------------------------------------------------------------------------------
 
@@ -296,17 +311,11 @@ class Apply:
         return (mine.kind, mine.version, mine.config_digest) == (identity.kind, identity.version, identity.config_digest)
 
     def _write_record(self) -> None:
-        if self.plan.code == "already_initialised":
-            assert self.facts.record is not None
-            record.write(
-                self.root,
-                replace(self.facts.record, boot_id=self.facts.boot_id, updated=_now(), device_check=self.outcome.device_check),
-            )
-            return
         facts, node = self.facts, self._node
         info = kmod.modinfo(self.runner, self.root, facts.kver, "nvidia")
         flavour = (info.flavour if info else None) or ""
         with self.events.step(Step.WRITE_RECORD.value):
+            os.sync()  # what the record speaks of is on disk before it
             record.write(
                 self.root,
                 replace(
@@ -317,6 +326,7 @@ class Apply:
                     reason_code=self.outcome.code,
                     built_here=self.outcome.result == "compiled",
                     device_check=self.outcome.device_check,
+                    boot_id="",
                     containerd_config="",
                     containerd_restarts=node.containerd_restarts + int(self.outcome.containerd_restarted),
                     updated=_now(),

@@ -27,7 +27,7 @@ from .runner import Runner
 CONTAINER = "gpuprebuild"
 REPORT = f"{STORE}/bake-report.json"
 # DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
-_DKMS_KEYS = ("var/lib/dkms/mok.key", "var/lib/dkms/mok.pub")
+_DKMS_KEYS = ("var/lib/dkms/mok.key", "var/lib/dkms/mok.pub", "var/lib/shim-signed/mok/MOK.priv", "var/lib/shim-signed/mok/MOK.der")
 _DPKG_WAIT_S = 300.0
 
 
@@ -179,6 +179,10 @@ class Bake:
             if key not in before:
                 (self.root / key).unlink(missing_ok=True)
         change = inventory.difference(before, inventory.listing(self.root))
+        added = inventory.drivers_part(change.added)
+        strange = sorted(set(change.added) - set(added))
+        if strange:
+            self.warnings.append(f"appeared during the build and is not taken for the driver's: {', '.join('/' + p for p in strange[:5])}")
         identity = Identity(self.kver, self.arch, self.request.wanted.kind, self.request.wanted.version, flavour, digest)
         layer = Manifest(
             layer=manifest.layer_name(identity),
@@ -188,7 +192,7 @@ class Bake:
             image=self.request.wanted.image.text,
             actions=actions,
             accept_no_device=found_marker.accept_no_device,
-            files=tuple(e for e in inventory.describe(self.root, change.added)),
+            files=tuple(e for e in inventory.describe(self.root, added)),
             replaced=change.replaced,
             deleted=change.deleted,
             build_s=round(run.seconds, 2),
@@ -255,9 +259,12 @@ class Bake:
         """Any failure in the body takes back what the build added, then goes on to the caller (B8)."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             self.events.say("the build failed: taking back what it added")
             self.take_back(set(before))
+            change = inventory.difference(before, inventory.listing(self.root))
+            if isinstance(error, GpuNodeError):
+                error.details.update(replaced=list(change.replaced), deleted=list(change.deleted))
             raise
 
     def _take_back_interrupted(self) -> None:
@@ -300,7 +307,8 @@ def bake(
 ) -> tuple[Manifest, bool, dict[str, Any]]:
     """Bakes a layer in place as ``request`` asks; returns the manifest, whether it was baked now, and the report.
 
-    Raises GpuNodeError; the system is then as it was. A second bake at the same time is refused with BusyError.
+    Raises GpuNodeError; what the build added is then gone again, what it replaced or deleted is named.
+    A second bake at the same time is refused with BusyError.
     """
     with files.locked(LOCK, "a bake"):
         events = Events(say)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from . import files, host, marker, pci
@@ -12,7 +12,7 @@ from .containerd import HOSTS_DIR, Containerd
 from .contract import LOCK
 from .deadline import Deadline
 from .decide import decide
-from .errors import InputError
+from .errors import GpuNodeError, InputError
 from .events import Events
 from .model import Facts, Outcome, Plan, Policy
 from .probe import probe
@@ -33,11 +33,7 @@ def boot(
     One deadline from here on; a second run at the same time is refused with BusyError.
     """
     host.require_root()
-    if policy.fallback_s >= policy.deadline_s:
-        raise InputError(
-            f"gpu_boot_fallback_s: {policy.fallback_s:.0f} s are kept for a full install, which leaves nothing of the deadline of "
-            f"{policy.deadline_s:.0f} s (gpu_boot_deadline_s) for the fast path"
-        )
+    check_figures(policy)
     deadline = Deadline(policy.deadline_s)
     containerd = Containerd(runner, hosts_dir)
     if check:
@@ -49,19 +45,35 @@ def boot(
             _wait_for_gpus(root, policy, deadline)
             facts, plan = look(root, runner, containerd, policy, marker_path)
         say(f"{plan.action.value}: {plan.code}: {plan.reason}")
-        apply = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path)
-        return facts, replace_steps(apply.run(plan), events)
+        try:
+            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path).run(plan)
+        except GpuNodeError as error:
+            say(f"failed: {error.code}: {error}")
+            error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
+            error.details.update(refused=[asdict(refusal) for refusal in plan.refused], node_warnings=list(plan.warnings))
+            raise
+        return facts, replace(outcome, steps=events.steps)
+
+
+def check_figures(policy: Policy) -> None:
+    """Raises InputError for counts and times that cannot be meant."""
+    for name in ("deadline_s", "try_s", "tries"):
+        if getattr(policy, name) <= 0:
+            raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is not greater than zero")
+    for name in ("delay_s", "fallback_s", "late_gpus_s"):
+        if getattr(policy, name) < 0:
+            raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is negative")
+    if policy.fallback_s >= policy.deadline_s:
+        raise InputError(
+            f"gpu_boot_fallback_s: {policy.fallback_s:.0f} s are kept for a full install, which leaves nothing of the deadline of "
+            f"{policy.deadline_s:.0f} s (gpu_boot_deadline_s) for the fast path"
+        )
 
 
 def look(root: Path, runner: Runner, containerd: Containerd, policy: Policy, marker_path: str) -> tuple[Facts, Plan]:
     """Facts and plan, nothing touched."""
     facts = probe(root, runner, containerd, policy.wanted, marker_path)
     return facts, decide(facts, policy)
-
-
-def replace_steps(outcome: Outcome, events: Events) -> Outcome:
-    """The outcome with all timed steps, those of looking and deciding too."""
-    return replace(outcome, steps=events.steps)
 
 
 def _wait_for_gpus(root: Path, policy: Policy, deadline: Deadline) -> None:

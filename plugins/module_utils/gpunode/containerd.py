@@ -92,6 +92,10 @@ class Containerd:
         """Ids of all containers."""
         return tuple(self.runner.run([*self.ctr, "containers", "ls", "-q"], timeout_s=_ASK_S).stdout.split())
 
+    def running(self) -> tuple[str, ...]:
+        """Ids of the containers that have a task."""
+        return tuple(self.runner.run([*self.ctr, "tasks", "ls", "-q"], timeout_s=_ASK_S).stdout.split())
+
     def kill(self, container: str) -> None:
         """Ends a container whatever it does: every process of it, task, container and snapshot (B11)."""
         for words in (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import mounts
 from .containerd import Containerd
-from .errors import CommandError, ImageError
+from .errors import BusyError, CommandError, ImageError
 from .runner import Runner
 
 BUILD_ONLY = "build-only"
@@ -20,7 +20,9 @@ ENTRYPOINT = "/entrypoint.sh"
 LOGS = "var/log/gpu-prebake"
 LOCK = Path("/run/gpu-prebake/lock")  # one for bake and boot: each ends containers that the other may have left
 _FOLDERS = {"/opt/gpu": "/mnt/gpu", "/opt/actions": "/mnt/actions"}
-_OWN_IDS = re.compile(r"(gpuprebuild|gpuinstall|gpuask)(-\d+)?")
+_OWN_IDS = re.compile(r"(gpuprebuild|gpuinstall)-\d+|gpuask")
+# The ids that other provisioners use for the same containers (CONTRACT.md): theirs to end, not ours.
+_THEIR_IDS = {"gpuprebuild", "gpuinstall"}
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,11 @@ class ContainerRun:
     output: str
     seconds: float
     log: str
+    timed_out: bool = False
 
     @property
     def succeeded(self) -> bool:
         return self.rc == 0
-
-    @property
-    def timed_out(self) -> bool:
-        return self.rc is None
 
 
 class DriverContainer:
@@ -69,6 +68,7 @@ class DriverContainer:
         log = self.root / LOGS / f"{container}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
+        timed_out = False
         with log.open("w", encoding="utf-8") as stream:
 
             def take(line: str) -> None:
@@ -81,16 +81,24 @@ class DriverContainer:
                 rc: int | None = result.rc
                 output = result.stdout
             except CommandError as error:
-                rc, output = error.rc, error.output + f"\n{error}"
+                rc, output, timed_out = error.rc, error.output + f"\n{error}", error.timed_out
                 take(str(error))
             finally:
                 # Killed or not: nothing of a run outlives it. ctr --rm does this only when ctr itself lives to the end.
                 self._end(container)
-        return ContainerRun(rc, output, time.monotonic() - start, f"/{LOGS}/{container}.log")
+        return ContainerRun(rc, output, time.monotonic() - start, f"/{LOGS}/{container}.log", timed_out)
 
     def clean_slate(self) -> None:
         """Ends what an interrupted run left: containers, mounts, the contract's folders; then makes the folders anew."""
-        for container in self.containerd.containers():
+        present = self.containerd.containers()
+        theirs = _THEIR_IDS & set(present)
+        running = sorted(theirs & set(self.containerd.running())) if theirs else []
+        if running:
+            raise BusyError(
+                f"another provisioner's driver container {running[0]} is running here: wait until it has ended "
+                "(ctr -n k8s.io tasks ls), or end it yourself"
+            )
+        for container in present:
             if _OWN_IDS.fullmatch(container):
                 self.containerd.kill(container)
         self._unmount()

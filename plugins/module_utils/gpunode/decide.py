@@ -154,7 +154,7 @@ def _already_right(facts: Facts) -> Plan:
         identity=replace(record.identity, kver=facts.kver),
     )
     if missing or new_boot or not facts.device_nodes:
-        return replace(plan, steps=(Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES, Step.WRITE_RECORD))
+        return replace(plan, steps=(Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES))
     return plan
 
 
@@ -307,8 +307,8 @@ _AFTER_CONTAINER = (
     Step.LOAD_MODULES,
     Step.CHECK_DRIVER,
     Step.RESTART_CONTAINERD,
-    Step.START_SERVICES,
     Step.WRITE_RECORD,
+    Step.START_SERVICES,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from . import holders, kmod, userspace
@@ -11,10 +12,13 @@ from .kmod import NEEDED_MODULES
 from .runner import Runner
 
 # What belongs to the driver and may be stopped to unload it; any other holder is named and left alone.
-SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm", "dcgm", "nvidia-gridd")
+SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-imex", "nvidia-dcgm", "dcgm", "nvidia-gridd")
+# Their processes as /proc names them, in 15 characters.
+_SERVICE_PROCESSES = ("nvidia-persiste", "nv-fabricmanage", "nvidia-imex", "nv-hostengine", "nvidia-gridd")
 _CDI = "nvidia-cdi-refresh"
+_FABRIC_MANAGER = "nvidia-fabricmanager"
 _LOAD_S = 120.0
-_SMI_S = 90.0
+_SMI_S = 300.0  # without persistence up to 30 s for each GPU
 _SERVICE_S = 60.0
 _NO_DEVICE, _MISMATCH, _NOT_LOADED = 6, 18, 9  # nvidia-smi's exit statuses, from its manual
 
@@ -49,13 +53,17 @@ def smi_status(runner: Runner, deadline: Deadline) -> int | None:
     return result.rc
 
 
-def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: str, waive_device: bool) -> str:
-    """``answered``, or ``waived`` where no device answers and that is accepted. Raises BootError with a code per cause."""
+def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: str, gpus: int, waive_device: bool) -> str:
+    """``answered`` when all ``gpus`` do, or ``waived`` where no device answers and that is accepted.
+
+    Raises BootError with a code per cause.
+    """
     problems = userspace.version_problems(root, arch, version)
     if problems:
         raise BootError(f"module and libraries are not of one version: {'; '.join(problems[:3])}", code="library_mismatch")
     status = smi_status(runner, deadline)
     if status == 0:
+        _all_answer(runner, deadline, gpus)
         return "answered"
     if status == _NO_DEVICE:
         if waive_device:
@@ -73,17 +81,59 @@ def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: st
     raise BootError(f"nvidia-smi does not answer: {reason}", code=code)
 
 
+def _all_answer(runner: Runner, deadline: Deadline, gpus: int) -> None:
+    """nvidia-smi's exit status is 0 as soon as one GPU answers."""
+    if gpus < 2:
+        return
+    listed = runner.run(["nvidia-smi", "-L"], ok=None, timeout_s=deadline.cut_s(_SMI_S, "counting GPUs")).stdout
+    answering = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
+    if answering < gpus:
+        raise BootError(
+            f"{answering} of {gpus} GPUs answer nvidia-smi: look at the others (lspci -d 10de:, dmesg | grep -E 'NVRM|Xid')",
+            code="gpu_silent",
+        )
+
+
 def unload(root: Path, runner: Runner, deadline: Deadline) -> None:
-    """Takes all of the driver's modules, and nouveau, out of the kernel. Raises BootError, which names who holds them (I4)."""
-    for service in SERVICES:
-        if (root / f"lib/systemd/system/{service}.service").exists():
-            runner.run(["systemctl", "stop", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"stopping {service}"))
+    """Takes all of the driver's modules, and nouveau, out of the kernel.
+
+    Raises BootError, which names who holds them (I4); what was stopped for it then runs again.
+    """
+    others = [name for name in holders.device_holders(root) if not name.startswith(_SERVICE_PROCESSES)]
+    if others:
+        raise BootError(
+            f"the driver must be unloaded and is in use by: {', '.join(others)}. End that, or reboot; nothing was stopped",
+            code="driver_in_use",
+        )
+    stopped = [service for service in SERVICES if _stop(root, runner, deadline, service)]
+    try:
+        _unload_modules(root, runner, deadline)
+    except BootError:
+        for service in stopped:
+            runner.run(["systemctl", "start", service], ok=None, timeout_s=_SERVICE_S)
+        raise
+
+
+def _stop(root: Path, runner: Runner, deadline: Deadline, service: str) -> bool:
+    """Stops a service; whether it ran before."""
+    if not (root / f"lib/systemd/system/{service}.service").exists():
+        return False
+    limit = deadline.cut_s(_SERVICE_S, f"stopping {service}")
+    was_active = runner.run(["systemctl", "is-active", "--quiet", service], ok=None, timeout_s=limit).rc == 0
+    if was_active:
+        runner.run(["systemctl", "stop", service], ok=None, timeout_s=limit)
+    return was_active
+
+
+def _unload_modules(root: Path, runner: Runner, deadline: Deadline) -> None:
     for name in kmod.unload_order(kmod.loaded(root)):
         if not any(m.name == name for m in kmod.loaded(root)):
             continue
         result = runner.run(["modprobe", "-r", name], ok=None, timeout_s=deadline.cut_s(_LOAD_S, f"unloading {name}"))
-        if result.rc != 0 or any(m.name == name for m in kmod.loaded(root)):
-            held_by = ", ".join(holders.device_holders(root)) or "unknown (a module, or the kernel)"
+        left = next((m for m in kmod.loaded(root) if m.name == name), None)
+        if result.rc != 0 or left:
+            modules = [f"module {holder}" for holder in (left.holders if left else ())]
+            held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended meanwhile"
             raise BootError(
                 f"module {name} cannot be unloaded: {result.stderr.strip() or 'it is in use'}; held by: {held_by}. "
                 "End that, or reboot; the driver is left as it was",
@@ -94,26 +144,31 @@ def unload(root: Path, runner: Runner, deadline: Deadline) -> None:
 def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch: bool) -> tuple[list[str], list[str]]:
     """Starts fabric manager where there is an NVSwitch, persistenced where it is installed, and refreshes CDI (I17).
 
-    Returns what was started, and warnings.
+    Returns what was started, and warnings. Raises BootError where an NVSwitch has no fabric manager: CUDA would not start.
     """
-    wanted = (["nvidia-fabricmanager"] if has_nvswitch else []) + ["nvidia-persistenced"]
+    wanted = ([_FABRIC_MANAGER] if has_nvswitch else []) + ["nvidia-persistenced"]
     started: list[str] = []
     warnings: list[str] = []
     for service in wanted:
         if not (root / f"lib/systemd/system/{service}.service").exists():
-            if service == "nvidia-fabricmanager":
-                warnings.append("an NVSwitch is on the bus and fabric manager is not installed: CUDA will not start")
+            if service == _FABRIC_MANAGER:
+                raise BootError(
+                    f"an NVSwitch is on the bus and {service} is not installed: CUDA will not start; use a driver image that brings it",
+                    code="fabric_manager",
+                )
             continue
-        _service(runner, deadline, service, started, warnings)
+        _service(runner, deadline, "start", service, started, warnings)
+        if service == _FABRIC_MANAGER and service not in started:
+            raise BootError(f"an NVSwitch is on the bus and {warnings[-1]}: CUDA will not start", code="fabric_manager")
     if (root / f"lib/systemd/system/{_CDI}.service").exists():
         # At boot it ran before the modules were loaded, failed, and may have used up its starts (I5).
         runner.run(["systemctl", "reset-failed", _CDI], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"resetting {_CDI}"))
-        _service(runner, deadline, _CDI, started, warnings)
+        _service(runner, deadline, "restart", _CDI, started, warnings)
     return started, warnings
 
 
-def _service(runner: Runner, deadline: Deadline, service: str, started: list[str], warnings: list[str]) -> None:
-    result = runner.run(["systemctl", "restart", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
+def _service(runner: Runner, deadline: Deadline, verb: str, service: str, started: list[str], warnings: list[str]) -> None:
+    result = runner.run(["systemctl", verb, service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
     if result.rc == 0:
         started.append(service)
     else:

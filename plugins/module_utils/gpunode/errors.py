@@ -55,7 +55,7 @@ class CommandError(GpuNodeError):
 
     code = "command_failed"
 
-    def __init__(self, argv: Sequence[str], rc: int | None, output: str, reason: str) -> None:
+    def __init__(self, argv: Sequence[str], rc: int | None, output: str, reason: str, timed_out: bool = False) -> None:
         tail = output.strip()[-2000:]
         super().__init__(
             f"{' '.join(argv)}: {reason}{': ' + tail if tail else ''}",
@@ -64,6 +64,7 @@ class CommandError(GpuNodeError):
         self.argv = list(argv)
         self.rc = rc
         self.output = output
+        self.timed_out = timed_out
 
 
 class DeadlineError(GpuNodeError):

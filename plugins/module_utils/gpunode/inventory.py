@@ -6,6 +6,7 @@ The record serves verification at boot (hashes) and exact removal later: only wh
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,16 @@ from pathlib import Path
 from .files import sha256
 
 # Everything that a driver installation writes to lies below these; the rest of a system is none of its business.
-ROOTS = ("boot", "etc", "lib", "opt", "usr", "var/lib/dkms", "var/lib/initramfs-tools")
+ROOTS = ("boot", "etc", "lib", "opt", "usr", "var/lib/dkms", "var/lib/initramfs-tools", "var/lib/shim-signed/mok")
 _IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache")
 _GENERATED_BOOT = ("boot/initrd", "var/lib/initramfs-tools")
 # Modules, libraries, firmware and programs decide whether a driver is right. Sources serve a later compile, DKMS's tree and the
 # marker are looked at by themselves, and a configuration file that its owner has edited is no reason to compile.
+_DRIVER_PLACES = re.compile(
+    r"(usr/)?lib/modules/[^/]+/(updates|extra|weak-updates)(/|$)|(usr/)?lib/firmware/nvidia|var/lib/dkms(/|$)|var/lib/shim-signed/mok(/|$)"
+    r"|usr/bin/lib64(/|$)|opt/azure(/|$)"
+)
+_DRIVER_NAME = re.compile(r"nvidia|nouveau|cuda", re.IGNORECASE)
 _DECIDING = ("lib/", "usr/lib/", "usr/bin/", "usr/sbin/", "usr/local/")
 
 
@@ -105,6 +111,17 @@ def difference(before: Listing, after: Listing) -> Difference:
         replaced=tuple(sorted(p for p in after if p in before and after[p] != before[p])),
         deleted=tuple(sorted(p for p in before if p not in after)),
     )
+
+
+def drivers_part(paths: Iterable[str]) -> list[str]:
+    """Those of ``paths`` that can be a driver's: where the contract puts files, or named after it; with the folders that hold
+    nothing else. What else appeared during a build is somebody else's work."""
+    everything = sorted(paths)
+    mine = {path for path in everything if _DRIVER_PLACES.match(path) or _DRIVER_NAME.search(path)}
+    others = [path for path in everything if path not in mine]
+    parents = {str(parent) for path in mine for parent in Path(path).parents}
+    holds_others = {str(parent) for path in others if path not in parents for parent in Path(path).parents}
+    return sorted(mine | {path for path in others if path in parents and path not in holds_others})
 
 
 def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:

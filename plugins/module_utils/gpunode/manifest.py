@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def write(root: Path, manifest: Manifest) -> Path:
     path = path_of(root, manifest.layer)
     for folder in (root / STORE, root / LAYERS, path.parent):
         make_private(folder)
+    os.sync()  # what the manifest speaks of, and its folders, are on disk before it
     write_atomic(path, document.dump({"schema": SCHEMA, **asdict(manifest)}), 0o600)
     return path
 

@@ -33,8 +33,8 @@ class Step(str, enum.Enum):
     LOAD_MODULES = "load-modules"
     CHECK_DRIVER = "check-driver"
     RESTART_CONTAINERD = "restart-containerd"
-    START_SERVICES = "start-services"
     WRITE_RECORD = "write-record"
+    START_SERVICES = "start-services"
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,10 @@ def request_from(params: Mapping[str, Any]) -> BakeRequest:
         value = params.get(name)
         if value and (not str(value).startswith("/") or ".." in str(value).split("/")):
             raise InputError(f"nvidia_prebake_{name}: {value!r} is not an absolute path")
-    if int(params.get("tries") or 3) < 1:
-        raise InputError("nvidia_prebake_tries: at least one try is needed")
+    for name, least in (("tries", 1), ("try_s", 1), ("delay_s", 0), ("min_free_mb", 0)):
+        value = params.get(name)
+        if value is not None and value < least:
+            raise InputError(f"nvidia_prebake_{name}: {value} is less than {least}")
     defaults = BakeRequest(imageref.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version")))
     return BakeRequest(
         wanted=defaults.wanted,

@@ -14,6 +14,7 @@ from typing import Optional, Protocol
 
 from .errors import CommandError
 
+_DYING_S = 5.0
 LineSink = Optional[Callable[[str], None]]
 
 
@@ -58,7 +59,7 @@ class SystemRunner:
         on_line: LineSink = None,
     ) -> Result:
         start = time.monotonic()
-        full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", **(env or {})}
+        full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LANGUAGE": "", **(env or {})}
         # A node's unit or an Ansible module may have been started without the administrator's folders.
         full_env["PATH"] = full_env.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
         try:
@@ -80,7 +81,7 @@ class SystemRunner:
                 stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
         except subprocess.TimeoutExpired as error:
             _kill_group(process)
-            raise CommandError(argv, None, _text(error.output), f"timed out after {timeout_s:.0f} s, killed") from error
+            raise CommandError(argv, None, _text(error.output), f"timed out after {timeout_s:.0f} s, killed", True) from error
         except BaseException:
             _kill_group(process)
             raise
@@ -96,7 +97,9 @@ def _text(output: bytes | str | None) -> str:
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # One that hangs in the kernel (state D, as on a GPU that has fallen off the bus) takes no signal: it is left behind.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_DYING_S)
     for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()

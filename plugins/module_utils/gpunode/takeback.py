@@ -13,11 +13,12 @@ _HIDDEN = ".build.gpu-prebake-hidden"
 
 
 def remove_added(root: Path, before: set[str]) -> int:
-    """Removes every path that is here and was not ``before``; returns how many went.
+    """Removes what a driver's build has put here since ``before``; returns how many paths went.
 
-    Between an interrupted bake and this, packages may have been installed: what dpkg accounts for stays.
+    Others may have been at work since, above all between an interrupted bake and the next: only what is where a driver's files are
+    is taken, and nothing that dpkg accounts for.
     """
-    added = [path for path in inventory.listing(root) if path not in before]
+    added = inventory.drivers_part([path for path in inventory.listing(root) if path not in before])
     owned = _owned_by_dpkg(root) if added else set()
     removed = 0
     for path in sorted(added, reverse=True):

@@ -226,7 +226,7 @@ class FakeNode:
         for line in reply.out.splitlines() if on_line else ():
             on_line(line)
         if reply.seconds > timeout_s:
-            raise CommandError(words, None, reply.out, f"timed out after {timeout_s:.0f} s, killed")
+            raise CommandError(words, None, reply.out, f"timed out after {timeout_s:.0f} s, killed", True)
         if ok is not None and reply.rc not in ok:
             raise CommandError(words, reply.rc, reply.out + reply.err, f"exit status {reply.rc}")
         return Result(reply.rc, reply.out, reply.err, reply.seconds)

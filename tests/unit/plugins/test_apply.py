@@ -486,9 +486,11 @@ def test_fabric_manager_is_started_only_with_a_switch(baked: FakeNode) -> None:
     assert baked.called("systemctl", "start") == []
 
 
-def test_a_switch_without_fabric_manager_is_a_warning(baked: FakeNode) -> None:
+def test_a_switch_without_fabric_manager_is_an_error_that_the_next_run_finds_again(baked: FakeNode) -> None:
     baked.add_gpu("0x22a3", "0x068000", address="0000:05:00.0")
-    assert any("NVSwitch" in warning for warning in boot(baked).warnings)
+    for containers in (1, 1):
+        assert failed(baked).code == "fabric_manager"
+        assert len(baked.driver_runs) == containers
 
 
 def test_a_missing_marker_after_the_install_is_no_waiver(fresh: FakeNode) -> None:
@@ -504,6 +506,30 @@ def test_a_missing_marker_after_the_install_is_no_waiver(fresh: FakeNode) -> Non
 def test_steps_are_timed_and_named(baked: FakeNode) -> None:
     steps: list[dict[str, Any]] = boot(baked).steps
     assert [s["name"] for s in steps] == [
-        "run-container", "load-modules", "check-driver", "restart-containerd", "start-services", "write-record",
+        "run-container", "load-modules", "check-driver", "restart-containerd", "write-record", "start-services",
     ]  # fmt: skip
     assert all(s["outcome"] == "ok" and s["seconds"] >= 0 for s in steps)
+
+
+def test_the_ladder_is_gone_down_once(baked: FakeNode) -> None:
+    """After the fallback its device initialisation fails: what was compiled is kept, and nothing compares it with the layer."""
+
+    def spoils(node: FakeNode) -> None:
+        (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
+        loads(node)
+
+    def compiles_and_fails(node: FakeNode, action: str) -> Reply:
+        node.build()
+        loads(node)
+        return Reply(1, "device initialisation failed\n")
+
+    baked.scripts = then(fails(before=spoils), compiles_and_fails, fails(before=loads))
+    assert failed(baked).code == "container_failed"
+    assert baked.driver_runs == [SKIP, INSTALL, SKIP, SKIP, SKIP]
+
+
+def test_a_fast_path_that_uses_up_its_time_says_why_it_failed(baked: FakeNode) -> None:
+    baked.scripts = then(fails(seconds=300, before=loads, out="dpkg is unwell\n"))
+    error = failed(baked, policy(deadline_s=700, fallback_s=240))
+    assert error.code == "container_failed"
+    assert "dpkg is unwell" in str(error)

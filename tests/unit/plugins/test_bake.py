@@ -189,13 +189,13 @@ def test_a_timeout_is_tried_again_with_an_id_of_its_own(node: FakeNode) -> None:
 
 def test_what_a_killed_try_left_is_not_part_of_the_layer(node: FakeNode) -> None:
     def hangs(node: FakeNode, action: str) -> Reply:
-        node.put("usr/bin/left-by-the-first-try", "x")
+        node.put("usr/bin/nvidia-left-by-the-first-try", "x")
         return Reply(seconds=KILLED)
 
     node.scripts = [hangs, builds()]
     layer, _, _ = run(node)
     assert layer.tries == 2
-    assert "usr/bin/left-by-the-first-try" not in {e.path for e in layer.files} | set(node.tree())
+    assert "usr/bin/nvidia-left-by-the-first-try" not in {e.path for e in layer.files} | set(node.tree())
 
 
 def test_timeouts_end(node: FakeNode) -> None:
@@ -318,14 +318,16 @@ def test_a_killed_bake_is_taken_back_by_the_next(node: FakeNode, monkeypatch: py
     assert (node.root / bake.JOURNAL).exists()
     assert not (node.root / f"lib/modules/{NEWER}/build").exists()
     node.containers = ["gpuprebuild-1", "somebody-elses"]
-    node.put("usr/bin/installed-meanwhile", "by apt")
-    node.put("var/lib/dpkg/info/tool.list", "/.\n/bin\n/bin/installed-meanwhile\n")
+    node.put("usr/bin/nvidia-installed-meanwhile", "by apt")
+    node.put("var/lib/dpkg/info/tool.list", "/.\n/bin\n/bin/nvidia-installed-meanwhile\n")
+    node.put("etc/netplan/50-put-meanwhile.yaml", "by the image builder")
     node.scripts = [builds()]
     layer, baked_now, _ = run(node, kernels=KVER)
     assert baked_now
     assert not [path for path in node.driver_tree() if "9.9.9" in path]
-    assert (node.root / "usr/bin/installed-meanwhile").is_file()
-    new = {p for p in node.driver_tree() if p not in clean and not p.endswith("installed-meanwhile")}
+    assert (node.root / "usr/bin/nvidia-installed-meanwhile").is_file()
+    assert (node.root / "etc/netplan/50-put-meanwhile.yaml").is_file()
+    new = {p for p in node.driver_tree() if p not in clean and "meanwhile" not in p}
     assert new == {e.path for e in layer.files if e.type != "folder"}
     assert (node.root / f"lib/modules/{NEWER}/build/Makefile").is_file()
     assert node.containers == ["somebody-elses"]

@@ -59,7 +59,7 @@ def test_each_run_begins_clean(node: FakeNode) -> None:
     node.scripts = [looks]
     run = container(node).run(IMAGE, "gpuinstall-1", "install", 60)
     assert seen == [False]
-    assert node.containers == ["gpuprebuild-x", "web"]
+    assert node.containers == ["gpuprebuild", "gpuprebuild-x", "web"]
     assert run.succeeded
     log = (node.root / run.log.lstrip("/")).read_text()
     assert [line.split(None, 1)[1] for line in log.splitlines()] == ["T 1 a", "T 2 b"]

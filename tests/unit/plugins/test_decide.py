@@ -203,7 +203,7 @@ def test_no_code_is_without_a_row() -> None:
 
 # --- steps -----------------------------------------------------------------------------------------------------------
 
-AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.START_SERVICES, Step.WRITE_RECORD]
+AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRITE_RECORD, Step.START_SERVICES]
 
 
 @pytest.mark.parametrize(
@@ -244,16 +244,14 @@ def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: l
     ("facts", "steps"),
     [
         pytest.param(ready(), [], id="the same boot: nothing"),
-        pytest.param(ready(boot_id="boot-2"), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES, Step.WRITE_RECORD], id="boot"),
-        pytest.param(ready(loaded=()), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES, Step.WRITE_RECORD], id="not loaded"),
+        pytest.param(ready(boot_id="boot-2"), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES], id="boot"),
+        pytest.param(ready(loaded=()), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES], id="not loaded"),
         pytest.param(
             ready(loaded=(resident(), resident("nvidia-uvm", state="loading"))),
-            [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES, Step.WRITE_RECORD],
+            [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES],
             id="half loaded",
         ),
-        pytest.param(
-            ready(device_nodes=False), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES, Step.WRITE_RECORD], id="no device nodes"
-        ),
+        pytest.param(ready(device_nodes=False), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES], id="no device nodes"),
     ],
 )
 def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list[Step]) -> None:
@@ -392,8 +390,9 @@ def test_no_action_means_no_steps_unless_the_node_is_ready(facts: Facts, policy:
     if plan.action is NONE and plan.code != "already_initialised":
         assert plan.steps == ()
     if plan.action is not NONE:
-        assert plan.steps[-1] is Step.WRITE_RECORD
+        assert plan.steps[-2:] == (Step.WRITE_RECORD, Step.START_SERVICES)
         assert plan.steps.count(Step.RUN_CONTAINER) == 1
+        assert plan.steps[-2:] == (Step.WRITE_RECORD, Step.START_SERVICES)
 
 
 @given(ANY_FACTS, ANY_POLICY)

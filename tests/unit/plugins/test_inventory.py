@@ -95,3 +95,19 @@ def test_hashes_alone_are_checked_too(node: FakeNode) -> None:
 def test_what_decides(path: str, decides: bool) -> None:
     assert inventory.decides(entry(path)) is decides
     assert not inventory.decides(entry(path, type="folder"))
+
+
+def test_what_somebody_else_put_there_during_a_build_is_not_the_drivers() -> None:
+    mine = [
+        "etc/OpenCL",
+        "etc/OpenCL/vendors",
+        "etc/OpenCL/vendors/nvidia.icd",
+        "etc/modprobe.d/blacklist-nouveau.conf",
+        "opt/azure/aks-gpu/dkms-marker",
+        "usr/bin/lib64/lib64/libGLX.so.0",
+        "usr/lib/firmware/nvidia/580.1/gsp_ga10x.bin",
+        "usr/lib/modules/6.1.0/updates/dkms/nvidia.ko",
+        "var/lib/dkms/mok.pub",
+    ]
+    others = ["etc/netplan/50-x.yaml", "etc/alternatives/cc", "opt/app/run", "usr/local/bin/mytool", "usr/lib/modules/6.1.0/kernel/x.ko"]
+    assert inventory.drivers_part([*others, *mine]) == sorted(mine)

@@ -19,7 +19,7 @@ from tests.unit.plugins.support import IMAGE
         pytest.param({"flavour": "closed"}, "nvidia_prebake_flavour: 'closed'", id="flavour"),
         pytest.param({"marker_path": "opt/marker"}, "nvidia_prebake_marker_path", id="relative path"),
         pytest.param({"release_notes": "/etc/../x"}, "nvidia_prebake_release_notes", id="path up"),
-        pytest.param({"tries": -1}, "at least one try", id="no tries"),
+        pytest.param({"tries": -1}, "nvidia_prebake_tries: -1 is less than 1", id="no tries"),
         pytest.param({"version": 580.12}, "put it in quotes", id="version without quotes"),
         pytest.param({"image": "latest"}, "not a full image reference", id="image"),
         pytest.param({"image": None}, "a reference such as", id="no image"),

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import runner as runner_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
 
@@ -73,3 +74,16 @@ def test_a_program_left_behind_does_not_hold_up_the_end() -> None:
     result = RUNNER.run(["sh", "-c", "sleep 20 & echo $!"], timeout_s=15, on_line=lambda _: None)
     assert time.monotonic() - start < 5
     os.kill(int(result.stdout), 9)
+
+
+def test_a_process_that_takes_no_signal_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nvidia-smi in state D on a GPU that has fallen off the bus."""
+
+    class Hung:
+        pid, stdout, stderr = 2**22, None, None
+
+        def wait(self, timeout: float | None = None) -> int:
+            assert timeout is not None, "an unbounded wait"
+            raise subprocess.TimeoutExpired("nvidia-smi", timeout)
+
+    runner_module._kill_group(Hung())  # type: ignore[arg-type]
