@@ -1,5 +1,6 @@
 # Bakes into a machine that runs already (a native node of the lab, or one that you have prepared): Packer's null builder.
 # It exports nothing: shutting down and making an image of the machine's disk are the caller's steps.
+# Run with Packer 1.6.6 (packer build … existing-machine.pkr.hcl); later ones take plugins.pkr.hcl too (packer init packer).
 
 variable "host" {
   type        = string
@@ -12,9 +13,15 @@ variable "port" {
   default     = 22
 }
 
+variable "user" {
+  type        = string
+  description = "Who logs in: root, or somebody who may sudo."
+  default     = "root"
+}
+
 variable "private_key" {
   type        = string
-  description = "File with the private key for root's login."
+  description = "File with the private key for that login."
 }
 
 variable "ansible_playbook" {
@@ -37,7 +44,7 @@ source "null" "machine" {
   communicator         = "ssh"
   ssh_host             = var.host
   ssh_port             = var.port
-  ssh_username         = "root"
+  ssh_username         = var.user
   ssh_private_key_file = var.private_key
 }
 
@@ -47,7 +54,7 @@ build {
   provisioner "ansible" {
     command       = var.ansible_playbook
     playbook_file = "${path.root}/../playbooks/prebake.yml"
-    user          = "root"
+    user          = var.user
 
     # Packer's proxy is 5 to 10 times slower, and scp through it fails against today's sshd.
     use_proxy        = false
