@@ -136,7 +136,7 @@ planned_steps:
   returned: success
   type: list
   elements: str
-  sample: [run-container, load-modules, check-driver, restart-containerd, start-services, write-record]
+  sample: [run-container, load-modules, check-driver, restart-containerd, write-record, start-services]
 steps:
   description: Steps taken, each with name, seconds and outcome.
   returned: success

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import holders, kmod, userspace
 from .deadline import Deadline
 from .errors import BootError, CommandError
+from .judge import HARDWARE_STATUSES
 from .kmod import NEEDED_MODULES
 from .runner import Runner
 
@@ -71,6 +72,10 @@ def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: st
         raise BootError(
             "nvidia-smi finds no device (exit status 6), though the driver is loaded: look at the GPU (dmesg | grep -E 'NVRM|Xid')",
             code="no_device",
+        )
+    if status in HARDWARE_STATUSES:
+        raise BootError(
+            f"nvidia-smi: {HARDWARE_STATUSES[status]} (exit status {status}): look at the GPU (dmesg | grep -E 'NVRM|Xid')", code="hardware"
         )
     reasons = {
         _MISMATCH: ("driver/library version mismatch", "library_mismatch"),

@@ -98,7 +98,7 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
             "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
             code="containerd_unavailable",
         )
-    return Preflight(kver, arch, toolchain.missing_packages(runner, kver), _warnings(root, arch))
+    return Preflight(kver, arch, toolchain.missing_packages(runner, kver, root), _warnings(root, arch))
 
 
 def require_tools(root: Path, runner: Runner, kver: str) -> None:

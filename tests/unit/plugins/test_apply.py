@@ -408,6 +408,7 @@ def test_the_device_check_is_waived_only_where_both_sides_say_so(node: FakeNode,
     [
         pytest.param(Reply(18, err="Driver/library version mismatch"), "library_mismatch", id="rc 18"),
         pytest.param(Reply(9), "module_not_loaded", id="rc 9"),
+        pytest.param(Reply(14), "hardware", id="infoROM"),
         pytest.param(Reply(3), "no_answer", id="another rc"),
         pytest.param(Reply(seconds=KILLED), "no_answer", id="hangs"),
     ],
