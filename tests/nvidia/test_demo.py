@@ -61,8 +61,11 @@ def silent_gpu(request: pytest.FixtureRequest) -> Iterator[tuple[VM, str]]:
 def test_no_device_is_an_error_of_its_own_and_no_compile_unless_both_sides_waive_it(silent_gpu: tuple[VM, str], tmp_path: Path) -> None:
     vm, image = silent_gpu
     only_one_side = {"gpu_boot_accept_no_device": image == "nvidia-strict", "gpu_boot_delay_s": 1}
-    with pytest.raises(LabError, match="code: no_device"):
+    with pytest.raises(LabError):
         booting.boot(vm, {"gpu_boot_image": driverimage.build(image).reference, **only_one_side}, tmp_path)
+    result = json.loads((tmp_path / f"{image}.json").read_text())
+    assert (result["failed"], result["code"]) == (True, "no_device")
+    assert [step["name"] for step in result["steps"]][-1] in ("check-driver", "run-container")
     looked = booting.look(vm)
     assert "nvidia" in looked["modules"].split()
     assert "dkms-build" not in looked["container"]
