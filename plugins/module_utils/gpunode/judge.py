@@ -63,10 +63,11 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         if _OPEN_ONLY.search(evidence.kernel_log):
             return _open_only()
         hardware = _HARDWARE.search(evidence.kernel_log)
+        if evidence.smi_rc == 6:  # an answer of its own, whatever the kernel's log says of the cause
+            cause = f"; the kernel says: {hardware[0].strip()}" if hardware else ""
+            return Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi finds no device (exit status 6){cause}"
         if hardware:
             return Verdict.HARDWARE, f"the driver is loaded, the hardware is not well: {hardware[0].strip()}"
-        if evidence.smi_rc == 6:
-            return Verdict.HARDWARE, "the driver is loaded, and nvidia-smi finds no device (exit status 6)"
         if evidence.smi_rc in HARDWARE_STATUSES:
             meaning = HARDWARE_STATUSES[evidence.smi_rc]
             return Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi says that {meaning} (exit status {evidence.smi_rc})"

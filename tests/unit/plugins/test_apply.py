@@ -215,7 +215,8 @@ def test_the_outcome_names_the_action_that_was_last_asked_for(baked: FakeNode) -
     ("log", "smi", "code"),
     [
         pytest.param("NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n", Reply(0), "hardware", id="Xid 79"),
-        pytest.param("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:2393)\n", Reply(6), "hardware", id="adapter"),
+        pytest.param("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:2393)\n", Reply(6), "no_device", id="adapter, rc 6"),
+        pytest.param("NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:2393)\n", Reply(0), "hardware", id="adapter"),
         pytest.param("", Reply(6, "No devices were found\n"), "no_device", id="rc 6"),
         pytest.param("", Reply(0, "No devices were found\n"), "no_device", id="says so with rc 0"),
     ],
