@@ -52,14 +52,14 @@ def bake(image: str, series: str = "6.1") -> BakedImage:
     driver = driverimage.build(image)
     kver = base.choose(base.kernels(base.root() / "boot"), series).kver
     parts = [*base.key_parts(), driver.digest, kver, _code_hash(), Path(__file__).read_text()]
-    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, kver), keep=6)
+    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, kver), keep=12)
     kept = json.loads((folder / "bake.json").read_text())
     return BakedImage(disk.load(folder), folder, json.loads((folder / "report.json").read_text()), **kept)
 
 
 def _bake(out: Path, driver: driverimage.ImageDir, kver: str) -> None:
     registry.push(driver.layout, driver.reference)
-    node = NativeNode.create(f"bake-{driver.name}")
+    node = NativeNode.create(f"bake-{driver.name}-{os.getpid()}")
     try:
         packer_s = packer_build(node, out, variables(driver.reference, kver))
         logs = sorted((node.root / "var/log/gpu-prebake").glob("gpuprebuild-*.log"))
