@@ -10,7 +10,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class Bake:
         identity = Identity(self.kver, self.arch, self.request.wanted.kind, self.request.wanted.version, flavour, digest)
         layer = Manifest(
             layer=manifest.layer_name(identity),
-            mode="in_place",
+            mode=manifest.IN_PLACE,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             identity=identity,
             image=self.request.wanted.image.text,
@@ -199,6 +199,7 @@ class Bake:
             tries=tries,
             warnings=tuple(self.warnings),
         )
+        layer = replace(layer, module_facts=manifest.module_facts(self.runner, self.root, layer.modules))
         manifest.write(self.root, layer)
         files.remove_durably(self.root / JOURNAL)
         return layer

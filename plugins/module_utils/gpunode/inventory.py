@@ -5,6 +5,8 @@ The record serves verification at boot (hashes) and exact removal later: only wh
 
 from __future__ import annotations
 
+import base64
+import errno
 import os
 import re
 import stat
@@ -26,12 +28,17 @@ _DRIVER_PLACES = re.compile(
     r"|usr/bin/lib64(/|$)|opt/azure(/|$)"
 )
 _DRIVER_NAME = re.compile(r"nvidia|nouveau|cuda", re.IGNORECASE)
+# Labels are the business of the node that a file is on, overlay's attributes that of one mount.
+_LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm")
 _DECIDING = ("lib/", "usr/lib/", "usr/bin/", "usr/sbin/", "usr/local/")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256."""
+    """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256.
+
+    ``attributes`` are extended attributes, name and base64 of the value, in order; without those that a system gives by itself.
+    """
 
     path: str
     type: str
@@ -41,6 +48,7 @@ class Entry:
     size: int = 0
     sha256: str = ""
     target: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,29 @@ def _describe(root: Path, path: str) -> Entry:
     file = root / path
     status = file.lstat()
     mode = stat.S_IMODE(status.st_mode)
+    found = attributes(file)
     if stat.S_ISLNK(status.st_mode):
-        return Entry(path, "link", mode, status.st_uid, status.st_gid, target=str(file.readlink()))
+        return Entry(path, "link", mode, status.st_uid, status.st_gid, target=str(file.readlink()), attributes=found)
     if stat.S_ISDIR(status.st_mode):
-        return Entry(path, "folder", mode, status.st_uid, status.st_gid)
-    return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, sha256(file))
+        return Entry(path, "folder", mode, status.st_uid, status.st_gid, attributes=found)
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(path, "other", mode, status.st_uid, status.st_gid)  # a device or a pipe: reading it could block for ever
+    return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, sha256(file), attributes=found)
+
+
+def attributes(file: Path) -> tuple[tuple[str, str], ...]:
+    """The extended attributes that belong to a file wherever it is, such as capabilities and access lists. Raises OSError."""
+    try:
+        names = os.listxattr(file, follow_symlinks=False)
+        return tuple(
+            (name, base64.b64encode(os.getxattr(file, name, follow_symlinks=False)).decode())
+            for name in sorted(names)
+            if not name.startswith(_LOCAL_ATTRIBUTES)
+        )
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return ()
+        raise
 
 
 def decides(entry: Entry) -> bool:
@@ -173,7 +199,7 @@ def _problem(root: Path, entry: Entry) -> str:
         return f"/{entry.path}: {error.strerror}"
     if now == entry:
         return ""
-    for field in ("type", "sha256", "target", "mode", "uid", "gid", "size"):
+    for field in ("type", "sha256", "target", "mode", "uid", "gid", "size", "attributes"):
         if getattr(now, field) != getattr(entry, field):
             return f"/{entry.path}: its {field} is not what it was when it was recorded"
     return ""

@@ -74,6 +74,12 @@ def modinfo(runner: Runner, root: Path, kver: str, name: str) -> ModuleInfo | No
     return parse_modinfo(result.stdout) if result.rc == 0 else None
 
 
+def modinfo_of_file(runner: Runner, file: Path) -> ModuleInfo | None:
+    """The module in ``file``; None where modinfo finds none in it."""
+    result = runner.run(["modinfo", str(file)], ok=None, timeout_s=30)
+    return parse_modinfo(result.stdout) if result.rc == 0 else None
+
+
 @dataclass(frozen=True)
 class LoadedModule:
     """A module in the running kernel; ``name`` with dashes, ``users`` its reference count, ``holders`` modules that need it."""

@@ -1,8 +1,10 @@
-"""The manifest: our record of one layer (one ``build-only`` run). Layout version 1, documented in docs/manifest.md."""
+"""The manifest: our record of one layer (one ``build-only`` run). Layout version 2, documented in docs/manifest.md."""
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from .host import TRIPLETS
 from .imageref import KINDS, is_version
 from .inventory import ROOTS, Entry, decides
 from .kernels import is_release
-from .kmod import OPEN, PROPRIETARY, is_driver_file
+from .kmod import OPEN, PROPRIETARY, is_driver_file, modinfo_of_file
+from .runner import Runner
 
-SCHEMA = 1
+SCHEMA = 2
+IN_PLACE, CAPTURED = "in_place", "captured"
 STORE = "var/lib/gpu-prebake"
 LAYERS = f"{STORE}/layers"
 _CODE = "manifest_invalid"
@@ -24,7 +28,14 @@ _LONGEST_S = 1e9
 _ENTRY_FIELDS: dict[str, type] = {
     **dict.fromkeys(("path", "type", "sha256", "target"), str),
     **dict.fromkeys(("mode", "uid", "gid", "size"), int),
+    "attributes": list,
 }
+_FACT_FIELDS = ("path", "name", "version", "kver", "licence", "signer")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_ATTRIBUTE = re.compile(r"(security|system|trusted|user)\.[^\0]+")
+_BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_INDEX = re.compile(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+")
+_HIGHEST_ID = 2**32 - 2
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,33 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class ModuleFact:
+    """What modinfo said of one module of the layer at bake; ``kver`` is the first word of its vermagic."""
+
+    path: str
+    name: str
+    version: str
+    kver: str
+    licence: str
+    signer: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """A ``modules.*`` of the layer's kernel: its SHA-256 at bake, "" where it was not there, and what depmod makes it with the layer."""
+
+    path: str
+    before: str
+    after: Entry
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """One baked layer. ``actions`` are those that the image's entrypoint knows, ``files`` what the run added."""
+    """One baked layer. ``actions`` are those that the image's entrypoint knows.
+
+    In mode ``in_place``, ``files`` is what the run added, and lies where the run put it. In mode ``captured``, ``files`` is all that
+    is to be put in place, what replaces something included; ``originals`` says what each path of ``replaced`` and ``deleted`` was.
+    """
 
     layer: str
     mode: str
@@ -61,6 +97,9 @@ class Manifest:
     build_s: float
     tries: int
     warnings: tuple[str, ...]
+    originals: tuple[Entry, ...] = ()
+    module_facts: tuple[ModuleFact, ...] = ()
+    indexes: tuple[Index, ...] = ()
 
     @property
     def deciding_files(self) -> tuple[Entry, ...]:
@@ -74,6 +113,18 @@ class Manifest:
 def layer_name(identity: Identity) -> str:
     """The folder of a layer in the store."""
     return f"{identity.kind}-{identity.version}-{identity.flavour}-{identity.kver}"
+
+
+def module_facts(runner: Runner, root: Path, modules: Iterable[Entry]) -> tuple[ModuleFact, ...]:
+    """What modinfo says of each of a layer's modules, which lie below ``root``. Raises DataError for one that is none."""
+    found = []
+    for entry in modules:
+        info = modinfo_of_file(runner, root / entry.path)
+        if info is None:
+            raise DataError(f"/{entry.path}: modinfo finds no kernel module in it; the layer is not recorded", code=_CODE)
+        name = entry.path.rsplit("/", 1)[-1].partition(".ko")[0]
+        found.append(ModuleFact(entry.path, name, info.version, info.kver, info.licence, info.signer))
+    return tuple(found)
 
 
 def path_of(root: Path, layer: str) -> Path:
@@ -113,12 +164,15 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             image=document.get(data, "image", str, where, _CODE),
             actions=_words(data, "actions", where),
             accept_no_device=document.get(data, "accept_no_device", bool, where, _CODE),
-            files=tuple(_entry(item, where) for item in document.get(data, "files", list, where, _CODE)),
-            replaced=_words(data, "replaced", where),
-            deleted=_words(data, "deleted", where),
+            files=tuple(read_entry(item, where, _CODE) for item in document.get(data, "files", list, where, _CODE)),
+            replaced=_paths(data, "replaced", where),
+            deleted=_paths(data, "deleted", where),
             build_s=_seconds(data, "build_s", where),
             tries=document.get(data, "tries", int, where, _CODE),
             warnings=_words(data, "warnings", where),
+            originals=tuple(read_entry(item, where, _CODE) for item in document.get(data, "originals", list, where, _CODE)),
+            module_facts=tuple(_fact(item, where) for item in document.get(data, "module_facts", list, where, _CODE)),
+            indexes=tuple(_index(item, where) for item in document.get(data, "indexes", list, where, _CODE)),
         )
     except TypeError as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); the layer is not used", code=_CODE) from error
@@ -140,16 +194,66 @@ def _seconds(data: dict[str, Any], key: str, where: str) -> float:
     return float(value)
 
 
-def _entry(item: Any, where: str) -> Entry:
+def _paths(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    return tuple(document.check_path(path, ROOTS, where, _CODE) for path in _words(data, key, where))
+
+
+def read_entry(item: Any, where: str, code: str) -> Entry:
+    """One entry of a document of ours. Raises DataError, TypeError."""
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is no entry of files")
+        raise TypeError(f"{item!r} is no entry")
     for name, kind in _ENTRY_FIELDS.items():
-        document.get(item, name, kind, where, _CODE)
-    entry = Entry(**item)
-    document.check_path(entry.path, ROOTS, where, _CODE)
+        document.get(item, name, kind, where, code)
+    pairs = item["attributes"]
+    if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], str) for p in pairs):
+        raise TypeError(f"{pairs!r} are no attributes")
+    entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)})
+    document.check_path(entry.path, ROOTS, where, code)
     if entry.type not in ("file", "link", "folder"):
-        raise DataError(f"{where}: /{entry.path} is of the unknown type {entry.type!r}; the layer is not used", code=_CODE)
+        raise DataError(f"{where}: /{entry.path} is of the unknown type {entry.type!r}; it is not used", code=code)
+    wrong = _wrong_fields(entry)
+    if wrong:
+        raise DataError(f"{where}: /{entry.path}: wrong for a {entry.type}: {', '.join(wrong)}; it is not used", code=code)
     return entry
+
+
+def _wrong_fields(entry: Entry) -> list[str]:
+    is_file, is_link = entry.type == "file", entry.type == "link"
+    names = [name for name, _ in entry.attributes]
+    right = {
+        "mode": 0 <= entry.mode <= 0o7777,
+        "uid": 0 <= entry.uid <= _HIGHEST_ID,
+        "gid": 0 <= entry.gid <= _HIGHEST_ID,
+        "size": entry.size >= 0 if is_file else entry.size == 0,
+        "sha256": is_sha256(entry.sha256) if is_file else not entry.sha256,
+        "target": bool(entry.target) and "\0" not in entry.target if is_link else not entry.target,
+        "attributes": names == sorted(set(names))
+        and all(_ATTRIBUTE.fullmatch(n) and not n.startswith("trusted.overlay.") and _BASE64.fullmatch(v) for n, v in entry.attributes),
+    }
+    return [name for name, is_right in right.items() if not is_right]
+
+
+def is_sha256(text: str) -> bool:
+    """Whether it is a SHA-256 in lower-case hexadecimal."""
+    return bool(_SHA256.fullmatch(text))
+
+
+def _fact(item: Any, where: str) -> ModuleFact:
+    if not isinstance(item, dict):
+        raise TypeError(f"{item!r} is no module fact")
+    for name in _FACT_FIELDS:
+        document.get(item, name, str, where, _CODE)
+    return ModuleFact(**item)
+
+
+def _index(item: Any, where: str) -> Index:
+    if not isinstance(item, dict):
+        raise TypeError(f"{item!r} is no index")
+    before = document.get(item, "before", str, where, _CODE)
+    index = Index(**{**item, "after": read_entry(item.get("after"), where, _CODE)})
+    if index.path != index.after.path or index.after.type != "file" or not (before == "" or is_sha256(before)):
+        raise DataError(f"{where}: the index {index.path!r} is not described as one; the layer is not used", code=_CODE)
+    return index
 
 
 def _check(manifest: Manifest, where: str, layer: str) -> None:
@@ -168,8 +272,51 @@ def _check(manifest: Manifest, where: str, layer: str) -> None:
         wrong.append("layer")
     if not manifest.modules:
         wrong.append("files (no kernel module among them)")
+    if manifest.mode not in (IN_PLACE, CAPTURED):
+        wrong.append("mode")
+    wrong += _wrong_lists(manifest)
     if wrong:
         raise DataError(f"{where}: wrong or empty: {', '.join(wrong)}; the layer is not used", code=_CODE)
+
+
+def _wrong_lists(manifest: Manifest) -> list[str]:
+    """What of the lists contradicts itself or another."""
+    files = {entry.path: entry for entry in manifest.files}
+    originals = [entry.path for entry in manifest.originals]
+    facts, indexes = [fact.path for fact in manifest.module_facts], [index.path for index in manifest.indexes]
+    wrong = [
+        f"{name} (a path twice)"
+        for name, paths in (
+            ("files", [entry.path for entry in manifest.files]),
+            ("replaced and deleted", [*manifest.replaced, *manifest.deleted]),
+            ("originals", originals),
+            ("module_facts", facts),
+            ("indexes", indexes),
+        )
+        if len(paths) != len(set(paths))
+    ]
+    inside = [path for path in files if _is_below_something_else(path, files)]
+    if inside:
+        wrong.append(f"files (/{inside[0]} is below what is no folder)")
+    if set(facts) != {entry.path for entry in manifest.modules}:
+        wrong.append("module_facts (not those of the layer's modules)")
+    folder = f"lib/modules/{manifest.identity.kver}/"
+    if not all(_INDEX.fullmatch(path) and path.startswith((folder, "usr/" + folder)) for path in indexes) or files.keys() & set(indexes):
+        wrong.append("indexes (not those of the layer's kernel)")
+    if manifest.mode == IN_PLACE and (manifest.originals or manifest.indexes):
+        wrong.append("originals, indexes (there in mode in_place)")
+    if manifest.mode == CAPTURED:
+        if set(originals) != {*manifest.replaced, *manifest.deleted}:
+            wrong.append("originals (not those of replaced and deleted)")
+        if not files.keys() >= set(manifest.replaced) or files.keys() & set(manifest.deleted):
+            wrong.append("replaced, deleted (contradict files)")
+    return wrong
+
+
+def _is_below_something_else(path: str, files: dict[str, Entry]) -> bool:
+    parts = path.split("/")
+    above: Iterable[str] = ("/".join(parts[:n]) for n in range(1, len(parts)))
+    return any(parent in files and files[parent].type != "folder" for parent in above)
 
 
 def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:

@@ -11,7 +11,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imagere
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.kmod import LoadedModule, ModuleInfo
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Identity, Manifest, layer_name
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact, layer_name
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import Marker
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts, Policy
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.pci import PciFunction
@@ -65,7 +65,36 @@ def manifest(who: Identity | None = None, **changes: Any) -> Manifest:
         tries=1,
         warnings=(),
     )
-    return replace(base, **changes)
+    layer = replace(base, **changes)
+    return layer if "module_facts" in changes else replace(layer, module_facts=facts_of(layer))
+
+
+def captured(**changes: Any) -> Manifest:
+    """A captured layer that also replaces, deletes, and carries attributes and an index."""
+    base = manifest()
+    files = (*base.files, entry("etc/replaced.conf", attributes=(("user.a", "QQ=="),)))
+    originals = (entry("etc/replaced.conf", mode=0o600), entry("etc/deleted.conf"))
+    return manifest(
+        mode="captured",
+        files=files,
+        replaced=("etc/replaced.conf",),
+        deleted=("etc/deleted.conf",),
+        originals=originals,
+        indexes=(index(f"usr/lib/modules/{KVER}/modules.dep"),),
+        **changes,
+    )
+
+
+def index(path: str) -> Index:
+    return Index(path, "0" * 64, entry(path))
+
+
+def facts_of(layer: Manifest) -> tuple[ModuleFact, ...]:
+    """What modinfo would say of each of a layer's modules."""
+    return tuple(
+        ModuleFact(e.path, Path(e.path).name.partition(".")[0], layer.identity.version, layer.identity.kver, "Dual MIT/GPL", "")
+        for e in layer.modules
+    )
 
 
 def module(name: str = "nvidia", **changes: str) -> ModuleInfo:
