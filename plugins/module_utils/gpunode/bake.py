@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import buildlog, decide, dkms, dpkglock, files, inventory, kmod, manifest, marker, preflight, removal, takeback, userspace
+from . import buildlog, dkms, dpkglock, files, inventory, kmod, manifest, marker, preflight, removal, takeback, userspace
 from .containerd import HOSTS_DIR, Containerd
 from .contract import BUILD_ONLY, LOCK, ContainerRun, DriverContainer
 from .deadline import Deadline
@@ -110,7 +110,7 @@ class Bake:
         except GpuNodeError as error:
             return (str(error),)
         wanted = self.request.wanted
-        wrong = decide.marker_differences(found, self.kver, wanted.version, wanted.kind, self.arch) if found else ("the marker is missing",)
+        wrong = marker.differences(found, self.kver, wanted.version, wanted.kind, self.arch) if found else ("the marker is missing",)
         return wrong or inventory.problems(self.root, layer.deciding_files)
 
     def _remove_own(self) -> None:
@@ -210,7 +210,7 @@ class Bake:
         found = marker.read(self.root, path)
         if found is None:
             raise BuildError(f"the container ended well and left no marker at {path}: nothing was built", code="marker_missing")
-        wrong = decide.marker_differences(found, self.kver, wanted.version, wanted.kind, self.arch)
+        wrong = marker.differences(found, self.kver, wanted.version, wanted.kind, self.arch)
         if wrong:
             raise BuildError(f"the marker at {path} is not what was asked for: {'; '.join(wrong)}", code="marker_mismatch")
         return found

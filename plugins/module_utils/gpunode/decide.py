@@ -7,21 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .kmod import NEEDED_MODULES, ModuleInfo
-from .manifest import Identity, Manifest
-from .marker import Marker
+from . import generations
+from .kmod import NEEDED_MODULES
+from .manifest import Manifest
 from .model import Action, Facts, Plan, Policy, Refusal, Step
+from .rungs import driven, layer_refusal, nearest_layer, ready_refusal, target
 
-_READY, _BAKED, _INSTALL = "already-right", "baked-layer", "install"
-# Which difference names the plan when there are several: the one that explains the others comes first.
-_DIFFERENCE_CODES = {
-    "arch": "arch_mismatch",
-    "kind": "kind_mismatch",
-    "version": "version_mismatch",
-    "flavour": "flavour_mismatch",
-    "kver": "kernel_mismatch",
-    "config_digest": "digest_mismatch",
-}
+_INSTALL = "install"
 # After these the driver that is here is the right one for another kernel, or none: nothing has to go before an install.
 _NOTHING_TO_REMOVE = (
     "never_baked",
@@ -64,7 +56,12 @@ def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
     """Plans that are an error before anything is tried."""
     if policy.expected_gpus and len(facts.gpus) < policy.expected_gpus:
         return _gpu_missing(facts, policy)
-    if not facts.containerd_ready and _ready(facts, policy) is not None:
+    for gpu in driven(facts):
+        generation = generations.of_device(gpu.device)
+        if generation and not generation.supports_version(policy.wanted.version):
+            refusals = "; ".join(sorted({generation.refusal(flavour, policy.wanted.version) for flavour in generation.flavours}))
+            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}): {refusals}: use another driver image")
+    if not facts.containerd_ready and ready_refusal(facts, policy) is not None:
         return _failure(
             "containerd_unavailable",
             "containerd does not answer, and the driver container needs it: systemctl status containerd",
@@ -81,65 +78,22 @@ def _gpu_missing(facts: Facts, policy: Policy) -> Plan:
 
 def _climb(facts: Facts, policy: Policy) -> Plan:
     refused: list[Refusal] = []
-    refusal = _ready(facts, policy)
+    refusal = ready_refusal(facts, policy)
     if refusal is None:
         return _already_right(facts)
     if refusal.code == "other_flavour":
         plan = _failure("flavour_refused", f"{refusal.reason}: this image gives no others, use one of that flavour")
         return replace(plan, refused=(refusal,))
     refused.append(refusal)
-    layer = _nearest_layer(facts, policy)
-    refusal = _layer_refusal(facts, policy, layer)
+    layer = nearest_layer(facts, policy)
+    refusal = layer_refusal(facts, policy, layer)
     if refusal is None:
         return _fast(facts, policy, layer, tuple(refused))
     refused.append(refusal)
     return _install(facts, policy, tuple(refused))
 
 
-# --- already right ---------------------------------------------------------------------------------------------------
-
-
-def _ready(facts: Facts, policy: Policy) -> Refusal | None:
-    """Why the node is not ready as it is; None when it is: a loaded module alone proves nothing (D17)."""
-    record = facts.record
-    if facts.record_problem:
-        return Refusal(_READY, "record_invalid", facts.record_problem)
-    if record is None:
-        return Refusal(_READY, "never_initialised", "this node has no record of an installation")
-    if not facts.machine_id or record.machine_id != facts.machine_id:
-        return Refusal(_READY, "other_machine", "the record is another machine's: the disk was copied from a used node")
-    if record.state != "initialised":
-        return Refusal(_READY, "interrupted", "the last run was interrupted: its record says started")
-    wanted = policy.wanted
-    found = record.identity
-    if (found.kind, found.version, found.arch) != (wanted.kind, wanted.version, facts.arch):
-        return Refusal(
-            _READY,
-            "other_driver",
-            f"installed is {found.kind} {found.version} for {found.arch}, wanted {wanted.kind} {wanted.version} for {facts.arch}",
-        )
-    # An image that was collected since is not pulled again just to learn its digest: later boots use no network.
-    # A digest that is not known is equal to nothing, not even to another such: then the name decides.
-    digests = {found.config_digest, facts.config_digest}
-    same_image = len(digests) == 1 if facts.image_present and "" not in digests else record.image == wanted.image.text
-    if not same_image:
-        return Refusal(_READY, "other_image", f"installed from another image than {wanted.image.text} is now")
-    if policy.flavour not in ("any", found.flavour):
-        return Refusal(_READY, "other_flavour", f"the installed modules are {found.flavour}, the policy asks for {policy.flavour}")
-    if facts.kver not in record.modules:
-        return Refusal(
-            _READY,
-            "kernel_changed",
-            f"kernel {facts.kver} runs, the driver is ready for {', '.join(record.ready_kernels()) or 'none'}",
-        )
-    if facts.record_contents is None:
-        return Refusal(_READY, "contents_unverified", "the installed files were not looked at")
-    if facts.record_contents:
-        return Refusal(_READY, "contents_changed", f"installed files have changed: {_some(facts.record_contents)}")
-    resident = facts.is_loaded("nvidia")
-    if resident and resident.version != wanted.version:
-        return Refusal(_READY, "other_version_loaded", f"the kernel holds nvidia {resident.version}, wanted is {wanted.version}")
-    return None
+# --- plans -----------------------------------------------------------------------------------------------------------
 
 
 def _already_right(facts: Facts) -> Plan:
@@ -157,151 +111,6 @@ def _already_right(facts: Facts) -> Plan:
         return replace(plan, steps=(Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES))
     return plan
 
-
-# --- the baked layer -------------------------------------------------------------------------------------------------
-
-
-def _target(facts: Facts, policy: Policy, flavour: str) -> Identity:
-    return Identity(facts.kver, facts.arch or "", policy.wanted.kind, policy.wanted.version, flavour, facts.config_digest)
-
-
-def _differences(facts: Facts, policy: Policy, layer: Manifest) -> tuple[str, ...]:
-    flavour = layer.identity.flavour if policy.flavour == "any" else policy.flavour
-    differing = layer.identity.differences(_target(facts, policy, flavour))
-    if not facts.image_present or not policy.require_digest:  # not known yet, or not asked for; a known other one still differs
-        known = bool(facts.config_digest)
-        differing = tuple(d for d in differing if d != "config_digest" or known)
-    return tuple(sorted(differing, key=list(_DIFFERENCE_CODES).index))
-
-
-def _nearest_layer(facts: Facts, policy: Policy) -> Manifest | None:
-    """The layer with the fewest differences: its refusal explains the most."""
-    return min(facts.layers, key=lambda m: len(_differences(facts, policy, m)), default=None)
-
-
-def _layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refusal | None:
-    if layer is None:
-        return _no_layer_refusal(facts, policy)
-    differing = _differences(facts, policy, layer)
-    if differing:
-        return Refusal(_BAKED, _difference_code(facts, differing), _difference_text(facts, policy, layer, differing))
-    if Action.INSTALL_SKIP_BUILD.value not in layer.actions:
-        return Refusal(_BAKED, "action_unknown", f"the image {layer.image} does not know install-skip-build")
-    return (
-        _module_refusal(facts, layer.identity.version, layer.identity.flavour)
-        or _dkms_refusal(facts, layer.identity.version)
-        or _marker_refusal(facts, policy)
-        or _contents_refusal(facts)
-    )
-
-
-def _no_layer_refusal(facts: Facts, policy: Policy) -> Refusal | None:
-    if facts.layer_problems:
-        return Refusal(_BAKED, "manifest_invalid", f"what was baked cannot be used: {_some(facts.layer_problems)}")
-    if facts.marker_problem:
-        return Refusal(_BAKED, "marker_invalid", facts.marker_problem)
-    if facts.marker is None:
-        return Refusal(_BAKED, "never_baked", "nothing was baked into this image: no manifest and no marker")
-    if policy.require_digest:
-        return Refusal(
-            _BAKED,
-            "no_manifest",
-            "a driver container's marker is here, but no manifest of ours: from which image it was built is unknown (require_digest)",
-        )
-    refusal = _marker_refusal(facts, policy)
-    if refusal:
-        return refusal
-    return _module_refusal(facts, policy.wanted.version, policy.flavour) or _dkms_refusal(facts, policy.wanted.version)
-
-
-def _difference_code(facts: Facts, differing: tuple[str, ...]) -> str:
-    if differing == ("config_digest",) and not facts.config_digest:
-        return "digest_unknown"
-    return _DIFFERENCE_CODES[differing[0]]
-
-
-def _difference_text(facts: Facts, policy: Policy, layer: Manifest, differing: tuple[str, ...]) -> str:
-    target = _target(facts, policy, policy.flavour)
-    pairs = [f"{name} {getattr(layer.identity, name) or 'unknown'}, here {getattr(target, name) or 'unknown'}" for name in differing]
-    return f"baked for {'; '.join(pairs)}"
-
-
-def _module_refusal(facts: Facts, version: str, flavour: str) -> Refusal | None:
-    for name, module in (("nvidia", facts.module), ("nvidia-uvm", facts.uvm)):
-        if module is None:
-            return Refusal(_BAKED, "module_missing", f"there is no module {name} for kernel {facts.kver}")
-        refusal = _one_module_refusal(facts, name, module, version, flavour if name == "nvidia" else "any")
-        if refusal:
-            return refusal
-    return None
-
-
-def _one_module_refusal(facts: Facts, name: str, module: ModuleInfo, version: str, flavour: str) -> Refusal | None:
-    if module.kver != facts.kver:  # modprobe --dry-run would not say so
-        return Refusal(
-            _BAKED,
-            "vermagic_mismatch",
-            f"{module.path} was compiled for {module.kver or 'an unknown kernel'}, not {facts.kver}",
-        )
-    if module.version != version and (module.version or name == "nvidia"):
-        return Refusal(
-            _BAKED,
-            "module_version_mismatch",
-            f"{module.path} is of version {module.version or 'unknown'}, not {version}",
-        )
-    if flavour not in ("any", module.flavour) or (name == "nvidia" and module.flavour is None):
-        return Refusal(
-            _BAKED,
-            "module_flavour_mismatch",
-            f"{module.path} has the licence {module.licence!r}, not that of {flavour if flavour != 'any' else 'NVIDIA'} modules",
-        )
-    if facts.signatures_enforced and not module.signer:
-        return Refusal(_BAKED, "module_unsigned", f"{module.path} is not signed, and this kernel enforces signatures")
-    return None
-
-
-def _dkms_refusal(facts: Facts, version: str) -> Refusal | None:
-    mine = [e for e in facts.dkms if e.kver == facts.kver and e.arch == facts.arch]
-    if not any(e.version == version and e.state == "installed" for e in mine):
-        return Refusal(_BAKED, "dkms_not_registered", f"DKMS has no installed nvidia/{version} for kernel {facts.kver}")
-    others = sorted({e.version for e in facts.dkms} - {version})
-    if others:
-        return Refusal(_BAKED, "dkms_ambiguous", f"DKMS holds other versions of nvidia too: {', '.join(others)}")
-    return None
-
-
-def _marker_refusal(facts: Facts, policy: Policy) -> Refusal | None:
-    """The container looks at the marker itself before it skips: what it would refuse is not sent to it."""
-    if facts.marker_problem:
-        return Refusal(_BAKED, "marker_invalid", facts.marker_problem)
-    if facts.marker is None:
-        return Refusal(_BAKED, "marker_missing", "the driver container's marker is gone, without which it would compile")
-    wrong = marker_differences(facts.marker, facts.kver, policy.wanted.version, policy.wanted.kind, facts.arch)
-    if wrong:
-        return Refusal(_BAKED, "marker_mismatch", f"the driver container's marker says otherwise: {'; '.join(wrong)}")
-    return None
-
-
-def marker_differences(marker: Marker, kver: str, version: str, kind: str, arch: str | None) -> tuple[str, ...]:
-    """Fields of a marker that are not what is asked for, in words; one that it leaves out is unknown, thus differs (D3)."""
-    pairs = (
-        ("kernel", marker.kernel, kver),
-        ("driver_version", marker.version, version),
-        ("driver_kind", marker.kind, kind),
-        ("arch", marker.arch, arch),
-    )
-    return tuple(f"{name}={found or 'unknown'}, wanted {asked or 'unknown'}" for name, found, asked in pairs if not found or found != asked)
-
-
-def _contents_refusal(facts: Facts) -> Refusal | None:
-    if facts.layer_contents is None:
-        return Refusal(_BAKED, "contents_unverified", "the baked files were not looked at")
-    if facts.layer_contents:
-        return Refusal(_BAKED, "contents_mismatch", f"baked files are not as they were: {_some(facts.layer_contents)}")
-    return None
-
-
-# --- plans -----------------------------------------------------------------------------------------------------------
 
 _AFTER_CONTAINER = (
     Step.LOAD_MODULES,
@@ -324,7 +133,7 @@ def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[R
         + (", every file verified" if layer else "; its image's digest was not asked for"),
         steps=(*_pull(facts), *unload, Step.RUN_CONTAINER, *_AFTER_CONTAINER),
         refused=refused,
-        identity=_target(facts, policy, flavour),
+        identity=target(facts, policy, flavour),
         layer=layer,
         provisional=not facts.image_present,
     )
@@ -345,7 +154,7 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
         f"full install of {policy.wanted.kind} {policy.wanted.version}: {refusal.reason}",
         steps=(*_pull(facts), *_unload(facts), *remove, Step.RUN_CONTAINER, *_AFTER_CONTAINER),
         refused=refused,
-        identity=_target(facts, policy, policy.flavour if policy.flavour != "any" else ""),
+        identity=target(facts, policy, policy.flavour if policy.flavour != "any" else ""),
         provisional=not facts.image_present,
     )
 
@@ -390,8 +199,3 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     if plan.steps and passed:
         found.append(f"GPUs bound to vfio-pci are left alone: {', '.join(passed)}")
     return tuple(found)
-
-
-def _some(problems: tuple[str, ...]) -> str:
-    more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
-    return "; ".join(problems[:3]) + more

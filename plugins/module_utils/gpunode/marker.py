@@ -58,3 +58,14 @@ def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); the marker is not used", code="marker_invalid") from error
     return parse(text, path)
+
+
+def differences(marker: Marker, kver: str, version: str, kind: str, arch: str | None) -> tuple[str, ...]:
+    """Fields of a marker that are not what is asked for, in words; one that it leaves out is unknown, thus differs (D3)."""
+    pairs = (
+        ("kernel", marker.kernel, kver),
+        ("driver_version", marker.version, version),
+        ("driver_kind", marker.kind, kind),
+        ("arch", marker.arch, arch),
+    )
+    return tuple(f"{name}={found or 'unknown'}, wanted {asked or 'unknown'}" for name, found, asked in pairs if not found or found != asked)

@@ -122,8 +122,8 @@ def a_record(**changes: Any) -> Record:
     return replace(base, **changes)
 
 
-def gpu(driver: str | None = None, address: str = "0000:01:00.0", pci_class: str = "030200") -> PciFunction:
-    return PciFunction(address, "2330", pci_class, driver)
+def gpu(driver: str | None = None, address: str = "0000:01:00.0", pci_class: str = "030200", device: str = "2330") -> PciFunction:
+    return PciFunction(address, device, pci_class, driver)
 
 
 def resident(name: str = "nvidia", version: str = VERSION, state: str = "live") -> LoadedModule:

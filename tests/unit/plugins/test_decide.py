@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import decide as decide_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.decide import decide, marker_differences
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import rungs
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.decide import decide
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import differences as marker_differences
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Action, Facts, Policy, Step
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +38,8 @@ from tests.unit.plugins.support import (
 
 NONE, SKIP, INSTALL = Action.NONE, Action.INSTALL_SKIP_BUILD, Action.INSTALL
 OTHER_IMAGE = f"registry.lab:5000/aks/aks-gpu-cuda:{VERSION}-20260501000000"
+OLD = "registry.lab:5000/aks/aks-gpu-cuda:550.90.07-20260430040408"
+NEW = "registry.lab:5000/aks/aks-gpu-cuda:595.58.03-20260430040408"
 GRID = f"registry.lab:5000/aks/aks-gpu-grid:{VERSION}-20260430040408"
 
 
@@ -45,6 +49,11 @@ def layer(**changes: str) -> Any:
 
 def with_layer(**changes: str) -> Facts:
     return baked(layers=(layer(**changes),))
+
+
+def of_flavour(flavour: str, *gpus: Any) -> Facts:
+    licence = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA"}[flavour]
+    return baked(layers=(layer(flavour=flavour),), module=module(licence=licence), functions=gpus or (gpu(),))
 
 
 def row(name: str, facts: Facts, code: str, action: Action, policy: Policy = policy(), **more: Any) -> Any:  # noqa: B008
@@ -64,6 +73,10 @@ PLANS = [
     row("all passed through", baked(functions=(gpu("vfio-pci"), gpu("vfio-pci", "0000:02:00.0"))), "gpu_passthrough", NONE),
     row("another's driver", baked(foreign=("package nvidia-driver",)), "foreign_driver", NONE),
     # errors before anything
+    row("gpu newer than the driver", baked(functions=(gpu(device="2901"),)), "gpu_not_supported", NONE, policy(OLD), fails=True),
+    row("gpu older than the driver", baked(functions=(gpu(device="1db4"),)), "gpu_not_supported", NONE, policy(NEW), fails=True),
+    row("gpu newer than the driver, passed through", baked(functions=(gpu(), gpu("vfio-pci", "0000:02:00.0", device="2901"))),
+        "version_mismatch", INSTALL, policy(OLD)),
     row("gpu expected, none there", baked(functions=()), "gpu_missing", NONE, policy(expected_gpus=1), fails=True),
     row("one of two gpus", baked(), "gpu_missing", NONE, policy(expected_gpus=2), fails=True),
     row("no containerd", baked(containerd_ready=False), "containerd_unavailable", NONE, fails=True),
@@ -78,6 +91,8 @@ PLANS = [
     row("marker alone, digest not asked for", baked(layers=(), layer_contents=None), "marker_matches", SKIP, ANY_DIGEST),
     row("signed where enforced", baked(signatures_enforced=True, module=module(signer="k"), uvm=module(signer="k")),
         "baked_layer_matches", SKIP),
+    row("open modules, Blackwell", baked(functions=(gpu(device="2901"),)), "baked_layer_matches", SKIP),
+    row("proprietary modules, Hopper", of_flavour("proprietary"), "baked_layer_matches", SKIP),
     row("broken record does not hurt", baked(record_problem="bad"), "baked_layer_matches", SKIP),
     row("copied disk", ready(machine_id="other"), "baked_layer_matches", SKIP),
     row("interrupted after the container", ready(record=a_record(state="started")), "baked_layer_matches", SKIP),
@@ -123,6 +138,14 @@ PLANS = [
     row("broken manifest", baked(layers=(), layer_problems=("m: bad",), layer_contents=None), "manifest_invalid", INSTALL),
     row("contents", baked(layer_contents=("/usr/lib/x: its sha256 is not what it was",)), "contents_mismatch", INSTALL),
     row("contents not looked at", baked(layer_contents=None), "contents_unverified", INSTALL),
+    row("proprietary modules, Blackwell", of_flavour("proprietary", gpu(device="2901")), "gpu_refuses_modules", INSTALL),
+    row("proprietary modules, Hopper and Blackwell", of_flavour("proprietary", gpu(), gpu(address="0000:02:00.0", device="2901")),
+        "gpu_refuses_modules", INSTALL),
+    row("open modules, Volta", baked(functions=(gpu(device="1db4"),)), "gpu_refuses_modules", INSTALL),
+    row("gpu of no known generation", baked(functions=(gpu(device="ffff"),)), "gpu_unknown", INSTALL),
+    row("marker alone, gpu of no known generation", baked(layers=(), layer_contents=None, functions=(gpu(device="ffff"),)), "gpu_unknown",
+        INSTALL, ANY_DIGEST),
+    row("installed on a node that now has another GPU", ready(functions=(gpu(device="1db4"),)), "gpu_refuses_modules", INSTALL),
     row("record of another version", never_baked(record=a_record(identity=identity(version="570.1")), record_contents=()),
         "never_baked", INSTALL),
     # enforced signatures: no compile that cannot be loaded
@@ -130,6 +153,7 @@ PLANS = [
     row("never baked where enforced", never_baked(signatures_enforced=True), "signatures_enforced", NONE, fails=True),
     # already right
     row("second run", ready(), "already_initialised", NONE),
+    row("second run, gpu of no known generation", ready(functions=(gpu(device="ffff"),)), "already_initialised", NONE),
     row("second run, image collected", ready(image_present=False, config_digest=""), "already_initialised", NONE),
     row("second run, digest unknown", ready(config_digest=""), "already_initialised", NONE),
     row("second run, digest never known", ready(record=a_record(identity=identity(config_digest=""))), "already_initialised", NONE),
@@ -179,11 +203,11 @@ def test_every_refused_rung_says_why(code: str, facts: Facts, policy: Policy) ->
 
 
 def codes_in_source() -> set[str]:
-    """Every code in decide.py: where a plan or a refusal is made, and in the table of differences."""
-    tree = ast.parse(Path(decide_module.__file__).read_text(encoding="utf-8"))
-    found = set(decide_module._DIFFERENCE_CODES.values())
+    """Every code in decide.py and rungs.py: where a plan or a refusal is made, and in the table of differences."""
+    found = set(rungs.DIFFERENCE_CODES.values())
     position = {"Refusal": 1, "Plan": 1, "_nothing": 0, "_failure": 0}
-    for node in ast.walk(tree):
+    files = [Path(module.__file__ or "") for module in (decide_module, rungs)]
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in position:
             words = [c.value for c in ast.walk(node.args[position[node.func.id]]) if isinstance(c, ast.Constant)]
             found |= {word for word in words if isinstance(word, str)}

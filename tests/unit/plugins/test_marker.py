@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import marker
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.decide import marker_differences
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import Marker
 from hypothesis import given
@@ -63,8 +62,8 @@ def test_cut_off_at_any_byte_it_matches_nothing_more(length: int) -> None:
     except DataError:
         return
     asked = {"kver": found.kernel, "version": found.version or "", "kind": found.kind or "", "arch": found.arch}
-    if not marker_differences(found, **asked):  # type: ignore[arg-type]
-        assert not marker_differences(marker.parse(FULL, "marker"), **asked)  # type: ignore[arg-type]
+    if not marker.differences(found, **asked):  # type: ignore[arg-type]
+        assert not marker.differences(marker.parse(FULL, "marker"), **asked)  # type: ignore[arg-type]
 
 
 @given(st.one_of(st.text(max_size=200), st.binary(max_size=200).map(lambda b: FULL + b.decode("utf-8", "replace"))))
