@@ -8,7 +8,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,ANSIBLE_CONFIG,PYTHONDONTWRITEBYTECODE,GPU_PREBAKE_CACHE,XDG_CACHE_HOME)
 LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 
-.PHONY: setup check lint types unit test test-lab test-vm test-all demo clean
+.PHONY: setup check lint types unit test test-lab test-vm test-all demo bench clean
 setup:
 	@lab/setup.sh
 
@@ -26,7 +26,7 @@ lint:
 	packer validate -syntax-only packer/existing-machine.pkr.hcl
 
 types:
-	mypy plugins/module_utils/gpunode lab
+	mypy plugins/module_utils/gpunode lab bench
 
 unit:
 	pytest tests/unit -n 2
@@ -53,6 +53,10 @@ test-part-nvidia: setup
 # Bakes with Packer, boots three nodes, shows what each did.
 demo: setup
 	@$(LAB) lab.demo
+
+# Measures what has a budget, and what it is compared with; BENCH=… for some of bench/__main__.py's.
+bench: setup
+	@$(LAB) bench $(BENCH)
 
 clean:
 	$(LAB) lab clean

@@ -1,0 +1,55 @@
+"""`python -m bench [NAME …]`: runs the benchmarks of BENCHES on one node, prints the table and writes build/bench/report.json.
+
+A benchmark is a function from a Ground to rows. To add one: a file like bench/boot_look.py, and its name in BENCHES.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable
+
+from bench import boot_look, controller, report
+from bench.ground import Ground, ground
+from bench.rows import Row
+from lab import paths, session
+from lab.errors import LabError
+from lab.progress import say, step
+
+OUT = paths.TOP / "build/bench"
+BENCHES: dict[str, Callable[[Ground], list[Row]]] = {
+    "boot-look": boot_look.bench,
+    "controller": controller.bench,
+}
+
+
+def main() -> int:
+    """Runs in a lab session; returns the exit status, which no figure changes."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks on a native node of the lab.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}; all of them by default")
+    names = parser.parse_args().names or list(BENCHES)
+    unknown = sorted(set(names) - set(BENCHES))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(BENCHES)}")
+    try:
+        session.reexec([sys.executable, "-m", "bench", *names])
+        shutil.rmtree(OUT, ignore_errors=True)
+        OUT.mkdir(parents=True)
+        rows: list[Row] = []
+        with ground(OUT) as place:
+            for name in names:
+                with step(f"benchmark {name}"):
+                    rows += BENCHES[name](place)
+        found = report.document(rows, f"{os.cpu_count()} cores, Linux {os.uname().release}")
+        report.show(found)
+        say(f"report: {report.write(found, OUT)}")
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

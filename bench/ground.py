@@ -1,0 +1,87 @@
+"""Where native rows are measured: a native node of the lab, baked with the stand-in, that believes it can use what was baked.
+
+Two things of the node are fake, and only these: the PCI bus in its sysfs (a folder with one H100's ids), because the machine has no
+GPU, and the kernel release that Python's os.uname answers, because the machine's own kernel runs, for which nothing can be baked.
+Without them a look would end after its first lines, or find nothing worth hashing, and the figures would flatter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import bakedimage, base, driverimage, host, inventory, paths, registry
+from lab.native import NativeNode
+from lab.progress import step
+
+CODE = "srv/bench"
+"""Where the node has the library and bench/onnode.py; outside all that a look reads."""
+
+_FAKE_GPU = """
+set -e
+mount -t tmpfs none /sys/bus/pci
+mkdir -p /sys/bus/pci/devices/0000:01:00.0 && cd /sys/bus/pci/devices/0000:01:00.0
+echo 0x10de >vendor; echo 0x2330 >device; echo 0x030200 >class
+"""
+_FAKE_KERNEL = """import os
+
+_real = os.uname()
+os.uname = lambda: os.uname_result((_real.sysname, _real.nodename, {kver!r}, _real.version, _real.machine))
+"""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A node to measure on, the driver image it is baked with, and the folder for what the benchmarks write here."""
+
+    node: NativeNode
+    image: str
+    hosts: Path
+    folder: Path
+
+    def play(self, playbook: Path, *arguments: str, **variables: str) -> str:
+        """Runs a playbook against the node; returns what it printed. Raises LabError when it fails."""
+        words = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        argv = ["ansible-playbook", "-i", str(self.hosts), *words, *arguments, str(playbook)]
+        return host.run(argv, timeout_s=600, env={"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}).stdout
+
+    def python(self, *words: str) -> str:
+        """Runs bench/onnode.py on the node; returns what it printed."""
+        return self.node.ssh(f"cd /{CODE} && exec python3 -m bench.onnode {' '.join(words)}", timeout_s=600).stdout
+
+
+@contextmanager
+def ground(folder: Path) -> Iterator[Ground]:
+    """A ground, baked and checked; its node is gone afterwards. Needs a lab session."""
+    driver = driverimage.build("standin")
+    registry.push(driver.layout, driver.reference)
+    kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
+    node = NativeNode.create(f"bench-{os.getpid()}")
+    try:
+        hosts = inventory.write(folder / "inventory.json", [(node.state.name, node.target)])
+        found = Ground(node, driver.reference, hosts, folder)
+        variables = folder / "bake.json"
+        variables.write_text(json.dumps(bakedimage.variables(driver.reference, kver)))
+        with step(f"{node.state.name}: bake"):
+            found.play(paths.TOP / "playbooks/prebake.yml", "-e", f"@{variables}")
+        _prepare(node, kver)
+        yield found
+    finally:
+        node.destroy()
+
+
+def _prepare(node: NativeNode, kver: str) -> None:
+    """The two fakes, and the code that measures."""
+    node.ssh(_FAKE_GPU)
+    site = node.ssh("python3 -c 'import site; print(site.getsitepackages()[0])'").stdout.strip()
+    folder = node.root / site.lstrip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "usercustomize.py").write_text(_FAKE_KERNEL.format(kver=kver))
+    code = node.root / CODE
+    for name in ("bench", "plugins/module_utils/gpunode"):
+        shutil.copytree(paths.TOP / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,0 +1,73 @@
+"""The rows as a table in the terminal and as build/bench/report.json (docs/bench.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.rows import Row
+
+SCHEMA = 1
+
+
+def document(rows: Sequence[Row], machine: str) -> dict[str, Any]:
+    """The report; `ratio` is a row's value divided by that of the row that it is compared with. Raises ValueError for a wrong name."""
+    by_name = {row.name: row for row in rows}
+    if len(by_name) != len(rows):
+        raise ValueError("two rows have one name")
+    return {"schema": SCHEMA, "machine": machine, "rows": [{**asdict(row), "ratio": _ratio(row, by_name)} for row in rows]}
+
+
+def _ratio(row: Row, by_name: dict[str, Row]) -> float | None:
+    if row.compared_with is None:
+        return None
+    other = by_name.get(row.compared_with)
+    if other is None or (other.unit, other.clock) != (row.unit, row.clock):
+        raise ValueError(f"{row.name}: there is no row {row.compared_with!r} in the same unit and of the same clock to compare with")
+    return round(row.value / other.value, 3)
+
+
+def write(report: dict[str, Any], folder: Path) -> Path:
+    """Writes report.json into `folder` and returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "report.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    return path
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The rows for people."""
+    shown = Table(title=f"Benchmarks, medians ({report['machine']})", title_justify="left")
+    for title, justify in (("what", "left"), ("median", "right"), ("fastest to slowest", "right"), ("runs", "right"), ("clock", "left")):
+        shown.add_column(title, justify=justify)  # type: ignore[arg-type]
+    shown.add_column("budget", justify="right")
+    shown.add_column("compared with", justify="left")
+    for row in report["rows"]:
+        unit = row["unit"]
+        shown.add_row(
+            row["name"],
+            f"{row['value']:.2f} {unit}",
+            f"{row['low']:.2f} to {row['high']:.2f}",
+            str(row["runs"]),
+            row["clock"],
+            _budget(row),
+            f"{row['ratio']:.2f} of: {row['compared_with']}" if row["ratio"] is not None else "",
+        )
+    return shown
+
+
+def _budget(row: dict[str, Any]) -> str:
+    if row["budget"] is None:
+        return ""
+    return f"{row['budget']:g} {row['unit']}: " + ("kept" if row["value"] <= row["budget"] else "[bold red]missed[/]")
+
+
+def show(report: dict[str, Any]) -> None:
+    """Prints the table."""
+    Console(width=None if Console().is_terminal else 170, highlight=False).print(table(report))
