@@ -40,14 +40,30 @@ class ContainerRun:
         return self.rc == 0
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a driver container installs: the root that its PID 1 lives in, "" for the host's own, and that PID 1 as we see it."""
+
+    base: str = ""
+    pid: int = 1
+
+
 class DriverContainer:
     """Sends actions to a driver image on this host; ``say`` gets each line of output as it comes."""
 
-    def __init__(self, containerd: Containerd, runner: Runner, root: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        containerd: Containerd,
+        runner: Runner,
+        root: Path,
+        say: Callable[[str], None] = lambda _: None,
+        place: Place = Place(),
+    ) -> None:
         self.containerd = containerd
         self.runner = runner
         self.root = root
         self.say = say
+        self.place = place
 
     def known_actions(self, reference: str) -> tuple[str, ...]:
         """The contract's actions that the image's entrypoint mentions as whole words: one that it does not know, it would not
@@ -77,7 +93,8 @@ class DriverContainer:
                 self.say(line)
 
             try:
-                result = self.runner.run(run_argv(self.containerd, reference, container, action), timeout_s, ok=None, on_line=take)
+                argv = run_argv(self.containerd, reference, container, action, self.place)
+                result = self.runner.run(argv, timeout_s, ok=None, on_line=take)
                 rc: int | None = result.rc
                 output = result.stdout
             except CommandError as error:
@@ -102,15 +119,17 @@ class DriverContainer:
             if _OWN_IDS.fullmatch(container):
                 self.containerd.kill(container)
         self._unmount()
-        for folder in _FOLDERS:
-            path = self.root / folder.lstrip("/")
+        for path in self._folders():
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
 
     def sweep(self) -> None:
         """Leaves no trace of the contract's scratch folders behind."""
-        for folder in _FOLDERS:
-            shutil.rmtree(self.root / folder.lstrip("/"), ignore_errors=True)
+        for path in self._folders():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        return [Path(self.place.base or self.root) / folder.lstrip("/") for folder in _FOLDERS]
 
     def _end(self, container: str) -> None:
         if container in self.containerd.containers():
@@ -122,10 +141,11 @@ class DriverContainer:
             mounts.unmount(self.runner, mounts.left_by_container(mounts.current()))
 
 
-def run_argv(containerd: Containerd, reference: str, container: str, action: str, pid: int = 1) -> list[str]:
-    """The contract's ``ctr run``; ``pid`` is the process whose namespaces count as the host's. Never a second argument after
-    the action: the entrypoint would sleep for ever."""
-    binds = [word for source, target in _FOLDERS.items() for word in ("--mount", f"type=bind,src={source},dst={target},options=rbind")]
+def run_argv(containerd: Containerd, reference: str, container: str, action: str, place: Place = Place()) -> list[str]:
+    """The contract's ``ctr run``. Its folders are bound from inside the place: the last step of a run removes ``/opt/gpu``, which a
+    mount point there would forbid. Never a second argument after the action: the entrypoint would sleep for ever."""
+    sources = {f"{place.base}{folder}": target for folder, target in _FOLDERS.items()}
+    binds = [word for source, target in sources.items() for word in ("--mount", f"type=bind,src={source},dst={target},options=rbind")]
     return [
         *containerd.ctr,
         "run",
@@ -133,7 +153,7 @@ def run_argv(containerd: Containerd, reference: str, container: str, action: str
         "--rm",
         "--net-host",
         "--with-ns",
-        f"pid:/proc/{pid}/ns/pid",
+        f"pid:/proc/{place.pid}/ns/pid",
         *binds,
         reference,
         container,

@@ -20,6 +20,8 @@ class Mount:
     point: str
     fstype: str
     source: str
+    parent: int = 0
+    is_read_only: bool = False
 
 
 def parse(text: str) -> tuple[Mount, ...]:
@@ -28,15 +30,33 @@ def parse(text: str) -> tuple[Mount, ...]:
     for line in text.splitlines():
         left, dash, right = line.partition(" - ")
         words, tail = left.split(), right.split()
-        if dash and len(words) >= 5 and len(tail) >= 2:
+        if dash and len(words) >= 6 and len(tail) >= 2:
             point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4])
-            found.append(Mount(int(words[0]), point, tail[0], tail[1]))
+            # A mount and its filesystem can each be read-only: options of the one, options of the other.
+            options = {*words[5].split(","), *(tail[2].split(",") if len(tail) > 2 else ())}
+            found.append(Mount(int(words[0]), point, tail[0], tail[1], int(words[1]), "ro" in options))
     return tuple(found)
 
 
-def current() -> tuple[Mount, ...]:
+def current(root: Path = Path("/")) -> tuple[Mount, ...]:
     """This process's mount table, in the order of mounting."""
-    return parse(read_text(Path("/proc/self/mountinfo")) or "")
+    return parse(read_text(root / "proc/self/mountinfo") or "")
+
+
+def visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
+    """Those that no other one lies over. The order says nothing: an initramfs mounts ``/proc`` before the root that it then lies in."""
+    parents = {m.id: m.parent for m in mounts}
+
+    def is_over(other: Mount, mount: Mount) -> bool:
+        above, seen = mount.id, {0}
+        while above not in seen:
+            if above == other.id:
+                return False  # it is what the mount lies on, or the mount itself
+            seen.add(above)
+            above = parents.get(above, 0)
+        return mount.point == other.point or mount.point.startswith(other.point.rstrip("/") + "/")
+
+    return tuple(m for m in mounts if not any(is_over(other, m) for other in mounts))
 
 
 def left_by_container(mounts: Iterable[Mount]) -> tuple[Mount, ...]:

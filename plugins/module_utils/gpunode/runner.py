@@ -28,6 +28,18 @@ class Result:
     seconds: float
 
 
+class Running(Protocol):
+    """A program in the background. Its standard input is a pipe that closes when this process ends, however that is."""
+
+    def line(self, timeout_s: float) -> str:
+        """The next line of its output; "" where it ended, or said nothing within ``timeout_s``."""
+        ...
+
+    def end(self, timeout_s: float) -> int | None:
+        """Closes its input and waits; its exit status, None where it did not end within ``timeout_s`` and was killed."""
+        ...
+
+
 class Runner(Protocol):
     """The seam for tests: the real one is SystemRunner."""
 
@@ -46,6 +58,10 @@ class Runner(Protocol):
         """
         ...
 
+    def start(self, argv: Sequence[str]) -> Running:
+        """Starts ``argv`` in the background, in a session of its own. Raises CommandError where it is missing."""
+        ...
+
 
 class SystemRunner:
     """Runs programs on this machine with a fixed locale, so that their output can be parsed."""
@@ -59,20 +75,7 @@ class SystemRunner:
         on_line: LineSink = None,
     ) -> Result:
         start = time.monotonic()
-        full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LANGUAGE": "", **(env or {})}
-        # A node's unit or an Ansible module may have been started without the administrator's folders.
-        full_env["PATH"] = full_env.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
-                env=full_env,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise CommandError(argv, None, "", f"missing or not executable ({error.strerror})") from error
+        process = _popen(argv, subprocess.DEVNULL, subprocess.STDOUT if on_line else subprocess.PIPE, env)
         try:
             if on_line:
                 stdout, stderr = _follow(process, start + timeout_s, on_line), ""
@@ -88,6 +91,53 @@ class SystemRunner:
         if ok is not None and process.returncode not in ok:
             raise CommandError(argv, process.returncode, stdout + stderr, f"exit status {process.returncode}")
         return Result(process.returncode, stdout, stderr, time.monotonic() - start)
+
+    def start(self, argv: Sequence[str]) -> Running:
+        return Background(_popen(argv, subprocess.PIPE, subprocess.STDOUT, None))
+
+
+class Background:
+    """A started program whose input this process holds open."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._pending = b""
+
+    def line(self, timeout_s: float) -> str:
+        assert self._process.stdout is not None
+        end = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._pending:
+                left = end - time.monotonic()
+                chunk = os.read(self._process.stdout.fileno(), 4096) if left > 0 and selector.select(left) else b""
+                if not chunk:
+                    return ""
+                self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line.decode("utf-8", "replace")
+
+    def end(self, timeout_s: float) -> int | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            status: int | None = self._process.wait(timeout=timeout_s)
+            self._process.stdout.close()
+        except subprocess.TimeoutExpired:
+            _kill_group(self._process)
+            status = None
+        return status
+
+
+def _popen(argv: Sequence[str], stdin: int, stderr: int, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
+    full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LANGUAGE": "", **(env or {})}
+    # A node's unit or an Ansible module may have been started without the administrator's folders.
+    full_env["PATH"] = full_env.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
+    try:
+        return subprocess.Popen(list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=full_env, start_new_session=True)
+    except OSError as error:
+        raise CommandError(argv, None, "", f"missing or not executable ({error.strerror})") from error
 
 
 def _text(output: bytes | str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Reply:
 
 
 KILLED = 1e6  # seconds that no limit allows
+ROOT_MOUNT = "28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
 Script = Callable[["FakeNode", str], Reply]
 ENTRYPOINT = 'case "$1" in\n  copy|install|build-only|install-skip-build) run "$1" ;;\nesac\n'
 
@@ -75,6 +77,10 @@ class FakeNode:
         self.missing_programs: set[str] = set()
         self.pulls: list[Reply] = []
         self.remote: dict[str, str] = {}
+        self.mountinfo = ROOT_MOUNT
+        self.sandbox_pid = 4242
+        self.sandbox_says = "ready 4242"
+        self.watcher_dies = False
         self._make_root()
         self.add_image(IMAGE)
 
@@ -118,6 +124,7 @@ class FakeNode:
         self.put("var/lib/dpkg/lock-frontend")
         self.put("var/lib/dpkg/status")
         self.put("proc/modules")
+        self.put("proc/self/mountinfo", self.mountinfo)
         self.add_kernel(KVER)
 
     def add_kernel(self, kver: str, headers: bool = True) -> None:
@@ -230,6 +237,25 @@ class FakeNode:
         if ok is not None and reply.rc not in ok:
             raise CommandError(words, reply.rc, reply.out + reply.err, f"exit status {reply.rc}")
         return Result(reply.rc, reply.out, reply.err, reply.seconds)
+
+    def start(self, argv: Sequence[str]) -> FakeRunning:
+        """The two programs that a sandbox has in the background: its watcher, and its PID 1."""
+        words = list(argv)
+        self.calls.append(words)
+        if words[0] == "unshare":
+            return FakeRunning(self.sandbox_says)
+        assert words[0] == "flock", words
+        return FakeRunning(at_end=None if self.watcher_dies else lambda: self._take_sandbox_away(words[-1]))
+
+    def _take_sandbox_away(self, folder: str) -> None:
+        shutil.rmtree(folder)
+
+    def _do_flock(self, words: list[str]) -> Reply:
+        self._take_sandbox_away(words[-1])
+        return Reply()
+
+    def _do_mount(self, words: list[str]) -> Reply:
+        return Reply()
 
     def _answer(self, words: list[str]) -> Reply:
         name = words[0].replace("-", "_")
@@ -363,6 +389,23 @@ class FakeNode:
 
     def _do_umount(self, words: list[str]) -> Reply:
         return Reply()
+
+
+class FakeRunning:
+    """A program in the background that says one line; ``at_end`` is what it does when its input ends, None for one that was killed."""
+
+    def __init__(self, says: str = "", at_end: Callable[[], None] | None = lambda: None) -> None:
+        self.says = says
+        self.at_end = at_end
+
+    def line(self, timeout_s: float) -> str:
+        return self.says
+
+    def end(self, timeout_s: float) -> int | None:
+        if self.at_end is None:
+            return -9
+        self.at_end()
+        return 0
 
 
 def images_listing(images: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import ACTIONS, DriverContainer, actions_in, run_argv
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import ACTIONS, DriverContainer, Place, actions_in, run_argv
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
 
 from tests.unit.plugins.fakenode import ENTRYPOINT, KILLED, FakeNode, Reply
@@ -22,6 +22,13 @@ def test_the_command_is_the_contracts(node: FakeNode) -> None:
         f"{IMAGE} gpuprebuild /entrypoint.sh build-only"
     )
     assert " ".join(run_argv(Containerd(node, ""), IMAGE, "gpuprebuild", "build-only")) == wanted
+
+
+def test_in_a_sandbox_the_folders_are_bound_from_inside_it(node: FakeNode) -> None:
+    words = run_argv(Containerd(node, ""), IMAGE, "gpuprebuild-1", "build-only", Place("/store/merged", 4242))
+    assert "pid:/proc/4242/ns/pid" in words
+    assert "type=bind,src=/store/merged/opt/gpu,dst=/mnt/gpu,options=rbind" in words
+    assert "type=bind,src=/store/merged/opt/actions,dst=/mnt/actions,options=rbind" in words
 
 
 @pytest.mark.parametrize(

@@ -87,3 +87,33 @@ def test_a_process_that_takes_no_signal_is_left_behind(monkeypatch: pytest.Monke
             raise subprocess.TimeoutExpired("nvidia-smi", timeout)
 
     runner_module._kill_group(Hung())  # type: ignore[arg-type]
+
+
+@pytest.mark.subprocess
+def test_a_program_in_the_background_ends_with_its_input() -> None:
+    running = RUNNER.start(["sh", "-c", "echo ready 7; cat; exit 5"])
+    assert running.line(10) == "ready 7"
+    assert running.line(0.1) == "", "it says nothing more"
+    assert running.end(10) == 5
+
+
+@pytest.mark.subprocess
+def test_a_program_in_the_background_that_does_not_end_is_killed() -> None:
+    running = RUNNER.start(["sh", "-c", "echo $$; exec sleep 300"])
+    pid = int(running.line(10))
+    assert running.end(0.2) is None
+    assert not Path(f"/proc/{pid}").exists()
+    assert RUNNER.start(["true"]).line(10) == "", "one that ends without a word"
+
+
+@pytest.mark.subprocess
+def test_a_program_in_the_background_sees_the_end_of_a_killed_starter(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        RUNNER.start(["sh", "-c", f"cat; echo over > {tmp_path / 'seen'}"])
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    end = time.monotonic() + 10
+    while not (tmp_path / "seen").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
