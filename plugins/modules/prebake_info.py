@@ -26,7 +26,7 @@ options:
     description: Driver version in quotes; needed where the tag of I(image) does not say it.
     type: raw
   kernels:
-    description: C(newest), a kernel release, or a list of one.
+    description: C(newest) is the one that the boot loader takes by default; or a kernel release, or a list of one.
     type: raw
     default: newest
   flavour:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import bootloader
 from .errors import InputError, PreflightError
 
 NEWEST = "newest"
@@ -54,7 +55,8 @@ def headers_package(kver: str) -> str:
 def target(root: Path, wanted: Any) -> str:
     """The one kernel to bake for: ``newest``, or a release, or a list of one. Raises InputError, PreflightError.
 
-    The newest installed one is what a boot loader takes when nobody chose otherwise; never the running one by accident (B3).
+    ``newest`` is the one that the boot loader takes by default, which need not be the highest number, and never the running one by
+    accident (B3).
     """
     choices = wanted if isinstance(wanted, list) else [wanted]
     if len(choices) != 1:
@@ -62,9 +64,7 @@ def target(root: Path, wanted: Any) -> str:
     choice = choices[0]
     present = installed(root)
     if choice == NEWEST:
-        if not present:
-            raise PreflightError(f"no kernel is installed under {root}lib/modules: install one, or name a release", code="no_kernel")
-        return present[-1]
+        return _booting(root, present)
     if not isinstance(choice, str) or not is_release(choice):
         raise InputError(f"nvidia_prebake_kernels: {choice!r} is neither newest nor a kernel release as uname -r prints it")
     if choice not in present and not has_headers(root, choice):
@@ -73,6 +73,23 @@ def target(root: Path, wanted: Any) -> str:
             code="no_kernel",
         )
     return choice
+
+
+def _booting(root: Path, present: Sequence[str]) -> str:
+    """The kernel that boots: the only one, or the one that the boot loader takes by default."""
+    if not present:
+        raise PreflightError(f"no kernel is installed under {root}lib/modules: install one, or name a release", code="no_kernel")
+    if len(present) == 1:
+        return present[0]
+    choice = bootloader.default_kernel(root)
+    if choice.kver in present:
+        return choice.kver
+    what = f"{choice.reason}, which boots {choice.kver}, not installed" if choice.kver else choice.reason
+    raise PreflightError(
+        f"several kernels are installed ({_listing(present)}), and which one boots cannot be told: {what}. "
+        "Set nvidia_prebake_kernels to the release that will boot",
+        code="kernel_unclear",
+    )
 
 
 def _listing(names: Sequence[str]) -> str:

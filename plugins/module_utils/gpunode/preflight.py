@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import foreign, host, imageref, kernels, manifest, marker, toolchain
+from . import bootloader, foreign, host, imageref, kernels, manifest, marker, toolchain
 from .containerd import Containerd, imports_dropins
 from .errors import InputError, PreflightError
 from .imageref import DriverWanted
@@ -98,7 +98,7 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
             "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
             code="containerd_unavailable",
         )
-    return Preflight(kver, arch, toolchain.missing_packages(runner, kver, root), _warnings(root, arch))
+    return Preflight(kver, arch, toolchain.missing_packages(runner, kver, root), _warnings(root, arch, request))
 
 
 def require_tools(root: Path, runner: Runner, kver: str) -> None:
@@ -162,8 +162,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _warnings(root: Path, arch: str) -> tuple[str, ...]:
-    found = []
+def _warnings(root: Path, arch: str, request: BakeRequest) -> tuple[str, ...]:
+    found: list[str] = []
+    if request.kernels in (kernels.NEWEST, [kernels.NEWEST]):
+        found += bootloader.default_kernel(root).warnings
     if not imports_dropins(root):
         found.append(
             "containerd's /etc/containerd/config.toml does not import config.d: on a node the nvidia runtime would not be in force; "

@@ -55,10 +55,28 @@ def test_headers_are_there_only_where_a_makefile_is(node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["newest", ["newest"]], ids=str)
-def test_the_newest_is_the_target(node: FakeNode, wanted: Any) -> None:
+def test_the_one_that_boots_is_the_target(node: FakeNode, wanted: Any) -> None:
+    assert kernels.target(node.root, wanted) == KVER, "the only one, whatever the boot loader"
     node.add_kernel(NEWER)
     node.add_kernel(OLDER)
+    node.put("boot/grub/grub.cfg", grub_menu(NEWER, KVER, OLDER))
     assert kernels.target(node.root, wanted) == NEWER
+    node.put("boot/grub/grub.cfg", 'set default="2"\n' + grub_menu(NEWER, KVER, OLDER))
+    assert kernels.target(node.root, wanted) == OLDER
+
+
+def test_which_of_several_boots_is_not_guessed(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+    with pytest.raises(PreflightError, match=r"grub\.cfg is not there.*Set nvidia_prebake_kernels") as caught:
+        kernels.target(node.root, "newest")
+    assert caught.value.code == "kernel_unclear"
+    node.put("boot/grub/grub.cfg", grub_menu("6.99.0-gone"))
+    with pytest.raises(PreflightError, match=r"which boots 6\.99\.0-gone, not installed"):
+        kernels.target(node.root, "newest")
+
+
+def grub_menu(*kvers: str) -> str:
+    return "".join(f"menuentry 'Linux {kver}' {{\n\tlinux /boot/vmlinuz-{kver} ro\n}}\n" for kver in kvers)
 
 
 def test_a_named_one_is_the_target(node: FakeNode) -> None:
