@@ -41,14 +41,18 @@ test-vm: setup
 
 test: check test-lab test-vm
 
-# Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals).
-PART ?= core nvidia
+# Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the artifact).
+PART ?= core nvidia collection
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
 
 test-part-nvidia: setup
 	$(LAB) lab session -- pytest tests/nvidia --durations=5
+
+# The artifact: built, installed elsewhere, run from there; ansible-test sanity on it.
+test-part-collection: setup
+	$(LAB) lab session -- pytest tests/collection --durations=5
 
 # Bakes with Packer, boots three nodes, shows what each did.
 demo: setup
