@@ -215,9 +215,11 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         **{name: params[name] for name in _POLICY_OPTIONS},
     )
     if module.check_mode:
-        _, outcome = boot(SystemRunner(), policy, True, params["marker_path"], params["hosts_dir"])
+        _facts, outcome = boot(SystemRunner(), policy, True, params["marker_path"], params["hosts_dir"])
     else:
-        _, outcome = boot(SystemRunner(), policy, False, params["marker_path"], params["hosts_dir"], ProgressLog(Path("/"), "boot.log"))
+        _facts, outcome = boot(
+            SystemRunner(), policy, False, params["marker_path"], params["hosts_dir"], ProgressLog(Path("/"), "boot.log")
+        )
     result = outcome_result(outcome)
     if module._diff:
         result["diff"] = diff(outcome)

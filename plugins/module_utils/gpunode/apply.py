@@ -150,7 +150,8 @@ class Apply:
                 last = max(last, number + 1)  # what was taken away is always followed by the install that replaces it
             if number < last and not self.deadline.pause(policy.delay_s, policy.fallback_s if self._layer else 0.0):
                 break
-        assert run is not None
+        if run is None:
+            raise AssertionError("no try was made")
         raise BootError(
             f"the driver container failed {self.outcome.containers} times, last with action {self.action.value}: "
             f"{buildlog.last_lines(run.output, 5)}. Log: {run.log}",
@@ -268,7 +269,8 @@ class Apply:
         self.outcome.warnings += warnings
         # Last of all: until this boot's services run, the next run comes here again.
         done = record.read(self.root)
-        assert done is not None
+        if done is None:
+            raise AssertionError("the record that was just written is gone")
         check = self.outcome.device_check
         record.write(self.root, replace(done, boot_id=self.facts.boot_id, device_check=check, updated=_now()))
 

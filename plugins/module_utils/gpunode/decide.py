@@ -98,7 +98,8 @@ def _climb(facts: Facts, policy: Policy) -> Plan:
 
 def _already_right(facts: Facts) -> Plan:
     record = facts.record
-    assert record is not None
+    if record is None:
+        raise AssertionError("already right without a record")
     missing = [name for name in NEEDED_MODULES if not (m := facts.is_loaded(name)) or m.state != "live"]
     new_boot = record.boot_id != facts.boot_id
     plan = Plan(

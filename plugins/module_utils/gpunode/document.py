@@ -26,7 +26,7 @@ def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
+    keys = [key for key, _value in pairs]
     if len(keys) != len(set(keys)):
         raise ValueError("duplicate key")
     return dict(pairs)
@@ -35,7 +35,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def get(document: dict[str, Any], key: str, kind: type[T], where: str, code: str) -> T:
     """The value at ``key``, of exactly type ``kind``. Raises DataError."""
     value = document.get(key)
-    if type(value) is not kind:
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):  # a bool is an int, too
         raise DataError(f"{where}: {key} is {value!r}, not of type {kind.__name__}; it is not used", code=code)
     return value
 

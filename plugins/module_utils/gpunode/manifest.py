@@ -219,7 +219,7 @@ def read_entry(item: Any, where: str, code: str) -> Entry:
 
 def _wrong_fields(entry: Entry) -> list[str]:
     is_file, is_link = entry.type == "file", entry.type == "link"
-    names = [name for name, _ in entry.attributes]
+    names = [name for name, _value in entry.attributes]
     right = {
         "mode": 0 <= entry.mode <= 0o7777,
         "uid": 0 <= entry.uid <= _HIGHEST_ID,

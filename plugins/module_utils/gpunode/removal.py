@@ -130,7 +130,7 @@ def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[st
     """Links to libraries that have gone, now or in a run that was interrupted, such as libcuda.so.1."""
     gone = {Path(path).name for path in [*done.removed, *accounted]}
     for folder in userspace.library_folders(arch):
-        for _ in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
+        for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
             for link in sorted((root / folder).glob("lib*")):
                 if link.is_symlink() and not link.exists() and link.readlink().name in gone:
                     gone.add(link.name)

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Optional, Protocol
+from typing import IO, Optional, Protocol
 
 from .errors import CommandError
 
@@ -33,11 +33,9 @@ class Running(Protocol):
 
     def line(self, timeout_s: float) -> str:
         """The next line of its output; "" where it ended, or said nothing within ``timeout_s``."""
-        ...
 
     def end(self, timeout_s: float) -> int | None:
         """Closes its input and waits; its exit status, None where it did not end within ``timeout_s`` and was killed."""
-        ...
 
 
 class Runner(Protocol):
@@ -56,11 +54,9 @@ class Runner(Protocol):
         With ``on_line`` both outputs are merged and each line is handed on as it comes.
         Raises CommandError: rc None when the program is missing (``missing``) or was killed at its limit (``timed out``).
         """
-        ...
 
     def start(self, argv: Sequence[str]) -> Running:
         """Starts ``argv`` in the background, in a session of its own. Raises CommandError where it is missing."""
-        ...
 
 
 class SystemRunner:
@@ -104,26 +100,24 @@ class Background:
         self._pending = b""
 
     def line(self, timeout_s: float) -> str:
-        assert self._process.stdout is not None
+        output = _pipe(self._process.stdout)
         end = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
+            selector.register(output, selectors.EVENT_READ)
             while b"\n" not in self._pending:
                 left = end - time.monotonic()
-                chunk = os.read(self._process.stdout.fileno(), 4096) if left > 0 and selector.select(left) else b""
+                chunk = os.read(output.fileno(), 4096) if left > 0 and selector.select(left) else b""
                 if not chunk:
                     return ""
                 self._pending += chunk
-        line, _, self._pending = self._pending.partition(b"\n")
+        line, _newline, self._pending = self._pending.partition(b"\n")
         return line.decode("utf-8", "replace")
 
     def end(self, timeout_s: float) -> int | None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
+        _pipe(self._process.stdin).close()
         try:
             status: int | None = self._process.wait(timeout=timeout_s)
-            self._process.stdout.close()
+            _pipe(self._process.stdout).close()
         except subprocess.TimeoutExpired:
             _kill_group(self._process)
             status = None
@@ -138,6 +132,13 @@ def _popen(argv: Sequence[str], stdin: int, stderr: int, env: Mapping[str, str] 
         return subprocess.Popen(list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=full_env, start_new_session=True)
     except OSError as error:
         raise CommandError(argv, None, "", f"missing or not executable ({error.strerror})") from error
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """A pipe that was asked for, and is there."""
+    if stream is None:
+        raise AssertionError("a program was started without a pipe that is needed")
+    return stream
 
 
 def _text(output: bytes | str | None) -> str:
@@ -157,11 +158,11 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str], None]) -> str:
     """Reads the merged output line by line until it is closed; raises TimeoutExpired with what came so far."""
-    assert process.stdout is not None
+    output = _pipe(process.stdout)
     lines: list[str] = []
     pending = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(output, selectors.EVENT_READ)
         while True:
             left = end - time.monotonic()
             if left <= 0:
@@ -170,7 +171,7 @@ def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str
                 if process.poll() is not None:
                     break  # a background process of its own kept the pipe: the program itself is done
                 continue
-            chunk = os.read(process.stdout.fileno(), 65536)
+            chunk = os.read(output.fileno(), 65536)
             if not chunk:
                 break
             *whole, pending = (pending + chunk).split(b"\n")
@@ -180,6 +181,6 @@ def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str
     if pending:
         lines.append(pending.decode("utf-8", "replace"))
         on_line(lines[-1])
-    process.stdout.close()
+    output.close()
     process.wait(timeout=max(0.1, end - time.monotonic()))
     return "\n".join(lines) + ("\n" if lines else "")

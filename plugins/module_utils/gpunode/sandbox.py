@@ -218,7 +218,7 @@ def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[P
     except CommandError as error:
         raise BuildError(f"the sandbox for the build cannot be made: {error}", code="sandbox_failed") from error
     said = first[0].line(_ENTER_S)
-    word, _, pid = said.partition(" ")
+    word, _space, pid = said.partition(" ")
     if word != "ready" or not pid.isdigit():
         raise BuildError(f"the sandbox for the build cannot be entered: {said or 'its PID 1 says nothing'}", code="sandbox_failed")
     return Sandbox(int(pid), merged, uppers, frozenset(hidden))

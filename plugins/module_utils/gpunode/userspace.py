@@ -39,14 +39,14 @@ def version_problems(root: Path, arch: str, version: str) -> tuple[str, ...]:
     """Libraries of another version, or none of this one, in words."""
     found = list(driver_libraries(root, arch))
     problems = [f"/{path} is of version {other}, not {version}" for path, other in found if other != version]
-    if not any(other == version for _, other in found):
+    if not any(other == version for _path, other in found):
         problems.append(f"no driver library of version {version} in {', '.join('/' + f for f in library_folders(arch))}")
     return tuple(problems)
 
 
 def hashes(root: Path, arch: str) -> dict[str, str]:
     """Path → SHA-256 of the driver's libraries and programs that are here."""
-    paths = [path for path, _ in driver_libraries(root, arch)]
+    paths = [path for path, _version in driver_libraries(root, arch)]
     paths += [path for path in PROGRAMS if (root / path).is_file()]
     return {path: sha256(root / path) for path in paths if not (root / path).is_symlink()}
 
