@@ -8,6 +8,9 @@ export PYTHONDONTWRITEBYTECODE := 1
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,ANSIBLE_CONFIG,PYTHONDONTWRITEBYTECODE,GPU_PREBAKE_CACHE,XDG_CACHE_HOME)
 LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 
+PACKER_BUILDERS := amazon-ebs azure-arm googlecompute qemu
+export CHECKPOINT_DISABLE := 1
+
 .PHONY: setup check lint types unit test test-lab test-vm test-all demo bench clean
 setup:
 	@lab/setup.sh
@@ -22,8 +25,9 @@ lint:
 	ansible-lint -q
 	antsibull-changelog lint
 	git ls-files -z '*.sh' .ci/run molecule/shared/inventory | xargs -0 shellcheck
-	packer fmt -check packer
-	packer validate -syntax-only packer/existing-machine.pkr.hcl
+	for folder in packer packer/image; do packer fmt -check $$folder || exit 1; done
+	packer validate -var host=192.0.2.1 -var vars_file=/dummy.json packer/existing-machine.pkr.hcl
+	for b in $(PACKER_BUILDERS); do packer validate -only=$$b.image -var-file=packer/dummy.pkrvars.hcl packer/image || exit 1; done
 
 types:
 	mypy plugins/module_utils/gpunode lab bench
@@ -41,11 +45,16 @@ test-vm: setup
 
 test: check test-lab test-vm
 
-# Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the artifact).
-PART ?= core nvidia collection
+# Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
+# artifact), packer (the qemu builder).
+PART ?= core nvidia collection packer
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
+
+# Packer's qemu builder, emulated: a user with sudo bakes, the disk boots with a GPU.
+test-part-packer: setup
+	$(LAB) lab session -- pytest tests/packer --durations=5
 
 test-part-nvidia: setup
 	$(LAB) lab session -- pytest tests/nvidia --durations=5

@@ -78,16 +78,20 @@ def variables(reference: str, kver: str) -> dict[str, Any]:
     return {"nvidia_prebake_enabled": True, "nvidia_prebake_image": reference, "nvidia_prebake_kernels": [kver]}
 
 
+def playbook_program() -> str:
+    """The ansible-playbook beside this Python, by its path: Packer's own PATH may be another."""
+    return shutil.which("ansible-playbook", path=host.search_path()) or "ansible-playbook"
+
+
 def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) -> float:
     """Runs `packer build` against a node, shown as it goes; returns its seconds. Raises LabError with the end of its log."""
     vars_file, log = out / "vars.json", out / "packer.log"
     vars_file.write_text(json.dumps({**role_variables, "nvidia_prebake_report_path": str(out / "report.json")}) + "\n")
-    playbook = shutil.which("ansible-playbook", path=host.search_path()) or "ansible-playbook"
     options = {
         "host": node.target.address,
         "port": str(node.target.port),
         "private_key": str(ssh.key()),
-        "ansible_playbook": playbook,
+        "ansible_playbook": playbook_program(),
         "vars_file": str(vars_file),
     }
     words = [word for name, value in options.items() for word in ("-var", f"{name}={value}")]

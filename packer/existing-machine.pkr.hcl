@@ -21,7 +21,8 @@ variable "user" {
 
 variable "private_key" {
   type        = string
-  description = "File with the private key for that login."
+  description = "File with the private key for that login; empty: the keys of your ssh agent."
+  default     = ""
 }
 
 variable "ansible_playbook" {
@@ -46,6 +47,7 @@ source "null" "machine" {
   ssh_port             = var.port
   ssh_username         = var.user
   ssh_private_key_file = var.private_key
+  ssh_agent_auth       = var.private_key == ""
 }
 
 build {

@@ -1,0 +1,11 @@
+# For `packer validate` (make lint): every value that has no default, none of them real.
+vars_file             = "/etc/gpu-prebake/driver.json"
+qemu_image            = "/var/lib/images/debian-12.qcow2"
+azure_subscription_id = "00000000-0000-0000-0000-000000000000"
+azure_tenant_id       = "00000000-0000-0000-0000-000000000000"
+azure_client_id       = "00000000-0000-0000-0000-000000000000"
+azure_client_secret   = "dummy"
+azure_resource_group  = "images"
+aws_access_key        = "dummy"
+aws_secret_key        = "dummy"
+google_project_id     = "dummy"

@@ -1,0 +1,118 @@
+# An AMI. Credentials as AWS's own tools take them (environment, profile, instance role), or by the variables.
+
+variable "aws_access_key" {
+  type        = string
+  description = "amazon-ebs: access key; empty: AWS's own chain (environment, profile, instance role)."
+  default     = ""
+}
+
+variable "aws_secret_key" {
+  type        = string
+  description = "amazon-ebs: its secret; give it as PKR_VAR_aws_secret_key."
+  default     = ""
+  sensitive   = true
+}
+
+variable "aws_token" {
+  type        = string
+  description = "amazon-ebs: session token of temporary credentials. They must last longer than the build."
+  default     = ""
+  sensitive   = true
+}
+
+variable "aws_region" {
+  type        = string
+  description = "amazon-ebs: the region to build in."
+  default     = "eu-central-1"
+
+  validation {
+    condition     = length(var.aws_region) > 0 && var.aws_region == regex_replace(var.aws_region, "[^a-z0-9-]", "")
+    error_message = "The aws_region must be a region's name, such as eu-central-1."
+  }
+}
+
+variable "aws_instance_type" {
+  type        = string
+  description = "amazon-ebs: the build machine, x86_64. No GPU; more processors compile faster."
+  default     = "c6i.xlarge"
+}
+
+variable "aws_subnet_id" {
+  type        = string
+  description = "amazon-ebs: the subnet to build in; empty: the default VPC's."
+  default     = ""
+}
+
+variable "aws_source_owner" {
+  type        = string
+  description = "amazon-ebs: account whose image to begin with; the default is Debian's."
+  default     = "136693071363"
+
+  validation {
+    condition     = length(var.aws_source_owner) > 0
+    error_message = "The aws_source_owner must be an account: an image by name alone may be anybody's."
+  }
+}
+
+variable "aws_source_name" {
+  type        = string
+  description = "amazon-ebs: the name of the image to begin with; the newest that fits is taken."
+  default     = "debian-12-amd64-*"
+}
+
+variable "aws_root_device" {
+  type        = string
+  description = "amazon-ebs: the root device's name in the image to begin with: /dev/xvda in Debian's, /dev/sda1 in Ubuntu's."
+  default     = "/dev/xvda"
+}
+
+variable "aws_user" {
+  type        = string
+  description = "amazon-ebs: the login, in place of user: the one that the image to begin with has."
+  default     = "admin"
+}
+
+source "amazon-ebs" "image" {
+  access_key = var.aws_access_key
+  secret_key = var.aws_secret_key
+  token      = var.aws_token
+  region     = var.aws_region
+
+  instance_type = var.aws_instance_type
+  subnet_id     = var.aws_subnet_id
+  ebs_optimized = true
+
+  source_ami_filter {
+    owners      = [var.aws_source_owner]
+    most_recent = true
+    filters = {
+      name                = var.aws_source_name
+      virtualization-type = "hvm"
+      root-device-type    = "ebs"
+      architecture        = "x86_64"
+    }
+  }
+
+  ami_name = local.full_name
+
+  launch_block_device_mappings {
+    device_name           = var.aws_root_device
+    volume_type           = "gp3"
+    iops                  = 3000
+    throughput            = 125 # 1.6.6 does not know that both have defaults
+    volume_size           = var.disk_gb
+    delete_on_termination = true
+  }
+
+  # An image with a driver is tens of GB: two hours for the snapshot.
+  aws_polling {
+    delay_seconds = 30
+    max_attempts  = 240
+  }
+
+  communicator              = "ssh"
+  ssh_username              = var.aws_user
+  ssh_private_key_file      = var.private_key
+  ssh_timeout               = var.ssh_timeout
+  ssh_clear_authorized_keys = true
+}

@@ -1,0 +1,47 @@
+"""Packer's qemu builder: a user who may sudo bakes the stand-in into a disk, which then boots with a GPU. `make test-all PART=packer`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import booting, driverimage, packerqemu
+from lab.packerqemu import Built
+from lab.vm import VM
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return packerqemu.build("standin", tmp_path_factory.mktemp("qemu"))
+
+
+@pytest.fixture
+def node(built: Built) -> Iterator[VM]:
+    vm = VM.create("packer-qemu", built.disk, kernel="6.1", gpu="h100", smp=1)
+    yield vm
+    vm.destroy()
+
+
+def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: Built) -> None:
+    order = ["rebooting: asked to", "settled: kernel", "TASK [gpu.prebake.nvidia_prebake : Build, assert and record]", "generalised"]
+    # The first "settled" is that of the boot before.
+    found = [built.log.rindex(line) for line in order]
+    assert found == sorted(found)
+    up = [int(s) for s in re.findall(r"settled: kernel \S+, up for (\d+) s", built.log)]
+    assert len(up) == 2
+    assert packerqemu.read_file(built.disk, "/etc/machine-id") == ""
+    assert packerqemu.read_file(built.disk, "/etc/os-release")
+
+
+def test_the_disk_boots_with_a_gpu_without_a_compile(built: Built, node: VM, tmp_path: Path) -> None:
+    as_user: dict[str, Any] = {"gpu_boot_image": driverimage.build("standin").reference, "ansible_user": packerqemu.USER}
+    done = booting.boot(node, as_user, tmp_path)
+    assert (done.result["action"], done.result["result"]) == ("install-skip-build", "fast")
+    assert done.result["reason_code"] == "baked_layer_matches"
+    assert "nvidia" in done.node["modules"].split()
+    assert "dkms-build" not in done.node["container"]
+    assert node.ssh(f"ls -A /home/{packerqemu.USER} | grep ansible || true").stdout == ""

@@ -1,0 +1,91 @@
+"""Packer's templates as the installed Packer reads them: each builder is really validated, and values are refused in words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import paths
+
+FOLDER = paths.TOP / "packer"
+DUMMY = FOLDER / "dummy.pkrvars.hcl"
+BUILDERS = ("amazon-ebs", "azure-arm", "googlecompute", "qemu")
+
+
+def validate(builder: str, *options: str) -> str:
+    """What `packer validate` says of one builder, without its folding; empty when all is well."""
+    argv = ["packer", "validate", f"-only={builder}.image", f"-var-file={DUMMY}", *options, str(FOLDER / "image")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    said = " ".join((done.stdout + done.stderr).split())
+    assert (done.returncode == 0) == ("Error" not in said)
+    return said
+
+
+def ansible_block(path: Path) -> list[str]:
+    """The settings of a template's ansible provisioner, without comments, layout and how far up the repository's root is."""
+    match = re.search(r'provisioner "ansible" \{\n(.*?)\n  \}', path.read_text(), re.DOTALL)
+    assert match
+    lines = [re.sub(r"\s+", " ", line).strip().replace("../../", "../") for line in match[1].splitlines()]
+    return [line for line in lines if line and not line.startswith("#") and not line.startswith("user ")]
+
+
+# `packer validate -only=NAME` is content with a name that no source has: each must be seen to fail for want of its own values.
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    ("builder", "option", "message"),
+    [
+        ("amazon-ebs", "aws_instance_type=", "either instance_type or spot_instance_types must be specified"),
+        ("azure-arm", "azure_resource_group=", "managed_image_resource_group_name must be specified"),
+        ("googlecompute", "google_project_id=", "a project_id must be specified"),
+        ("qemu", "qemu_image=", "One of iso_url or iso_urls must be specified"),
+    ],
+)
+def test_each_builder_is_validated_by_itself(builder: str, option: str, message: str) -> None:
+    assert message in validate(builder, f"-var={option}")
+
+
+REFUSED = {
+    "vars_file=driver.json": "must be an absolute path",
+    "image_name=GPU_node": "must have at most 48 lower-case letters, digits and hyphens, a letter first",
+    "disk_gb=8": "must be 10 or more",
+    "user=root;reboot": "must be a login name",
+    "ssh_timeout=ten": "must be a duration",
+    "reboot=sometimes": "must be auto, always or never",
+    "qemu_accelerator=xen": "must be kvm, hvf or tcg",
+    "qemu_memory_mb=512": "must be 1024 or more",
+    "azure_location=West Europe": "must be a region's short name",
+    "aws_region=": "must be a region's name",
+    "aws_source_owner=": "may be anybody's",
+}
+
+
+@pytest.mark.subprocess
+def test_values_are_refused_in_words_all_at_once() -> None:
+    said = validate("qemu", *(f"-var={value}" for value in REFUSED))
+    assert {message: message in said for message in REFUSED.values()} == dict.fromkeys(REFUSED.values(), True)
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("name", ["a" * 49, "1a", ""])
+def test_an_image_name_fits_every_cloud(name: str) -> None:
+    assert "a letter first" in validate("qemu", f"-var=image_name={name}")
+
+
+def test_both_templates_call_the_playbook_in_the_same_way() -> None:
+    assert ansible_block(FOLDER / "existing-machine.pkr.hcl") == ansible_block(FOLDER / "image/bake.pkr.hcl")
+
+
+def test_every_builder_is_in_the_build_in_the_dummy_lint_and_has_a_plugin() -> None:
+    sources = set(re.findall(r'^source "([a-z-]+)" "image"', "".join(p.read_text() for p in (FOLDER / "image").iterdir()), re.MULTILINE))
+    assert sources == set(BUILDERS)
+    assert set(re.findall(r'"source\.([a-z-]+)\.image"', (FOLDER / "image/bake.pkr.hcl").read_text())) == sources
+    assert re.search(r"^PACKER_BUILDERS := (.*)$", (paths.TOP / "Makefile").read_text(), re.MULTILINE)[1].split() == sorted(sources)  # type: ignore[index]
+    plugins = set(re.findall(r"github\.com/hashicorp/([a-z]+)", (FOLDER / "plugins.pkr.hcl").read_text()))
+    assert plugins == {"ansible"} | {name.split("-")[0] for name in sources}
+
+
+def test_packer_1_6_is_not_given_the_plugins_block() -> None:
+    assert not [p for p in [*(FOLDER / "image").iterdir(), FOLDER / "existing-machine.pkr.hcl"] if "required_plugins" in p.read_text()]
