@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 TOP = Path(__file__).parents[2]
-ROLES = ("nvidia_prebake", "gpu_boot")
+ROLES = ("nvidia_prebake", "gpu_boot", "gpu_remove")
 COLLECTION = "gpu.prebake."
 
 
@@ -105,10 +105,11 @@ def test_module_has_the_defaults_and_choices_of_the_role(role: str, name: str, g
         assert found.get("choices") == options(role)[variable].get("choices"), option
 
 
-def test_both_roles_call_our_modules() -> None:
+def test_roles_call_our_modules() -> None:
     assert [(role, name) for role in ROLES for name, _ in module_calls(role)] == [
         ("nvidia_prebake", "prebake_info"),
         ("nvidia_prebake", "driver_image"),
         ("nvidia_prebake", "prebake_layer"),
         ("gpu_boot", "gpu_boot"),
+        ("gpu_remove", "gpu_remove"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from .events import Events
 from .judge import Evidence, Verdict, judge
 from .manifest import Identity
 from .model import Action, Facts, Outcome, Plan, Policy, Step
-from .probe import own_versions, with_image
+from .placed import Placing
+from .probe import own_files, own_versions, with_image
 from .record import Record
 from .runner import Runner
 
@@ -116,8 +118,15 @@ class Apply:
         # The layer that is being tried; None once it has been taken away, or was compiled over.
         self._layer = self.plan.layer
         self._stamps = userspace.module_stamps(self.root, self.facts.kver)
-        self._tries()
-        compiled = userspace.module_stamps(self.root, self.facts.kver) != self._stamps
+        self._placing = self._begin_placing()
+        try:
+            self._tries()
+        except BaseException:
+            with contextlib.suppress(OSError):  # the failure itself is what must be told
+                self._placing.end(self._compiled())
+            raise
+        compiled = self._compiled()
+        self._placing.end(compiled)
         self.outcome.result = "compiled" if compiled or self.action is Action.INSTALL else "fast"
         if compiled and self.plan.action is Action.INSTALL_SKIP_BUILD and self.action is self.plan.action:
             self.outcome.code = "skip_refused"
@@ -125,6 +134,16 @@ class Apply:
                 "asked to skip the build, the driver container compiled all the same: its own check refused what was baked "
                 f"(log: {self.events.steps[-1].get('log', '')})"
             )
+
+    def _compiled(self) -> bool:
+        return userspace.module_stamps(self.root, self.facts.kver) != self._stamps
+
+    def _begin_placing(self) -> Placing:
+        node = self.facts.record
+        interrupted = bool(node and node.state == record.STARTED and node.machine_id == self.facts.machine_id)
+        placing = Placing(self.root, own_files(self.facts), interrupted)
+        placing.begin()
+        return placing
 
     def _tries(self) -> None:
         """At most ``tries`` runs in all, each cut to what is left; what the node shows decides what follows a failure."""
@@ -139,6 +158,8 @@ class Apply:
                 break
             limit = self.deadline.cut_s(policy.try_s, f"the driver container's {self.action.value}", keep)
             dpkglock.wait_free(self.root, self.deadline, self.events.say, keep)
+            if self.action is Action.INSTALL:
+                self._placing.before_build()
             with self.events.step(Step.RUN_CONTAINER.value, action=self.action.value, number=number) as event:
                 run = container.run(image, f"{CONTAINER}-{number}", self.action.value, limit)
                 self.outcome.containers += 1
@@ -161,7 +182,7 @@ class Apply:
     def _after_failure(self, run: ContainerRun, number: int) -> bool:
         """Sets the next action, or raises BootError where a next try cannot help. Returns whether it has gone down the ladder."""
         verdict, reason = judge(self._evidence())
-        if userspace.module_stamps(self.root, self.facts.kver) != self._stamps:
+        if self._compiled():
             self._layer = None  # it compiled all the same: what was baked is no longer what is judged
         how = f"timed out after {run.seconds:.0f} s" if run.timed_out else f"failed (exit status {run.rc})"
         self.events.say(f"{self.action.value} {how}; the node says: {verdict.value}: {reason}")
@@ -203,8 +224,10 @@ class Apply:
         self.action, self._layer = Action.INSTALL, None
         if self.facts.signatures_enforced:
             raise BootError(f"{self.outcome.reason} is no way out: this kernel enforces module signatures", code="signatures_enforced")
+        self._placing.end(self._compiled())
         self._unload()
         self._remove()
+        self._placing = self._begin_placing()
         self._begin_record()
 
     def _evidence(self) -> Evidence:

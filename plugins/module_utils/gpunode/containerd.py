@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,17 @@ class Containerd:
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S)
         match = re.search(rf"^{re.escape(reference)}\s.*?(sha256:[0-9a-f]{{64}})", shown.stdout, re.MULTILINE)
         return match[1] if match else None
+
+    def names_of(self, references: Collection[str]) -> tuple[str, ...]:
+        """Every name here of the images that ``references`` name: one that was pulled by another name has two. Raises CommandError."""
+        shown = self.runner.run([*self.ctr, "images", "ls"], timeout_s=_ASK_S).stdout
+        targets = dict(re.findall(r"^(\S+)\s.*?(sha256:[0-9a-f]{64})", shown, re.MULTILINE))
+        wanted = {targets[reference] for reference in references if reference in targets}
+        return tuple(sorted(name for name, target in targets.items() if target in wanted))
+
+    def remove(self, reference: str) -> None:
+        """Removes a name of an image, and what no other name needs. Raises CommandError."""
+        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=PULL_S)
 
     def config_digest(self, reference: str, arch: str) -> str | None:
         """The digest of the image's config for ``arch``: the same through every index and mirror. None where it is not here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from . import holders, kmod, userspace
@@ -99,51 +100,73 @@ def _all_answer(runner: Runner, deadline: Deadline, gpus: int) -> None:
         )
 
 
-def unload(root: Path, runner: Runner, deadline: Deadline) -> None:
-    """Takes all of the driver's modules, and nouveau, out of the kernel.
+def other_holders(root: Path) -> tuple[str, ...]:
+    """Processes that have the driver's device nodes open and are none of its own services, ``name (pid)`` each."""
+    return tuple(name for name in holders.device_holders(root) if not name.startswith(_SERVICE_PROCESSES))
 
-    Raises BootError, which names who holds them (I4); what was stopped for it then runs again.
+
+def running_services(root: Path, runner: Runner) -> tuple[str, ...]:
+    """Those of the driver's own services that run."""
+    return tuple(service for service in SERVICES if _is_active(root, runner, service, _SERVICE_S))
+
+
+def unload(
+    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*kmod.DRIVER_MODULES, "nouveau")
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Takes the modules ``names`` out of the kernel; returns the services that were stopped for it, and the modules.
+
+    Raises BootError, which names who holds them (I4); what was stopped and unloaded for it then runs again.
     """
-    others = [name for name in holders.device_holders(root) if not name.startswith(_SERVICE_PROCESSES)]
+    others = other_holders(root)
     if others:
         raise BootError(
             f"the driver must be unloaded and is in use by: {', '.join(others)}. End that, or reboot; nothing was stopped",
             code="driver_in_use",
         )
-    stopped = [service for service in SERVICES if _stop(root, runner, deadline, service)]
+    stopped = tuple(service for service in SERVICES if _stop(root, runner, deadline, service))
+    unloaded: list[str] = []
     try:
-        _unload_modules(root, runner, deadline)
+        _unload_modules(root, runner, deadline, names, unloaded)
     except BootError:
+        for name in reversed(unloaded):
+            kmod.load(runner, name, _LOAD_S)
         for service in stopped:
             runner.run(["systemctl", "start", service], ok=None, timeout_s=_SERVICE_S)
         raise
+    return stopped, tuple(unloaded)
 
 
 def _stop(root: Path, runner: Runner, deadline: Deadline, service: str) -> bool:
     """Stops a service; whether it ran before."""
-    if not (root / f"lib/systemd/system/{service}.service").exists():
-        return False
     limit = deadline.cut_s(_SERVICE_S, f"stopping {service}")
-    was_active = runner.run(["systemctl", "is-active", "--quiet", service], ok=None, timeout_s=limit).rc == 0
+    was_active = _is_active(root, runner, service, limit)
     if was_active:
         runner.run(["systemctl", "stop", service], ok=None, timeout_s=limit)
     return was_active
 
 
-def _unload_modules(root: Path, runner: Runner, deadline: Deadline) -> None:
-    for name in kmod.unload_order(kmod.loaded(root)):
-        if not any(m.name == name for m in kmod.loaded(root)):
+def _is_active(root: Path, runner: Runner, service: str, limit_s: float) -> bool:
+    if not (root / f"lib/systemd/system/{service}.service").exists():
+        return False
+    return runner.run(["systemctl", "is-active", "--quiet", service], ok=None, timeout_s=limit_s).rc == 0
+
+
+def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Collection[str], unloaded: list[str]) -> None:
+    for name in kmod.unload_order(kmod.loaded(root, names)):
+        if not kmod.loaded(root, [name]):
+            unloaded.append(name)  # modprobe -r took it along with the one that needed it
             continue
-        result = runner.run(["modprobe", "-r", name], ok=None, timeout_s=deadline.cut_s(_LOAD_S, f"unloading {name}"))
-        left = next((m for m in kmod.loaded(root) if m.name == name), None)
-        if result.rc != 0 or left:
+        says = kmod.unload(runner, name, deadline.cut_s(_LOAD_S, f"unloading {name}"))
+        left = next(iter(kmod.loaded(root, [name])), None)
+        if says or left:
             modules = [f"module {holder}" for holder in (left.holders if left else ())]
             held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended meanwhile"
             raise BootError(
-                f"module {name} cannot be unloaded: {result.stderr.strip() or 'it is in use'}; held by: {held_by}. "
+                f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}. "
                 "End that, or reboot; the driver is left as it was",
                 code="driver_in_use",
             )
+        unloaded.append(name)
 
 
 def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch: bool) -> tuple[list[str], list[str]]:

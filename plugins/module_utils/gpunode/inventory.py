@@ -121,6 +121,11 @@ def difference(before: Listing, after: Listing) -> Difference:
     )
 
 
+def is_drivers_place(path: str) -> bool:
+    """Whether a path is where the contract puts a driver's files and nobody else puts any."""
+    return bool(_DRIVER_PLACES.match(path)) and path not in ROOTS
+
+
 def drivers_part(paths: Iterable[str]) -> list[str]:
     """Those of ``paths`` that can be a driver's: where the contract puts files, or named after it; with the folders that hold
     nothing else. What else appeared during a build is somebody else's work."""

@@ -123,6 +123,15 @@ def load(runner: Runner, name: str, timeout_s: float) -> str:
     return "" if result.rc == 0 else (result.stderr + result.stdout).strip() or f"modprobe {name}: exit status {result.rc}"
 
 
+def unload(runner: Runner, name: str, timeout_s: float) -> str:
+    """Takes a module out, never by force; returns "" or what modprobe says. One that hangs in the kernel ends at the limit."""
+    try:
+        result = runner.run(["modprobe", "-r", name], ok=None, timeout_s=timeout_s)
+    except CommandError as error:
+        return str(error)
+    return "" if result.rc == 0 else (result.stderr + result.stdout).strip() or f"modprobe -r {name}: exit status {result.rc}"
+
+
 def unload_order(modules: Collection[LoadedModule]) -> tuple[str, ...]:
     """Dependents first, so that ``nvidia`` comes last (I4)."""
     holders = {m.name: {h for h in m.holders if h in {n.name for n in modules}} for m in modules}

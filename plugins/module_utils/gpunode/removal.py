@@ -1,6 +1,6 @@
 """Taking a driver of ours out, kernel and user space together: only what was put there, only what is unchanged since (R3, I1, I2).
 
-The layers' manifests and the node record go last: an interrupted removal is simply done again (R4).
+The records that say what is ours go last: an interrupted removal is simply done again (R4).
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import dkms, inventory, kernels, manifest, marker, record, userspace
+from . import dkms, inventory, kernels, manifest, marker, placed, record, userspace
 from .files import read_text, remove_durably, sha256
+from .foreign import relative
 from .host import TRIPLETS
 from .kmod import is_driver_file, parse_modinfo
 from .manifest import Manifest
+from .placed import Placed
 from .record import Record
 from .runner import Runner
 
@@ -24,10 +26,37 @@ _TOOL_S = 120.0
 
 @dataclass
 class Removal:
-    """Paths that went, and paths that stay because somebody changed them."""
+    """Paths that went, and paths that stay because somebody changed them. Where it does not ``touch``, those that would."""
 
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    touch: bool = True
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What our documents say is ours. ``by_version``: also what carries one of its versions where only a driver's build puts files;
+    never where a distribution's packages hold a driver too. ``marker_path`` None: the marker is somebody else's."""
+
+    arch: str
+    layers: tuple[Manifest, ...] = ()
+    node: Record | None = None
+    placed: Placed = field(default_factory=Placed)
+    marker_version: str | None = None
+    marker_path: str | None = marker.DEFAULT_PATH
+    by_version: bool = True
+
+    @property
+    def versions(self) -> set[str]:
+        found = {layer.identity.version for layer in self.layers} | ({self.node.identity.version} if self.node else set())
+        return found | ({self.marker_version} if self.marker_version else set())
+
+    @property
+    def paths(self) -> set[str]:
+        found = {entry.path for layer in self.layers for entry in layer.files} | self.placed.paths
+        if self.node:
+            found |= {*self.node.libraries, *(path for paths in self.node.modules.values() for path in paths)}
+        return found
 
 
 def remove_driver(
@@ -40,30 +69,42 @@ def remove_driver(
     marker_path: str = marker.DEFAULT_PATH,
     say: Callable[[str], None] = lambda _: None,
 ) -> Removal:
-    """Removes every driver that ``layers``, the node record and the marker account for. Raises OSError, CommandError."""
+    """Removes every driver that ``layers``, the node's documents and the marker account for. Raises OSError, CommandError."""
+    ours = Accounted(arch, tuple(layers), node, placed.read_or_empty(root), marker_version, marker_path)
     done = Removal()
-    versions = {m.identity.version for m in layers} | ({node.identity.version} if node else set())
-    versions |= {marker_version} if marker_version else set()
-    _second_copies(root, arch, done)
-    for layer in layers:
+    take_files(root, runner, ours, done, say)
+    make_indexes_anew(root, runner)
+    forget(root, ours.layers)
+    return done
+
+
+def take_files(root: Path, runner: Runner, ours: Accounted, done: Removal, say: Callable[[str], None] = lambda _: None) -> None:
+    """Removes the files, or only says which would go. Raises OSError, CommandError."""
+    _second_copies(root, ours.arch, done)
+    for layer in ours.layers:
         say(f"removing the baked layer {layer.layer}")
         _entries(root, layer.files, done)
-    if node:
-        for path, digest in [*node.libraries.items(), *(i for m in node.modules.values() for i in m.items())]:
+    _placed(root, ours.placed, done)
+    if ours.node:
+        for path, digest in [*ours.node.libraries.items(), *(i for m in ours.node.modules.values() for i in m.items())]:
             _file(root, path, digest, done)
-    for version in sorted(versions):
-        _by_version(root, runner, arch, version, done)
+    for version in sorted(ours.versions) if ours.by_version else ():
+        _by_version(root, runner, ours.arch, version, done)
     if (read_text(root / _LOADER_CONFIG) or "").strip() == "/" + userspace.CONTRACT_LIBRARIES:
         _unlink(root, _LOADER_CONFIG, done)
-    accounted = [e.path for layer in layers for e in layer.files] + (list(node.libraries) if node else [])
-    _dangling_links(root, arch, done, accounted)
-    _unlink(root, marker_path.lstrip("/"), done)
-    make_indexes_anew(root, runner)
+    _dangling_links(root, ours.arch, done, ours.paths)
+    if ours.marker_path:
+        _unlink(root, ours.marker_path.lstrip("/"), done)
+
+
+def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] = (placed.PATH, record.PATH)) -> None:
+    """Removes the documents that say what is ours: last of all."""
     for layer in layers:
         remove_durably(manifest.path_of(root, layer.layer))
         shutil.rmtree(root / manifest.LAYERS / layer.layer, ignore_errors=True)
-    remove_durably(root / record.PATH)
-    return done
+    for path in documents:
+        if (root / path).parent.is_dir():
+            remove_durably(root / path)
 
 
 def _entries(root: Path, entries: Iterable[inventory.Entry], done: Removal) -> None:
@@ -76,13 +117,30 @@ def _entries(root: Path, entries: Iterable[inventory.Entry], done: Removal) -> N
                 done.kept.append(entry.path)
             else:
                 _unlink(root, entry.path, done)
-    for path in sorted(folders, reverse=True):
+    _folders(root, folders, done)
+
+
+def _placed(root: Path, found: Placed, done: Removal) -> None:
+    """What was placed later than a layer: where it is unchanged since then, the layer's list need not know it."""
+    for path, digest in found.files.items():
+        _file(root, path, digest, done)
+    for path, target in found.links.items():
+        link = root / path
+        if link.is_symlink() and str(link.readlink()) == target:
+            _unlink(root, path, done)
+        elif (link.is_symlink() or link.exists()) and path not in done.kept:
+            done.kept.append(path)
+    _folders(root, found.folders, done)
+
+
+def _folders(root: Path, folders: Iterable[str], done: Removal) -> None:
+    for path in sorted(folders, reverse=True) if done.touch else ():
         _rmdir(root / path)
 
 
 def _file(root: Path, path: str, digest: str, done: Removal) -> None:
     file = root / path
-    if not file.is_file():
+    if not file.is_file() or file.is_symlink():
         return
     if sha256(file) == digest:
         _unlink(root, path, done)
@@ -116,14 +174,22 @@ def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Remov
         inside = [path for path in done.kept if (root / path).is_relative_to(folder)]
         if not folder.is_dir() or folder.is_symlink() or (inside and folder.parent.name == "src"):
             continue  # sources that somebody has edited stay; DKMS's tree goes as a whole, or it would count as registered
-        shutil.rmtree(folder)
+        if done.touch:
+            shutil.rmtree(folder)
+        elif not _holds_more(root, folder, done):
+            continue  # its files go one by one, and it with them
         done.removed.append(str(folder.relative_to(root)))
         done.kept = [path for path in done.kept if path not in inside]
-    _rmdir(top)
+    _folders(root, [str(top.relative_to(root))], done)
     for path, found in list(userspace.driver_libraries(root, arch)):
         # In the contract's own folder, nobody else's: what carries the version is ours. Elsewhere only hashes count.
         if found == version and path.startswith(userspace.CONTRACT_LIBRARIES):
             _unlink(root, path, done)
+
+
+def _holds_more(root: Path, folder: Path, done: Removal) -> bool:
+    gone = set(done.removed)
+    return any(str(p.relative_to(root)) not in gone for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
 
 
 def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[str]) -> None:
@@ -132,11 +198,16 @@ def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[st
     for folder in userspace.library_folders(arch):
         for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
             for link in sorted((root / folder).glob("lib*")):
-                if link.is_symlink() and not link.exists() and link.readlink().name in gone:
+                if link.is_symlink() and link.readlink().name in gone and _leads_nowhere(root, link, done):
                     gone.add(link.name)
                     _unlink(root, str(link.relative_to(root)), done)
-        _rmdir(root / folder)
-    _rmdir(root / Path(userspace.CONTRACT_LIBRARIES).parent)
+    _folders(root, [*userspace.library_folders(arch), str(Path(userspace.CONTRACT_LIBRARIES).parent)], done)
+
+
+def _leads_nowhere(root: Path, link: Path, done: Removal) -> bool:
+    if done.touch or not link.exists():
+        return not link.exists()
+    return relative(root, link.parent / link.readlink()) in done.removed
 
 
 def make_indexes_anew(root: Path, runner: Runner) -> None:
@@ -148,11 +219,17 @@ def make_indexes_anew(root: Path, runner: Runner) -> None:
 
 
 def _unlink(root: Path, path: str, done: Removal) -> None:
-    try:
-        (root / path).unlink()
-    except FileNotFoundError:
+    if done.touch:
+        try:
+            (root / path).unlink()
+        except FileNotFoundError:
+            return
+    elif not ((root / path).is_symlink() or (root / path).exists()):
         return
-    done.removed.append(path)
+    if path not in done.removed:
+        done.removed.append(path)
+    if path in done.kept:
+        done.kept.remove(path)  # one list did not know it as it is, another did
 
 
 def _rmdir(path: Path) -> None:

@@ -19,7 +19,7 @@ def remove_added(root: Path, before: set[str]) -> int:
     is taken, and nothing that dpkg accounts for.
     """
     added = inventory.drivers_part([path for path in inventory.listing(root) if path not in before])
-    owned = _owned_by_dpkg(root) if added else set()
+    owned = owned_by_dpkg(root) if added else set()
     removed = 0
     for path in sorted(added, reverse=True):
         file = root / path
@@ -36,7 +36,7 @@ def remove_added(root: Path, before: set[str]) -> int:
     return removed
 
 
-def _owned_by_dpkg(root: Path) -> set[str]:
+def owned_by_dpkg(root: Path) -> set[str]:
     """Paths in dpkg's file lists, relative to the root, by the names that merged /usr really has."""
     owned: set[str] = set()
     for listed in (root / "var/lib/dpkg/info").glob("*.list"):

@@ -192,6 +192,7 @@ class FakeNode:
             self.link(f"{LOADER}/{name}.so.1", f"{name}.so.{version}")
         if dropin:
             self.put(DROPIN, dropin)
+            self.put("usr/lib/udev/rules.d/71-nvidia-dev-char.rules", "rules")
 
     # containerd
 
@@ -276,7 +277,10 @@ class FakeNode:
     def _ctr(self, words: list[str]) -> Reply:
         what = words[:2]
         if what == ["images", "ls"]:
-            return Reply(out=images_listing({r: d for r, d in self.images.items() if words[2:] == [f"name=={r}"]}))
+            return Reply(out=images_listing({r: d for r, d in self.images.items() if words[2:] in ([f"name=={r}"], [])}))
+        if what == ["images", "rm"]:
+            del self.images[words[-1]]
+            return Reply()
         if what == ["images", "pull"]:
             reply = self.pulls.pop(0) if self.pulls else Reply()
             if reply.rc == 0:
@@ -369,12 +373,23 @@ class FakeNode:
         return Reply(out=self.dmesg)
 
     def _do_systemctl(self, words: list[str]) -> Reply:
+        if words == ["restart", "containerd"]:
+            self.put("run/containerd-config", self._do_containerd(["config", "dump"]).out)
         return Reply()
 
     def _do_depmod(self, words: list[str]) -> Reply:
         return Reply()
 
     def _do_ldconfig(self, words: list[str]) -> Reply:
+        return Reply()
+
+    def _do_lsinitramfs(self, words: list[str]) -> Reply:
+        return Reply(out=Path(words[0]).read_text(encoding="utf-8"))
+
+    def _do_update_initramfs(self, words: list[str]) -> Reply:
+        assert words[:2] == ["-u", "-k"], words
+        conf = "".join(f"{p.relative_to(self.root)}\n" for p in sorted((self.root / "etc/modprobe.d").glob("*.conf")))
+        self.put(f"boot/initrd.img-{words[2]}", "init\n" + conf)
         return Reply()
 
     def _do_ldd(self, words: list[str]) -> Reply:

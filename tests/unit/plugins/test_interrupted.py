@@ -6,6 +6,7 @@ SIGKILL: nothing of the process runs any more, no handler and no clean-up. What 
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, placed, record, remove
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import Result
 
 from tests.unit.plugins import test_apply, test_bake
@@ -29,6 +30,13 @@ class DyingNode(FakeNode):
 
     effects = 0
     last = 0
+
+    def copy(self, root: Path) -> DyingNode:
+        """The same node with files of its own."""
+        shutil.copytree(self.root, root, symlinks=True)
+        other = copy.deepcopy(self)
+        other.root, other.effects = root, 0
+        return other
 
     def effect(self) -> None:
         self.effects += 1
@@ -69,13 +77,13 @@ def _count_effects(node: DyingNode) -> None:
 
 def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object]) -> int:
     """Kills ``work`` at every effect, runs it again, and compares the node with that of an uninterrupted run. Returns how many."""
-    clean = DyingNode(tmp_path / "clean")
-    prepare(clean)
+    prepared = DyingNode(tmp_path / "prepared")
+    prepare(prepared)
+    clean = prepared.copy(tmp_path / "clean")
     work(clean)
     wanted = state(clean)
     for number in range(1, MOST_EFFECTS):
-        node = DyingNode(tmp_path / str(number))
-        prepare(node)
+        node = prepared.copy(tmp_path / str(number))
         if dies_at(node, number, work):
             return number - 1
         work(node)
@@ -86,12 +94,15 @@ def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Call
 
 def state(node: FakeNode) -> dict[str, Any]:
     """What a later run and an operator would find: the driver's files, modules in the kernel, records, scratch."""
-    found = record.read(node.root)
+    found, noted = record.read(node.root), placed.read_or_empty(node.root)
     return {
         "files": {p: t for p, t in node.driver_tree().items() if "node-record" not in p and "manifest.json" not in p and "report" not in p},
-        "loaded": (node.root / "proc/modules").read_text(),
+        "loaded": sorted((node.root / "proc/modules").read_text().splitlines()),
         "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
+        "placed": (noted.files, noted.links),
+        "containerd": (node.root / "run/containerd-config").exists() and (node.root / "run/containerd-config").read_text(),
         "journal": (node.root / bake.JOURNAL).exists(),
+        "store": (node.root / bake.STORE).exists(),
         "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
         "scratch": [p for p in ("opt/gpu", "opt/actions") if (node.root / p).exists()],
     }
@@ -125,6 +136,20 @@ def bakes(node: FakeNode) -> object:
     return test_bake.run(node, kernels=KVER)
 
 
+def brought_up(node: FakeNode) -> None:
+    baked(node)
+    boots(node)
+
+
+def brought_up_by_install(node: FakeNode) -> None:
+    node.add_gpu()
+    boots(node)
+
+
+def removes(node: FakeNode) -> object:
+    return remove.remove(node, remove.RemoveRequest(), root=node.root)
+
+
 @pytest.mark.parametrize(
     ("prepare", "work", "at_least"),
     [
@@ -132,6 +157,8 @@ def bakes(node: FakeNode) -> object:
         pytest.param(gpu, boots, 40, id="full install"),
         pytest.param(baked_with_another_version, boots, 60, id="another version out, a full install"),
         pytest.param(newer_kernel, bakes, 40, id="bake"),
+        pytest.param(brought_up, removes, 60, id="removal after the fast path"),
+        pytest.param(brought_up_by_install, removes, 60, id="removal after a full install"),
     ],
 )
 def test_killed_at_every_effect_the_next_run_recovers(
@@ -142,4 +169,9 @@ def test_killed_at_every_effect_the_next_run_recovers(
     at_least: int,
 ) -> None:
     monkeypatch.setattr(bake, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(remove, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("sync", "fsync"):  # the end is that of a process, not of a machine
+        monkeypatch.setattr(os, name, lambda *_: None)
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", KVER, "#1 SMP", "x86_64")))
     assert every_kill(tmp_path, prepare, work) >= at_least

@@ -1,0 +1,301 @@
+"""Taking away all that we put on a node or into an image, as one call: look, unload, remove by our own lists, say what is left.
+
+The documents that say what is ours go last, so that an interrupted removal is done again from where it stands (R4).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import driver, files, host, initramfs, kmod, marker, ours, placed, record, removal
+from .containerd import Containerd
+from .contract import LOCK, DriverContainer
+from .deadline import Deadline
+from .errors import BootError, CommandError, InputError
+from .events import Events
+from .manifest import LAYERS, STORE
+from .ours import JOURNAL, LOGS, NOTES, Left, Ours
+from .removal import Removal
+from .runner import Runner
+
+_MODPROBE = "etc/modprobe.d/"
+_NOTE = "nvidia-prebake: "
+_CDI = "run/cdi/nvidia.yaml"
+EVERYTHING, DRIVER = "everything", "driver"
+REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
+
+
+@dataclass(frozen=True)
+class RemoveRequest:
+    """What is to go. ``scope`` is ``everything`` or ``driver``, ``in_use`` is ``refuse`` or ``until_reboot``, ``images`` says whether
+    the driver images go from containerd too, ``deadline_s`` is for stopping, unloading and restarting."""
+
+    scope: str = EVERYTHING
+    images: bool = False
+    in_use: str = REFUSE
+    restart_containerd: str = "auto"
+    deadline_s: float = 300.0
+    marker_path: str = marker.DEFAULT_PATH
+    release_notes: str = f"/{NOTES}"
+
+
+@dataclass
+class Removed:
+    """What came of it: ``result`` is ``removed``, ``planned`` or ``nothing``; paths are relative to the root."""
+
+    result: str
+    reason: str
+    removed: list[str] = field(default_factory=list)
+    left: list[Left] = field(default_factory=list)
+    services: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    containerd_restarted: bool = False
+    reboot_needed: bool = False
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+
+def remove(
+    runner: Runner,
+    request: RemoveRequest,
+    check: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    root: Path = Path("/"),
+) -> Removed:
+    """Takes away what is ours, or only says what would go and what would stay (``check``).
+
+    Raises GpuNodeError: BootError ``driver_in_use`` names who holds the driver, and then nothing has been removed.
+    """
+    host.require_root()
+    if request.deadline_s <= 0:
+        raise InputError(f"gpu_remove_deadline_s: {request.deadline_s} is not greater than zero")
+    containerd = Containerd(runner)
+    if check:
+        return Remove(root, runner, containerd, request, Events()).plan()
+    with files.locked(LOCK, "a removal"):
+        return Remove(root, runner, containerd, request, Events(say)).run()
+
+
+@dataclass
+class Remove:
+    """One removal on the system at ``root``, which is this machine's own root except in tests."""
+
+    root: Path
+    runner: Runner
+    containerd: Containerd
+    request: RemoveRequest
+    events: Events
+
+    def plan(self) -> Removed:
+        """What would be done; changes nothing."""
+        found = self._look()
+        if not found.is_anything(self._all):
+            return self._nothing(found)
+        done = Removal(touch=False)
+        removal.take_files(self.root, self.runner, found.accounted(self.request.marker_path), done)
+        modules = found.own_modules()
+        holders = driver.other_holders(self.root) if modules else ()
+        if holders and self.request.in_use == REFUSE:
+            raise BootError(_in_use(holders), code="driver_in_use")
+        out = Removed("planned", f"{len(done.removed)} paths would go")
+        out.removed = [*done.removed, *self._own_paths(found)]
+        out.services = driver.running_services(self.root, self.runner) if modules else ()
+        out.modules = () if holders else modules
+        out.images = tuple(found.images) if self.request.images else ()
+        out.left = found.left(done.kept, self.request.images, self._all)
+        self._say_until_reboot(out, holders)
+        return out
+
+    def run(self) -> Removed:
+        """Carries it out. Raises GpuNodeError."""
+        found = self._look()
+        if not found.is_anything(self._all):
+            return self._nothing(found)
+        self._end_containers()
+        config = self._begin()
+        out = Removed("removed", "")
+        self._unload(found, out)
+        done = Removal()
+        accounted = found.accounted(self.request.marker_path)
+        with self.events.step("remove-files") as event:
+            removal.take_files(self.root, self.runner, accounted, done, self.events.say)
+            event.update(removed=len(done.removed), kept=done.kept)
+        with self.events.step("make-indexes"):
+            removal.make_indexes_anew(self.root, self.runner)
+            self._initramfs(accounted.paths)
+        if not (found.operator or found.foreign or kmod.loaded(self.root, kmod.DRIVER_MODULES)):
+            done.removed += self._runtime_files()
+        self._restart_containerd(config, out)
+        self._remove_images(found, out)
+        out.left += found.left(done.kept, self.request.images, self._all)
+        self._say_until_reboot(out, driver.other_holders(self.root) if out.reboot_needed else ())
+        own = self._own_paths(found)
+        with self.events.step("remove-records"):
+            self._forget(found)
+        out.removed = [*done.removed, *own]
+        out.reason = f"{len(out.removed)} paths went" + (f", {len(out.left)} things are left and named" if out.left else "")
+        out.steps = self.events.steps
+        return out
+
+    @property
+    def _all(self) -> bool:
+        return self.request.scope == EVERYTHING
+
+    def _look(self) -> Ours:
+        return ours.look(self.root, self.containerd, self.request.marker_path)
+
+    def _nothing(self, found: Ours) -> Removed:
+        reason = "nothing of ours is here: no layer, no node record, no list of placed files"
+        if found.problems:
+            reason = "nothing that can be read says what of ours is here, and what is damaged is left"
+        return Removed("nothing", reason, left=found.left([], self.request.images, self._all))
+
+    # --- before anything goes ---------------------------------------------------------------------------------------
+
+    def _end_containers(self) -> None:
+        """A run that was killed may have left its driver container at work."""
+        if self.containerd.is_ready():
+            container = DriverContainer(self.containerd, self.runner, self.root, self.events.say)
+            container.clean_slate()
+            container.sweep()
+
+    def _begin(self) -> str:
+        """Writes down what containerd runs with now, so that an interrupted run's successor knows whether its restart is due."""
+        boot_id = host.boot_id()
+        try:
+            journal = json.loads((self.root / JOURNAL).read_text(encoding="utf-8"))
+            if journal["boot_id"] == boot_id and isinstance(journal["containerd_config"], str):
+                return journal["containerd_config"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # none, or one that was cut off: this run begins it anew
+        config = self._config()
+        files.make_private(self.root / STORE)
+        files.write_atomic(self.root / JOURNAL, json.dumps({"boot_id": boot_id, "containerd_config": config}), 0o600)
+        return config
+
+    def _config(self) -> str:
+        try:
+            return self.containerd.config_in_force()
+        except CommandError:
+            return ""  # there is no containerd, or its configuration is broken: nothing to be restarted for
+
+    def _unload(self, found: Ours, out: Removed) -> None:
+        modules = found.own_modules()
+        if not modules:
+            return
+        with self.events.step("unload-modules") as event:
+            try:
+                out.services, out.modules = driver.unload(self.root, self.runner, Deadline(self.request.deadline_s), modules)
+            except BootError as error:
+                if self.request.in_use == REFUSE:
+                    raise
+                out.reboot_needed = True
+                event.update(outcome="left", error=str(error))
+
+    # --- what is made anew ------------------------------------------------------------------------------------------
+
+    def _initramfs(self, accounted: set[str]) -> None:
+        """Only where an image holds what has gone: its own documents are still there, so that an interrupted run finds it too."""
+        gone = {path for path in accounted if path.startswith(_MODPROBE) and not (self.root / path).exists()}
+        for kver in initramfs.holding(self.root, self.runner, gone) if gone else ():
+            self.events.say(f"making the initramfs of {kver} anew")
+            initramfs.make_anew(self.runner, kver)
+
+    def _runtime_files(self) -> list[str]:
+        """Device nodes, their links in /dev/char and the CDI specification outlive the module and lead nowhere."""
+        found = [path for folder in ("dev", "dev/nvidia-caps") for path in (self.root / folder).glob("nvidia*") if not path.is_dir()]
+        links = [path for path in (self.root / "dev/char").glob("*:*") if path.is_symlink()]
+        found += [path for path in links if path.readlink().name.startswith("nvidia")]
+        found += [self.root / _CDI] if (self.root / _CDI).exists() else []
+        for path in found:
+            path.unlink(missing_ok=True)
+        return [str(path.relative_to(self.root)) for path in found]
+
+    def _restart_containerd(self, config: str, out: Removed) -> None:
+        if not config or self._config() == config or not self.containerd.is_ready():
+            return
+        if self.request.restart_containerd == "never":
+            text = "containerd runs with the driver container's runtime until it is restarted (gpu_remove_restart_containerd is never)"
+            out.left.append(Left("containerd", text))
+            return
+        with self.events.step("restart-containerd"):
+            self.containerd.restart(Deadline(self.request.deadline_s))
+        out.containerd_restarted = True
+
+    def _remove_images(self, found: Ours, out: Removed) -> None:
+        if self.request.images and found.images:
+            with self.events.step("remove-images", images=list(found.images)):
+                for reference in found.images:
+                    self.containerd.remove(reference)
+            out.images = tuple(found.images)
+
+    # --- our own documents ------------------------------------------------------------------------------------------
+
+    def _documents(self, found: Ours) -> list[str]:
+        """Those that were read: a damaged one stays, since what it speaks of may still be here, and nothing else tells."""
+        return [path for path, there in ((placed.PATH, found.placed), (record.PATH, found.node)) if there]
+
+    def _own_paths(self, found: Ours) -> list[str]:
+        """Documents and folders of ours that go at the end."""
+        paths = [*(f"{LAYERS}/{layer.layer}" for layer in found.layers), *self._documents(found)]
+        if self._all:
+            notes = self._notes()
+            paths += [notes] if notes else []
+            paths += [] if found.problems else found.history
+        return paths
+
+    def _notes(self) -> str:
+        """The release notes outside of the store that hold a line of ours, or ""."""
+        path = self.request.release_notes.lstrip("/")
+        text = files.read_text(self.root / path) or ""
+        return path if not path.startswith(f"{STORE}/") and any(line.startswith(_NOTE) for line in text.splitlines()) else ""
+
+    def _forget(self, found: Ours) -> None:
+        removal.forget(self.root, found.layers, self._documents(found))
+        if self._all:
+            notes = self._notes()
+            if notes:
+                self._drop_note(self.root / notes)
+            if not found.problems:
+                shutil.rmtree(self.root / LOGS, ignore_errors=True)
+                self._remove_store()
+        if (self.root / STORE).is_dir():
+            files.remove_durably(self.root / JOURNAL)
+
+    @staticmethod
+    def _drop_note(path: Path) -> None:
+        lines = [line for line in (files.read_text(path) or "").splitlines() if not line.startswith(_NOTE)]
+        if lines:
+            files.write_atomic(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o7777)
+        else:
+            path.unlink()
+
+    def _remove_store(self) -> None:
+        """The journal last: until then the next run comes here again."""
+        store = self.root / STORE
+        for path in sorted(store.iterdir()):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != Path(JOURNAL).name:
+                path.unlink()
+        files.remove_durably(self.root / JOURNAL)
+        store.rmdir()
+
+    def _say_until_reboot(self, out: Removed, holders: tuple[str, ...]) -> None:
+        if out.reboot_needed or holders:
+            out.reboot_needed = True
+            modules = ", ".join(m.name for m in kmod.loaded(self.root, kmod.DRIVER_MODULES))
+            who = f", in use by {', '.join(holders)}" if holders else ""
+            out.left.append(Left("modules", f"in the kernel until the next reboot: {modules}{who}"))
+
+
+def _in_use(holders: tuple[str, ...]) -> str:
+    return (
+        f"the driver is in use by: {', '.join(holders)}. End that, or set gpu_remove_in_use: {UNTIL_REBOOT} and reboot afterwards; "
+        "nothing would be removed"
+    )

@@ -1,0 +1,70 @@
+"""Removal for real, after a real bake on a native node: the whole listing equals the one from before."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lab import host, inventory, paths
+from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
+
+STORE = "var/lib/gpu-prebake"
+NOUVEAU = "etc/modprobe.d/blacklist-nouveau.conf"
+
+
+def remove(bakery: Bakery, *options: str, **variables: Any) -> Ran:
+    """Runs playbooks/remove.yml; the module's whole result is in the output (-v)."""
+    hosts = inventory.write(bakery.folder / "inventory.json", [(bakery.node.state.name, bakery.node.target)])
+    argv = ["ansible-playbook", "-v", "-i", str(hosts), "-e", json.dumps(variables), *options, str(paths.TOP / "playbooks/remove.yml")]
+    done = host.run(argv, timeout_s=300, check=False, env=ENVIRONMENT)
+    return Ran(done.rc, done.stdout + done.stderr)
+
+
+def different(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ...]]) -> set[str]:
+    return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+
+
+def test_after_a_bake_the_whole_listing_is_as_before_and_the_second_run_finds_nothing(bakery: Bakery) -> None:
+    before = bakery.files()
+    never = remove(bakery)
+    assert (never.rc, "changed=0" in never.out) == (0, True), never.out
+    assert "nothing of ours is here" in never.message
+    assert different(before, bakery.files()) == set()
+
+    assert bakery.bake().rc == 0
+    baked = bakery.files()
+    assert f"usr/lib/modules/{bakery.kver}/updates/dkms/nvidia.ko" in baked
+    planned = remove(bakery, "--check", "--diff")
+    assert planned.rc == 0, planned.out
+    assert "-/usr/bin/nvidia-smi" in planned.out
+    assert different(baked, bakery.files()) == set()
+
+    removed = remove(bakery)
+    assert removed.rc == 0, removed.out
+    assert "driver image" in removed.message
+    assert different(before, bakery.files()) == set()
+    assert not (bakery.root / STORE).exists()
+    assert not (bakery.root / "var/log/gpu-prebake").exists()
+    assert bakery.ssh("dkms status").strip() == ""
+    assert bakery.ssh("ldconfig -p | grep -cE 'libcuda|libnvidia-ml' || true").strip() == "0"
+    assert bakery.ssh(f"modinfo -k {bakery.kver} nvidia 2>&1 || true").startswith("modinfo: ERROR")
+    assert bakery.ssh("ctr -n k8s.io images ls -q").split() != []
+
+    again = remove(bakery, gpu_remove_images=True)
+    assert (again.rc, "changed=0" in again.out) == (0, True), again.out
+
+
+def test_an_edited_file_stays_and_is_named_and_the_image_goes_where_asked(bakery: Bakery) -> None:
+    before = bakery.files()
+    assert bakery.bake().rc == 0
+    (bakery.root / NOUVEAU).write_text("blacklist nouveau\n# mine\n")
+    try:
+        removed = remove(bakery, gpu_remove_images=True, gpu_remove_scope="driver")
+        assert removed.rc == 0, removed.out
+        assert f"/{NOUVEAU}: changed since it was placed" in removed.message
+        assert different(before, bakery.files()) >= {NOUVEAU}
+        assert {path for path in different(before, bakery.files()) if not path.startswith("/")} == {NOUVEAU}
+        assert (bakery.root / STORE / "bake-report.json").exists()
+        assert bakery.reference("standin") not in bakery.ssh("ctr -n k8s.io images ls -q").split()
+    finally:
+        bakery.restore(before)
