@@ -46,8 +46,8 @@ test-vm: setup
 test: check test-lab test-vm
 
 # Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
-# artifact), packer (the qemu builder).
-PART ?= core nvidia collection packer
+# artifact), packer (the qemu builder), page (the demo's page in a browser).
+PART ?= core nvidia collection packer page
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -62,6 +62,11 @@ test-part-nvidia: setup
 # The artifact: built, installed elsewhere, run from there; ansible-test sanity on it.
 test-part-collection: setup
 	$(LAB) lab session -- pytest tests/collection --durations=5
+
+# The demo's page in a browser, which is installed for it.
+test-part-page:
+	@lab/setup.sh chromium
+	pytest tests/page --durations=5
 
 # Bakes with Packer, boots three nodes, shows what each did.
 demo: setup

@@ -1,10 +1,12 @@
 """The demo: bake with real Packer, boot three nodes, show side by side what each did. `make demo` runs it.
 
-Written to build/demo: report.json (described in docs/demo.md), and the logs of each node.
+Written to build/demo: report.json (described in docs/demo.md), the same as a picture (timeline.svg) and as a page (report.html), and the
+logs of each node.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -12,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from lab import bakedimage, booting, demoreport, disk, driverimage, paths, registry, session
+from lab import bakedimage, booting, demopage, demoreport, disk, driverimage, host, paths, picture, registry, session
 from lab.bakedimage import BakedImage
 from lab.disk import Disk
 from lab.errors import LabError
@@ -48,10 +50,15 @@ def main() -> int:
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.mkdir(parents=True)
         report = {"schema": 1, "gpu": f"fake ({GPU}), on a real PCI bus of QEMU", "nodes": [run(node) for node in NODES]}
+        report["versions"] = versions()
+        report["made"] = time.strftime("%Y-%m-%d %H:%M")
         report["seconds"] = round(time.monotonic() - begin, 1)
         (OUT / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+        (OUT / "timeline.svg").write_text(picture.wide(report))
+        (OUT / "report.html").write_text(demopage.render(report))
         demoreport.show(report)
-        say(f"report: {OUT / 'report.json'}")
+        for name in ("report.json", "timeline.svg", "report.html"):
+            say(f"written: {OUT / name}")
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
@@ -98,6 +105,7 @@ def entry(node: Node, vm: VM, baked: BakedImage | None, boot: booting.Boot, up_s
         "device_check": result["device_check"],
         "containerd_restarted": result["containerd_restarted"],
         "warnings": result["node_warnings"],
+        "versions": _node_versions(vm),
         "steps": steps,
         "module_loaded": "nvidia" in boot.node["modules"].split(),
         "module_version": boot.node["module_version"],
@@ -107,6 +115,20 @@ def entry(node: Node, vm: VM, baked: BakedImage | None, boot: booting.Boot, up_s
         "gpu_says": boot.node["gpus"],
         "baked_at": baked.made if baked else None,
     }
+
+
+def versions() -> dict[str, str]:
+    """What baked and booted, on this machine."""
+    packer = host.run(["packer", "version"], timeout_s=60, env={"CHECKPOINT_DISABLE": "1"}).stdout.splitlines()[0]
+    qemu = host.run(["qemu-system-x86_64", "--version"], timeout_s=60).stdout.splitlines()[0]
+    ansible = importlib.metadata.version("ansible-core")
+    return {"ansible-core": ansible, "Packer": packer.removeprefix("Packer v"), "QEMU": qemu.removeprefix("QEMU emulator version ")}
+
+
+def _node_versions(vm: VM) -> dict[str, str]:
+    """What the driver container ran with and was built by, on the node."""
+    told = vm.ssh("dpkg-query --show --showformat='${Package} ${Version}\\n' containerd runc dkms").stdout
+    return dict(line.split(" ", 1) for line in told.splitlines())
 
 
 def _bake_steps(baked: BakedImage | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The demo's report as tables in a terminal: what each node did, and where its time went."""
+"""The demo's report in words: what each node did and why, where its time went; and both as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _FACTS = (
     ("kernel", "kernel"),
     ("action", "action"),
     ("reason code", "reason_code"),
+    ("reason", "reason"),
     ("result", "result"),
     ("device check", "device_check"),
     ("module loaded", "module_loaded"),
@@ -34,12 +35,18 @@ def show(report: dict[str, Any]) -> None:
 
 
 def _facts(nodes: list[dict[str, Any]]) -> Table:
-    table = _table("What each node did", nodes)
-    for title, key in _FACTS:
-        table.add_row(title, *(_text(node[key]) for node in nodes))
-    table.add_row("the driver says", *(_first_line(node["driver_says"]) for node in nodes))
-    table.add_row("the GPU says", *(_first_line(node["gpu_says"]) for node in nodes))
+    table = _table("What each node did, and why", nodes)
+    for title, cells in facts(nodes):
+        table.add_row(title, *cells)
     return table
+
+
+def facts(nodes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Rows of what is known of each node: a title, and a text for each."""
+    rows = [(title, [_text(node[key]) for node in nodes]) for title, key in _FACTS]
+    rows.append(("the driver says", [_first_line(node["driver_says"]) for node in nodes]))
+    rows.append(("the GPU says", [_first_line(node["gpu_says"]) for node in nodes]))
+    return rows
 
 
 def _times(nodes: list[dict[str, Any]]) -> Table:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a fresh Debian machine ready: the lab's Debian packages and a Python environment, and says what it does.
-# usage: setup.sh            install what is missing
+# usage: setup.sh [PACKAGE…] install what is missing, and these Debian packages too
 #        setup.sh --venv     print the Python environment's folder only (it may not be there yet)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,6 +25,7 @@ fi
 [ -r /etc/debian_version ] || { say "this is not a Debian machine; the lab is tested on Debian 12 only" >&2; exit 1; }
 
 mapfile -t wanted < <(grep -Ev '^(#|$)' "$here/packages.txt")
+wanted+=("$@")
 missing=()
 for package in "${wanted[@]}"; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import compilelog, mounts
+from . import mounts
 from .containerd import Containerd
 from .errors import BusyError, CommandError, ImageError
 from .runner import Runner
@@ -94,8 +94,7 @@ class DriverContainer:
 
             try:
                 argv = run_argv(self.containerd, reference, container, action, self.place)
-                with compilelog.following(Path(self.place.base or self.root), self.say):
-                    result = self.runner.run(argv, timeout_s, ok=None, on_line=take)
+                result = self.runner.run(argv, timeout_s, ok=None, on_line=take)
                 rc: int | None = result.rc
                 output = result.stdout
             except CommandError as error:
