@@ -92,8 +92,11 @@ def answers(target: Target, timeout_s: float = 1.0) -> bool:
 
 def wait(target: Target, pid: int, timeout_s: float, what: str, log: Path) -> None:
     """Wait until the node's sshd answers; LabError with the log's tail when process `pid` ends or time is up."""
-    end = time.monotonic() + timeout_s
-    while not answers(target):
+    begin = time.monotonic()
+    end = begin + timeout_s
+    # One that is slow, on a machine that does much else, gets more time for its greeting: each connection that is given up leaves
+    # it an sshd to end, and at a second each they would keep it from ever answering.
+    while not answers(target, max(1.0, (time.monotonic() - begin) / 20)):
         if not host.is_alive(pid):
             raise LabError(f"{what}: ended before ssh answered; the end of {log}:\n{host.read_tail(log)}")
         if has_panicked(log):
