@@ -85,6 +85,12 @@ class BuildError(GpuNodeError):
     code = "build_failed"
 
 
+class LayerError(GpuNodeError):
+    """A layer cannot be put in place, taken away or dropped; nothing has been changed, or all of it was taken back."""
+
+    code = "layer"
+
+
 class BootError(GpuNodeError):
     """The node has no working driver after all that was allowed has been tried."""
 

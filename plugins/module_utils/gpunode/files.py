@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from .errors import BusyError
 
 _CHUNK = 1 << 20
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def read_text(path: Path) -> str | None:
@@ -31,6 +33,18 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def copy_hashed(source: int, target: int) -> tuple[str, int]:
+    """Copies what is left to read of one descriptor to another; returns its SHA-256 and its size in bytes. Raises OSError."""
+    digest = hashlib.sha256()
+    size = 0
+    while chunk := os.read(source, _CHUNK):
+        digest.update(chunk)
+        size += len(chunk)
+        while chunk:
+            chunk = chunk[os.write(target, chunk) :]
+    return digest.hexdigest(), size
+
+
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
     """Writes ``path`` by a temporary file, fsync, rename and fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -40,7 +54,7 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
             os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync_file(stream.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -55,6 +69,25 @@ def remove_durably(path: Path) -> None:
     except FileNotFoundError:
         return
     sync_folder(path.parent)
+
+
+def sync_file(fd: int) -> None:
+    """Makes the contents of an open file last."""
+    os.fsync(fd)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Makes all that was written to the filesystem of ``path`` last: contents and names, in one call instead of one for each file.
+
+    syncfs(2) has no name in Python. It reports what the disk could not take, unlike sync(2). Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if _LIBC.syncfs(fd) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(path))
+    finally:
+        os.close(fd)
 
 
 def sync_folder(path: Path) -> None:

@@ -143,6 +143,20 @@ def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
         return tuple(pool.map(lambda p: _describe(root, p), paths))
 
 
+def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None]:
+    """The same by path; None for one that is not there. Raises OSError."""
+
+    def describe_one(path: str) -> Entry | None:
+        try:
+            return _describe(root, path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    wanted = list(paths)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return dict(zip(wanted, pool.map(describe_one, wanted)))
+
+
 def _describe(root: Path, path: str) -> Entry:
     file = root / path
     status = file.lstat()
@@ -202,9 +216,13 @@ def _problem(root: Path, entry: Entry) -> str:
         now = _describe(root, entry.path)
     except OSError as error:
         return f"/{entry.path}: {error.strerror}"
-    if now == entry:
-        return ""
+    field = changed_field(now, entry)
+    return f"/{entry.path}: its {field} is not what it was when it was recorded" if field else ""
+
+
+def changed_field(now: Entry, entry: Entry) -> str:
+    """The first thing in which two entries differ; empty where they are equal."""
     for field in ("type", "sha256", "target", "mode", "uid", "gid", "size", "attributes"):
         if getattr(now, field) != getattr(entry, field):
-            return f"/{entry.path}: its {field} is not what it was when it was recorded"
+            return field
     return ""

@@ -310,6 +310,9 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
             wrong.append("originals (not those of replaced and deleted)")
         if not files.keys() >= set(manifest.replaced) or files.keys() & set(manifest.deleted):
             wrong.append("replaced, deleted (contradict files)")
+        was = {entry.path: entry.type for entry in manifest.originals}
+        if any((was.get(path) == "folder") != (files[path].type == "folder") for path in manifest.replaced if path in files):
+            wrong.append("replaced (a folder by something else, or the reverse)")
     return wrong
 
 

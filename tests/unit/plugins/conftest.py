@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, boot
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, boot, files
 from hypothesis import settings
 
 from tests.unit.plugins.fakenode import FakeNode
@@ -35,6 +35,15 @@ def no_programs_and_no_network(request: pytest.FixtureRequest) -> Iterator[None]
     with contextlib.ExitStack() as stack:
         for owner, name in ((subprocess.Popen, "__init__"), (os, "system"), (socket.socket, "connect")):
             stack.enter_context(mock.patch.object(owner, name, refuse))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_is_flushed() -> Iterator[None]:
+    """A test's files need not outlive a power cut, and flushing the disk that a test shares with others takes seconds."""
+    with contextlib.ExitStack() as stack:
+        for owner, name in ((os, "sync"), (os, "fsync"), (files, "sync_filesystem")):
+            stack.enter_context(mock.patch.object(owner, name, return_value=None))
         yield
 
 

@@ -1,0 +1,324 @@
+"""Putting a captured layer in place, taking it away, dropping it: each a transaction.
+
+Journal first, then files, then what programs make of them, then DKMS's tree, then the record; each lasts before what depends on it begins.
+Interrupted at any point, the next run takes an activation back and finishes a deactivation (R7). The caller holds contract.LOCK.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness
+from .activated import ACTIVATE, DEACTIVATE, MADE, Activation, Journal
+from .errors import DataError, GpuNodeError, LayerError
+from .inventory import Entry
+from .manifest import Manifest
+from .placing import Placing
+from .runner import Runner
+from .store import Store
+from .takeaway import TakenAway, in_order, take_away
+
+Say = Callable[[str], None]
+_BY_ERRNO = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EROFS: "read_only"}
+_AT_ONCE = 200
+_TOOL_S = 120.0
+
+
+def _nothing(_: str) -> None:
+    """Says nothing."""
+
+
+def activate(root: Path, runner: Runner, layer: Manifest, say: Say = _nothing, hash_user_space: bool = True) -> Activation:
+    """Puts ``layer`` in place and returns what is in place then; the same layer again changes nothing.
+
+    Without ``hash_user_space``, libraries and firmware that are linked are not read; ``verify`` must follow before anything counts as
+    done. Raises LayerError, DataError, CommandError: nothing was changed then, or all of it was taken back.
+    """
+    resume(root, runner, say)
+    active = activated.read(root)
+    if active and active.layer != layer.layer:
+        raise LayerError(f"layer {active.layer} is active: deactivate it before {layer.layer} is put in place", code="layer_active")
+    if active:
+        problems = verify(root)
+        if problems:
+            raise LayerError(
+                f"layer {layer.layer} is active, and changed since: {'; '.join(problems[:5])}: deactivate it and look at what stays",
+                code="activation_changed",
+                details={"problems": list(problems)},
+            )
+        return activated.read(root) or active
+    with _disk_errors_named():
+        return _Activating(root, runner, layer, say, hash_user_space).run()
+
+
+class _Activating:
+    def __init__(self, root: Path, runner: Runner, layer: Manifest, say: Say, hash_user_space: bool) -> None:
+        self.root = root
+        self.runner = runner
+        self.layer = layer
+        self.say = say
+        self.hash_user_space = hash_user_space
+        self.store = Store(root)
+        self.replaced = set(layer.replaced)
+
+    def run(self) -> Activation:
+        layer = self.layer
+        self.say("activate: check")
+        folders = readiness.check(self.root, self.store, layer)
+        self.placing = Placing(self.root, self.store)
+        self.say("activate: keep aside")
+        planned = Activation(
+            layer=layer.layer,
+            identity=layer.identity,
+            machine_id=host.machine_id(self.root),
+            activated=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            placed=in_order(e for e in layer.files if e.type != "folder" or e.path in self.replaced),
+            folders=folders,
+            originals=derived.keep(self.root, self.store, layer.originals),
+            derived=derived.plan(self.root, self.store, layer),
+        )
+        files.sync_filesystem(self.store.objects)  # what was kept aside lasts before the journal names it
+        self.say("activate: journal")
+        activated.write_journal(self.root, Journal(ACTIVATE, planned))
+        with _taken_back_on_failure(self.root, self.runner, planned, self.say):
+            record = self._put(planned)
+            self.say("activate: record")
+            activated.write(self.root, record)
+        files.remove_durably(self.root / activated.JOURNAL)
+        self.say("activate: done")
+        return record
+
+    def _put(self, planned: Activation) -> Activation:
+        """Everything between journal and record."""
+        with self._hashing() as hashed:
+            self.say("activate: stage")
+            how = self._stage(planned)
+            self.say("activate: flush what is staged")
+            self.placing.flush()
+            problems = hashed.result()
+        if problems:
+            raise LayerError(f"{'; '.join(problems[:5])}: bake anew", code="layer_damaged", details={"problems": list(problems)})
+        self.say("activate: place")
+        self._place(planned, how)
+        made = tuple(self._derive(one) for one in planned.derived)
+        self.say("activate: register with dkms")
+        for entry in planned.placed:
+            if _is_dkms(entry):
+                self._place_one(entry, how)
+        self._label(planned)
+        self.say("activate: flush what is in place")
+        self.placing.flush()
+        return replace(planned, derived=made, how={path: way for path, way in how.items() if way}, verified=self.hash_user_space)
+
+    @contextmanager
+    def _hashing(self) -> Iterator[Future[tuple[str, ...]]]:
+        """Hashes beside the work what needs no hash before it."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            yield pool.submit(self.store.problems, readiness.others(self.layer.files) if self.hash_user_space else ())
+
+    def _stage(self, planned: Activation) -> dict[str, str]:
+        described = {entry.path: entry for entry in self.layer.files if entry.type == "folder"}
+        for path in planned.folders:
+            self.placing.make_folder(path, described.get(path))
+        how = {e.path: self.placing.stage(e, e.path in self.replaced) for e in planned.placed if e.type != "folder"}
+        for one in planned.derived:
+            for entry in one.after:
+                self.placing.stage(entry, True)
+        return how
+
+    def _place(self, planned: Activation, how: dict[str, str]) -> None:
+        # Folders come after what was in them, which sorts behind them.
+        for path in sorted(self.layer.deleted, reverse=True):
+            self._delete(path, planned)
+        for entry in planned.placed:
+            if not _is_dkms(entry):
+                self._place_one(entry, how)
+
+    def _delete(self, path: str, planned: Activation) -> None:
+        if any(kept.entry.path == path and kept.entry.type == "folder" for kept in planned.originals):
+            if not self.placing.remove_folder(path):
+                raise LayerError(
+                    f"/{path}: the layer deletes this folder, and it holds something else on this node", code="original_changed"
+                )
+        else:
+            self.placing.device(path.rpartition("/")[0])
+            self.placing.remove(path)
+
+    def _place_one(self, entry: Entry, how: dict[str, str]) -> None:
+        if entry.type == "folder":
+            self.placing.set_folder(entry)
+            return
+        try:
+            self.placing.place(entry, how[entry.path], entry.path in self.replaced)
+        except FileExistsError as error:
+            raise LayerError(f"/{entry.path}: somebody put it there meanwhile: find out who", code="path_taken") from error
+
+    def _derive(self, one: activated.Derived) -> activated.Derived:
+        if one.swapped:
+            self.say("activate: swap indexes")
+            for entry in one.after:
+                self.placing.place(entry, MADE, replaces=True)
+        else:
+            self.say(f"activate: {one.program}")
+            derived.make(self.root, self.runner, one, self.layer.identity.kver)
+        return derived.made(self.root, one, self.layer)
+
+    def _label(self, planned: Activation) -> None:
+        """Labels what was placed by the node's policy; without restorecon, what the kernel gave by the folder's label stays."""
+        if not self.placing.selinux or self.root != Path("/"):
+            return
+        paths = [f"/{path}" for path in (*planned.folders, *(entry.path for entry in planned.placed))]
+        for start in range(0, len(paths), _AT_ONCE):
+            try:
+                self.runner.run(["restorecon", "-F", *paths[start : start + _AT_ONCE]], timeout_s=_TOOL_S)
+            except GpuNodeError as error:
+                self.say(f"activate: not labelled by the policy: {error}")
+                return
+
+
+def _is_dkms(entry: Entry) -> bool:
+    return entry.path.startswith(f"{dkms.TREE}/")
+
+
+def verify(root: Path) -> tuple[str, ...]:
+    """What is wrong with what is active, in words; all contents are read. Where nothing is, that is recorded. Raises DataError."""
+    active = activated.read(root)
+    if active is None:
+        return ("no layer is active",)
+    problems = inventory.problems(root, active.placed)
+    if not problems and not active.verified:
+        activated.write(root, replace(active, verified=True))
+    return problems
+
+
+def deactivate(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway:
+    """Takes away what is active, if anything is. Raises LayerError, DataError, CommandError; the next run goes on then."""
+    resumed = resume(root, runner, say)
+    active = activated.read(root)
+    if active is None:
+        return resumed or TakenAway("")
+    with _disk_errors_named():
+        say("deactivate: journal")
+        activated.write_journal(root, Journal(DEACTIVATE, active))
+        return _finish_taking_away(root, runner, active, say, interrupted=False)
+
+
+def resume(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway | None:
+    """Finishes or takes back what an interrupted run left; None where there was nothing to take away.
+
+    Raises LayerError, DataError, CommandError.
+    """
+    journal = activated.read_journal(root)
+    Store(root).sweep()
+    if journal is None:
+        return None
+    record = activated.read(root)
+    with _disk_errors_named():
+        if journal.operation == ACTIVATE and record:
+            say(f"resume: layer {record.layer} is in place")
+            files.remove_durably(root / activated.JOURNAL)
+            return None
+        say(f"resume: {'take back' if journal.operation == ACTIVATE else 'finish taking away'} layer {journal.activation.layer}")
+        return _finish_taking_away(root, runner, journal.activation, say, interrupted=True)
+
+
+def _finish_taking_away(root: Path, runner: Runner, activation: Activation, say: Say, interrupted: bool) -> TakenAway:
+    done = take_away(root, runner, activation, say, interrupted)
+    say("taking away: record goes")
+    files.remove_durably(root / activated.PATH)
+    files.remove_durably(root / activated.JOURNAL)
+    Store(root).drop(kept.entry for kept in activation.all_kept)
+    say("taking away: done")
+    return done
+
+
+@contextmanager
+def _taken_back_on_failure(root: Path, runner: Runner, planned: Activation, say: Say) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        say(f"activate: failed, taking it back: {error}")
+        try:
+            _finish_taking_away(root, runner, planned, say, interrupted=True)
+        except (OSError, GpuNodeError) as second:
+            raise LayerError(
+                f"{error}; and it could not be taken back yet: {second}: run the same again once that is mended",
+                code="activation_unfinished",
+            ) from error
+        raise
+
+
+@contextmanager
+def _disk_errors_named() -> Iterator[None]:
+    """A full or read-only filesystem becomes an error of ours with a code of its own."""
+    try:
+        yield
+    except OSError as error:
+        code = _BY_ERRNO.get(error.errno or 0, "os_error")
+        raise LayerError(f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem", code=code) from error
+
+
+def discard(root: Path, runner: Runner, layer_name: str, say: Say = _nothing) -> bool:
+    """Drops a layer and what only it needed from the store; returns whether it was there.
+
+    Raises LayerError while the layer is active, was baked in place, or is of a newer layout than this program knows.
+    """
+    if layer_name in ("", ".", "..") or "/" in layer_name:
+        raise LayerError(f"{layer_name!r} is no name of a layer", code="layer_missing")
+    resume(root, runner, say)
+    active = activated.read(root)
+    if active and active.layer == layer_name:
+        raise LayerError(f"layer {layer_name} is active: deactivate it first", code="layer_active")
+    path = manifest.path_of(root, layer_name)
+    was_there = path.exists()
+    if was_there:
+        _require_droppable(path)
+    with _disk_errors_named():
+        # Without its manifest a layer is garbage, whenever the rest goes.
+        files.remove_durably(path)
+        say("discard: manifest gone")
+        if path.parent.is_dir():
+            shutil.rmtree(path.parent)
+        try:
+            dropped = Store(root).collect()
+        except DataError as error:
+            say(f"discard: objects stay: {error}")
+        else:
+            say(f"discard: {dropped} objects and folders dropped")
+    return was_there
+
+
+def _require_droppable(path: Path) -> None:
+    try:
+        layer = manifest.read(path)
+    except DataError as error:
+        if document.is_newer(error, manifest.SCHEMA):
+            raise LayerError(
+                f"{error}: it was written by a newer version of this program, which must drop it", code="store_newer"
+            ) from error
+        return  # broken: nobody can use it, and whatever lies beside it is garbage
+    if layer.mode == manifest.IN_PLACE:
+        raise LayerError(
+            f"layer {layer.layer} was baked in place: its files are in use where they lie; remove the driver instead", code="layer_in_place"
+        )
+
+
+def find(root: Path, layer_name: str) -> Manifest:
+    """The layer of that name in the store. Raises LayerError, DataError."""
+    path = manifest.path_of(root, layer_name)
+    if "/" in layer_name or not path.exists():
+        present = ", ".join(layer.layer for layer in manifest.read_all(root)[0]) or "none"
+        raise LayerError(f"layer {layer_name!r} is not in the store; layers there: {present}", code="layer_missing")
+    try:
+        return manifest.read(path)
+    except DataError as error:
+        if document.is_newer(error, manifest.SCHEMA):
+            raise LayerError(f"{error}: it was written by a newer version of this program", code="store_newer") from error
+        raise

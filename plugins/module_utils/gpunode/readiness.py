@@ -1,0 +1,144 @@
+"""What must hold before a layer is put in place; nothing is touched until all of it does."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from . import inventory
+from .errors import LayerError
+from .inventory import Entry
+from .kmod import is_driver_file
+from .manifest import CAPTURED, Manifest
+from .placing import CLONE_FROM, Placing
+from .store import Store, is_linkable, objects_of
+
+_NAMED = 5
+_PROGRAMS = ("bin", "sbin")
+_SPECIAL = stat.S_ISUID | stat.S_ISGID
+_SPARE_BYTES = 8 << 20
+
+
+def check(root: Path, store: Store, layer: Manifest) -> tuple[str, ...]:
+    """Returns the folders that are to be made, upper ones first. Raises LayerError, with a code per cause."""
+    if layer.mode != CAPTURED:
+        raise LayerError(
+            f"layer {layer.layer} was baked in place: its files lie where they belong, and it cannot be activated", code="layer_in_place"
+        )
+    _refuse("layer_damaged", "bake anew", store.status_problems(objects_of(layer)))
+    _refuse(
+        "original_changed",
+        "this layer replaces or deletes files of the image that it was baked in; bake for this image",
+        inventory.problems(root, layer.originals),
+    )
+    missing, problems = _places(root, layer)
+    _refuse("path_taken", "move it out of the way, or find out whose it is", problems)
+    _check_space(root, Placing(root, store), layer, missing)
+    _refuse("layer_damaged", "bake anew", store.problems(urgent(layer.files)))
+    return missing
+
+
+def _refuse(code: str, advice: str, problems: Iterable[str]) -> None:
+    found = list(problems)
+    if found:
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise LayerError(f"{'; '.join(found[:_NAMED])}{more}: {advice}", code=code, details={"problems": found})
+
+
+def urgent(entries: Iterable[Entry]) -> list[Entry]:
+    """Files whose contents are hashed before anything is touched: modules, what is setuid, programs."""
+
+    def is_urgent(entry: Entry) -> bool:
+        folder, _, name = entry.path.rpartition("/")
+        is_program = folder.rpartition("/")[2] in _PROGRAMS
+        return entry.type == "file" and (is_driver_file(name) or bool(entry.mode & _SPECIAL) or is_program)
+
+    return [entry for entry in entries if is_urgent(entry)]
+
+
+def others(entries: Iterable[Entry]) -> list[Entry]:
+    """Files whose contents are not read while they are put in place, because they are linked or cloned, and that are not urgent."""
+    found = list(entries)
+    hashed = {entry.path for entry in urgent(found)}
+    return [e for e in found if e.type == "file" and e.path not in hashed and (is_linkable(e) or e.size >= CLONE_FROM)]
+
+
+def _places(root: Path, layer: Manifest) -> tuple[tuple[str, ...], list[str]]:
+    """Folders that are missing, and what is in the way."""
+    replaced, folders = set(layer.replaced), {entry.path for entry in layer.files if entry.type == "folder"}
+    problems = []
+    missing = []
+    above = _folders_above([*(entry.path for entry in layer.files), *layer.deleted])
+    for path in sorted(above | folders):
+        status = _lstat(root / path)
+        if status is None:
+            missing.append(path)
+        elif not stat.S_ISDIR(status.st_mode):
+            problems.append(f"/{path}: {_what(root / path, status)} is where a folder of the layer belongs")
+    for entry in layer.files:
+        if entry.path in replaced or entry.type == "folder":
+            continue
+        status = _lstat(root / entry.path)
+        if status is not None:
+            problems.append(f"/{entry.path}: {_what(root / entry.path, status)} is there already")
+    return tuple(missing), problems
+
+
+def _folders_above(paths: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return found
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _what(path: Path, status: os.stat_result) -> str:
+    if stat.S_ISLNK(status.st_mode):
+        dangling = "" if path.exists() else " that leads nowhere"
+        return f"a link to {path.readlink()}{dangling}"
+    return "a folder" if stat.S_ISDIR(status.st_mode) else "a file" if stat.S_ISREG(status.st_mode) else "something special"
+
+
+def _check_space(root: Path, placing: Placing, layer: Manifest, missing: tuple[str, ...]) -> None:
+    """Room for what is copied and kept, on each filesystem, and that it can be written to."""
+    store_folder = str(placing.store.objects.parent.relative_to(root))
+    store_device = placing.device(store_folder)
+    needed: dict[int, int] = {store_device: sum(e.size for e in layer.originals) + sum(index.after.size for index in layer.indexes)}
+    example: dict[int, str] = {store_device: store_folder}
+    absent = set(missing)
+    devices: dict[str, int] = {}
+    for entry in layer.files:
+        folder = entry.path.rpartition("/")[0]
+        while folder in absent:
+            folder = folder.rpartition("/")[0]
+        if folder not in devices:
+            devices[folder] = placing.device(folder)
+        device = devices[folder]
+        example.setdefault(device, folder)
+        shares = device == store_device and is_linkable(entry) and not placing.selinux
+        needed[device] = needed.get(device, 0) + (0 if shares else entry.size)
+    for device, folder in example.items():
+        _check_filesystem(root, folder, needed.get(device, 0) + _SPARE_BYTES)
+
+
+def _check_filesystem(root: Path, folder: str, needed: int) -> None:
+    found = os.statvfs(root / folder)
+    if found.f_flag & os.ST_RDONLY:
+        raise LayerError(f"/{folder} is on a read-only filesystem: nothing can be put in place there", code="read_only")
+    free = found.f_bfree * found.f_frsize
+    if free < needed:
+        raise LayerError(
+            f"the filesystem of /{folder} has {free >> 20} MB free, {needed >> 20} MB are needed: make room there",
+            code="no_space",
+        )

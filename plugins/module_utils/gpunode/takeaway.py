@@ -1,0 +1,232 @@
+"""Taking a layer away, or an unfinished activation back: only what was put there, only what is unchanged since (R3); what was replaced or
+deleted is restored. Every step may have been done already, so an interrupted run is simply done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from . import derived, dkms, files, inventory
+from .activated import Activation, Derived, Kept
+from .host import TRIPLETS
+from .inventory import Entry
+from .placing import Placing
+from .runner import Runner
+from .store import Store
+from .takeback import owned_by_dpkg
+from .userspace import CONTRACT_LIBRARIES
+
+_STAGED = "staged"
+
+
+@dataclass
+class TakenAway:
+    """Paths that went, that were restored, that went as second copies, and what stays, with the reason."""
+
+    layer: str
+    removed: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    second_copies: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> TakenAway:
+    """Takes ``activation`` away, as far as it is there; after something was interrupted, also what that left half made.
+
+    All of it lasts when this returns. Raises OSError, CommandError.
+    """
+    if interrupted:
+        for one in activation.derived:
+            derived.sweep(root, one.program, activation.identity.kver)
+    return _Taking(root, runner, activation, say).run()
+
+
+class _Taking:
+    def __init__(self, root: Path, runner: Runner, activation: Activation, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.runner = runner
+        self.activation = activation
+        self.say = say
+        self.placing = Placing(root, Store(root))
+        self.originals = {kept.entry.path: kept for kept in activation.originals}
+        self.done = TakenAway(activation.layer)
+        self._real: dict[str, bool] = {}
+
+    def run(self) -> TakenAway:
+        activation = self.activation
+        placed = {entry.path: entry for entry in activation.placed}
+        self.placing.sweep([*placed, *self.originals, *(e.path for d in activation.derived for e in _entries_of(d))])
+        # Looked at before anything is touched: what the programs made is worth restoring only while it is what they made for us.
+        present = inventory.describe_present(self.root, [*placed, *(path for path in self.originals if path not in placed)])
+        renewals = [self._renewal(one) for one in activation.derived]
+        restore = self._to_restore(placed, present) + [kept for renewal in renewals for kept in renewal.restore]
+        self.say("taking away: stage what is restored")
+        self._stage(restore)
+        self.say("taking away: remove")
+        # In the order opposite to that of placing: DKMS's registration first.
+        for entry in reversed(activation.placed):
+            self._remove(entry, present[entry.path])
+        self._second_copies(placed)
+        self._dangling_links(placed)
+        self.say("taking away: restore")
+        self._restore(restore)
+        for renewal in renewals:
+            for path in renewal.remove:
+                self.placing.remove(path)
+            if renewal.run:
+                self.say(f"taking away: {renewal.run.program}")
+                derived.make(self.root, self.runner, renewal.run, activation.identity.kver)
+        self._folders()
+        self.say("taking away: flush")
+        self.placing.flush()
+        return self.done
+
+    # --- what to do -------------------------------------------------------------------------------------------------
+
+    def _to_restore(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> list[Kept]:
+        found = []
+        for path, kept in self.originals.items():
+            now = present[path]
+            if self._leads_elsewhere(path.rpartition("/")[0]):
+                self.done.kept.append(f"/{path}: its folder became a link to another after the layer was put in place")
+            elif now is None or now == placed.get(path):
+                found.append(kept)
+            elif now != kept.entry:
+                self._keep(path, now, placed.get(path))
+        return found
+
+    def _keep(self, path: str, now: Entry, wanted: Entry | None) -> None:
+        what = f"its {inventory.changed_field(now, wanted)} was changed" if wanted else "it came"
+        self.done.kept.append(f"/{path}: {what} after the layer was put in place")
+
+    def _renewal(self, one: Derived) -> _Renewal:
+        before = {kept.entry.path: kept for kept in one.before}
+        after = {entry.path: entry for entry in one.after}
+        present = inventory.describe_present(self.root, sorted({*before, *after}))
+        was = {path: before[path].entry if path in before else None for path in present}
+        if one.after and all(now == was[path] or now == after.get(path) for path, now in present.items()):
+            changed = [path for path, now in present.items() if now != was[path]]
+            return _Renewal([before[path] for path in changed if path in before], [path for path in changed if path not in before], None)
+        return _Renewal([], [], None if present == was else one)
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _stage(self, restore: Iterable[Kept]) -> None:
+        staged = 0
+        for kept in sorted(restore, key=lambda k: k.entry.path):
+            entry = kept.entry
+            if entry.type != "folder":
+                self._make_folders_above(entry.path)
+                self.placing.stage_kept(kept)
+                staged += 1
+            elif not (self.root / entry.path).is_dir():
+                self.placing.make_folder(entry.path, entry)
+        if staged:
+            self.placing.flush()
+
+    def _make_folders_above(self, path: str) -> None:
+        folder = path.rpartition("/")[0]
+        if not (self.root / folder).is_dir():
+            self._make_folders_above(folder)
+            self.placing.make_folder(folder, None)
+
+    def _restore(self, restore: Iterable[Kept]) -> None:
+        for kept in restore:
+            if kept.entry.type == "folder":
+                self.placing.set_folder(kept.entry)
+            else:
+                self.placing.place(kept.entry, _STAGED, replaces=True)
+            self.done.restored.append(kept.entry.path)
+
+    def _remove(self, entry: Entry, now: Entry | None) -> None:
+        if now is None or entry.path in self.originals or entry.type == "folder":
+            return
+        if now != entry and not self._is_unread_object(entry, now):
+            self._keep(entry.path, now, entry)
+            return
+        if self._leads_elsewhere(entry.path.rpartition("/")[0]):
+            self.done.kept.append(f"/{entry.path}: its folder became a link to another after the layer was put in place")
+            return
+        self.placing.remove(entry.path)
+        self.done.removed.append(entry.path)
+
+    def _is_unread_object(self, entry: Entry, now: Entry) -> bool:
+        """Whether a file has the content of its object, and that is not what was recorded: placed before contents were read (a layer
+        that is not verified), it is ours to remove and no change of an owner's."""
+        if self.activation.verified or replace(now, sha256=entry.sha256, size=entry.size) != entry:
+            return False
+        try:
+            return files.sha256(Path(self.placing.store.file(entry))) == now.sha256
+        except OSError:
+            return False
+
+    def _leads_elsewhere(self, folder: str) -> bool:
+        """Whether a folder or one above it is a link by now: what lies behind it was never put there by us."""
+        if folder not in self._real:
+            self._real[folder] = (self.root / folder).resolve() == self.root.resolve() / folder
+        return not self._real[folder]
+
+    def _folders(self) -> None:
+        for path in sorted(self.activation.folders, reverse=True):
+            if not self.placing.remove_folder(path):
+                self.done.kept.append(f"/{path}: the folder holds something else")
+
+    # --- what is elsewhere ------------------------------------------------------------------------------------------
+
+    def _second_copies(self, placed: dict[str, Entry]) -> None:
+        """The contract copies its libraries on to the loader's folder during device initialisation: by name and content (I2)."""
+        second = f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"
+        copies = {
+            f"{second}/{path[len(CONTRACT_LIBRARIES) + 1 :]}": e for path, e in placed.items() if path.startswith(f"{CONTRACT_LIBRARIES}/")
+        }
+        found = inventory.describe_present(self.root, [path for path, e in copies.items() if e.type != "folder" and path not in placed])
+        same = [path for path, now in found.items() if now and _same_content(now, copies[path])]
+        owned = owned_by_dpkg(self.root) if same else set()
+        for path in same:
+            if path in owned:
+                self.done.kept.append(f"/{path}: a copy of a file of the layer that a package owns")
+                continue
+            self.placing.remove(path)
+            self.done.second_copies.append(path)
+
+    def _dangling_links(self, placed: dict[str, Entry]) -> None:
+        """Links such as libcuda.so.1 that ldconfig made for libraries of the layer, which are gone now."""
+        paths = [Path(path) for path in placed if ".so" in path.rpartition("/")[2]]
+        libraries = {path.name for path in paths}
+        for folder in sorted({path.parent for path in paths} | {Path("usr/lib", TRIPLETS[self.activation.identity.arch])}):
+            if not (self.root / folder).is_dir() or self._leads_elsewhere(str(folder)):
+                continue
+            for link in sorted((self.root / folder).glob("*.so*")):
+                if link.is_symlink() and not link.exists() and link.readlink().name in libraries:
+                    self.placing.remove(f"{folder}/{link.name}")
+                    self.done.removed.append(f"{folder}/{link.name}")
+
+
+@dataclass(frozen=True)
+class _Renewal:
+    """How one set of derived files becomes what it was: kept ones that are put back, new ones that go, or the program run again."""
+
+    restore: list[Kept]
+    remove: list[str]
+    run: Derived | None
+
+
+def _entries_of(one: Derived) -> Iterable[Entry]:
+    yield from one.after
+    yield from (kept.entry for kept in one.before)
+
+
+def _same_content(now: Entry, wanted: Entry) -> bool:
+    return (now.type, now.sha256, now.target) == (wanted.type, wanted.sha256, wanted.target)
+
+
+def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The order of placing: DKMS's tree last, and in it last of all the links that make a version count as installed."""
+
+    def rank(entry: Entry) -> tuple[int, str]:
+        is_dkms = entry.path.startswith(f"{dkms.TREE}/")
+        return (0 if not is_dkms else 2 if entry.type == "link" and "/kernel-" in entry.path else 1), entry.path
+
+    return tuple(sorted(entries, key=rank))

@@ -1,0 +1,154 @@
+"""A fake node with a captured layer in its store: real files, links, modes and owners; depmod and ldconfig are fakes that derive their
+files from what is there, as the real ones do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Index, Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+
+from tests.unit.plugins import support
+from tests.unit.plugins.fakenode import FakeNode, Reply
+from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, VERSION
+
+MODULES = f"usr/lib/modules/{KVER}"
+MODULE = f"{MODULES}/updates/dkms/nvidia.ko"
+LIBRARY = f"{LIBRARIES}/libcuda.so.{VERSION}"
+SETUID = "usr/bin/nvidia-modprobe"
+REPLACED, REPLACED_LINK, DELETED = "etc/modprobe.d/system.conf", "usr/lib/libGL.so.1", "etc/ld.so.conf.d/old.conf"
+STORE = "var/lib/gpu-prebake"
+
+
+class LayerNode(FakeNode):
+    """A fake node whose depmod and ldconfig do something."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.put(REPLACED, "options system\n", 0o640)
+        self.put("usr/lib/libGL-system.so", "GL")
+        self.link(REPLACED_LINK, "libGL-system.so")
+        self.put(DELETED, "/old\n")
+        self._do_depmod([KVER])
+        self._do_ldconfig([])
+        self.calls.clear()
+
+    def _do_depmod(self, words: list[str]) -> Reply:
+        folder = self.root / MODULES
+        modules = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ko"))
+        for name in ("modules.dep", "modules.dep.bin", "modules.alias"):
+            temporary = folder / f"{name}.4711.500000.1795577719"
+            temporary.write_text(name + "".join(f"\n{module}:" for module in modules), encoding="utf-8")
+            temporary.replace(folder / name)
+        return Reply()
+
+    def _do_ldconfig(self, words: list[str]) -> Reply:
+        folders = [LOADER, *((self.root / "etc/ld.so.conf.d").glob("*.conf"))]
+        names = [str(f) if isinstance(f, str) else f.read_text(encoding="utf-8").strip().strip("/") for f in folders]
+        found = []
+        for name in sorted(names):
+            folder = self.root / name
+            for library in sorted(folder.glob("lib*.so.*.*")):
+                found.append(f"{name}/{library.name}")
+                link = library.with_name(library.name.partition(".so.")[0] + ".so.1")
+                if not link.is_symlink():
+                    link.symlink_to(library.name)
+        temporary = self.root / "etc/ld.so.cache~"
+        temporary.write_text("\n".join(found), encoding="utf-8")
+        temporary.replace(self.root / "etc/ld.so.cache")
+        return Reply()
+
+    def build(self, version: str = VERSION, kver: str = "", kind: str = "cuda", licence: str = "Dual MIT/GPL", **options: Any) -> None:
+        super().build(version, kver, kind, licence, **options)
+        self.put(REPLACED, "options nvidia\n", 0o644)
+        self.link(REPLACED_LINK, "libGL-nvidia.so")
+        (self.root / DELETED).unlink(missing_ok=True)
+        self.put("usr/lib/firmware/nvidia/gsp.bin", "firmware")
+        (self.root / "opt/azure").chmod(0o750)
+        self._do_depmod([KVER])
+        self._do_ldconfig([])
+
+
+@contextmanager
+def fast_folder() -> Iterator[Path]:
+    """A folder in memory where there is such a filesystem: these tests make and remove some hundred thousand files."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def described(root: Path, listing: inventory.Listing) -> dict[str, Entry]:
+    return {entry.path: entry for entry in inventory.describe(root, sorted(listing))}
+
+
+def derived_files(root: Path) -> dict[str, Entry]:
+    return {e.path: e for e in inventory.describe(root, (f"{MODULES}/{p.name}" for p in sorted((root / MODULES).glob("modules.*"))))}
+
+
+def capture(node: LayerNode, scratch: Path, **changes: Any) -> Manifest:
+    """What a captured bake would leave in the store of ``node``: built on a copy of it, so that the node itself stays as it is."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(node.root, scratch, symlinks=True)
+    builder = LayerNode.__new__(LayerNode)
+    builder.__dict__.update(node.__dict__, root=scratch)
+    builder.build()
+    before, after = described(node.root, inventory.listing(node.root)), described(scratch, inventory.listing(scratch))
+    indexes, made = derived_files(node.root), derived_files(scratch)
+    replaced = sorted(p for p in before if p in after and before[p] != after[p])
+    deleted = sorted(p for p in before if p not in after)
+    layer = support.manifest(
+        mode="captured",
+        files=tuple(after[p] for p in sorted(after) if before.get(p) != after[p]),
+        replaced=tuple(replaced),
+        deleted=tuple(deleted),
+        originals=tuple(before[p] for p in [*replaced, *deleted]),
+        indexes=tuple(Index(p, indexes[p].sha256 if p in indexes else "", made[p]) for p in sorted(made)),
+        **changes,
+    )
+    store = Store(node.root)
+    for entry in objects_of(layer):
+        store.put(scratch / entry.path, entry)
+    manifest.write(node.root, layer)
+    shutil.rmtree(scratch)
+    return layer
+
+
+def snapshot(root: Path, without: str = STORE) -> dict[str, tuple[Any, ...]]:
+    """All of a system but the store: type, mode, owner, target or contents, and when a file was changed if it is the system's own."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for folder, folders, names in os.walk(root):
+        for name in [*folders, *names]:
+            path = Path(folder, name)
+            relative = str(path.relative_to(root))
+            if relative == without or relative.startswith(without + "/"):
+                continue
+            status = path.lstat()
+            owner = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, inventory.attributes(path))
+            if path.is_symlink():
+                found[relative] = (*owner, str(path.readlink()))
+            elif path.is_file():
+                found[relative] = (*owner, hashlib.sha256(path.read_bytes()).hexdigest())
+            else:
+                found[relative] = owner
+    return found
+
+
+def store_files(root: Path) -> set[str]:
+    """Every file in the store."""
+    return {str(p.relative_to(root / STORE)) for p in (root / STORE).rglob("*") if not p.is_dir()}
+
+
+def a_node(tmp_path: Path, **changes: Any) -> tuple[LayerNode, Manifest]:
+    node = LayerNode(tmp_path / "root")
+    return node, capture(node, tmp_path / "scratch", **changes)

@@ -1,0 +1,626 @@
+"""Activation, deactivation and discard of a captured layer, on real files below a fake root."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, placing, store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, DataError, GpuNodeError, LayerError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+
+from tests.unit.plugins import layernode
+from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, MODULES, REPLACED, REPLACED_LINK, SETUID, LayerNode, snapshot
+from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, MACHINE, VERSION
+
+DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[LayerNode, Manifest]]:
+    with layernode.fast_folder() as folder:
+        yield layernode.a_node(folder)
+
+
+@pytest.fixture
+def node(both: tuple[LayerNode, Manifest]) -> LayerNode:
+    return both[0]
+
+
+@pytest.fixture
+def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
+    return both[1]
+
+
+@pytest.fixture
+def active(node: LayerNode, layer: Manifest) -> activated.Activation:
+    return activation.activate(node.root, node, layer)
+
+
+# --- both ways ---------------------------------------------------------------------------------------------------------
+
+
+def test_activation_puts_exactly_the_layer_in_place(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    assert inventory.problems(node.root, layer.files) == ()
+    after = snapshot(node.root)
+    changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
+    derived = {index.path for index in layer.indexes} | {"etc/ld.so.cache"}
+    assert changed == {entry.path for entry in layer.files} | {DELETED} | derived
+    assert stat.S_IMODE((node.root / SETUID).stat().st_mode) == 0o4755
+    assert not (node.root / activated.JOURNAL).exists()
+
+
+def test_deactivation_leaves_the_node_as_it_was(node: LayerNode, layer: Manifest) -> None:
+    before, times = snapshot(node.root), (node.root / REPLACED).stat().st_mtime_ns
+    kept_before = layernode.store_files(node.root)
+    activation.activate(node.root, node, layer)
+    done = activation.deactivate(node.root, node)
+    assert snapshot(node.root) == before
+    assert (node.root / REPLACED).stat().st_mtime_ns == times
+    assert (done.layer, done.kept, done.second_copies) == (layer.layer, [], [])
+    assert {REPLACED, REPLACED_LINK, DELETED} <= set(done.restored)
+    assert MODULE in done.removed
+    assert layernode.store_files(node.root) == kept_before
+
+
+def test_the_record_says_what_was_done(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    assert activated.read(node.root) == active
+    assert (active.layer, active.identity, active.machine_id, active.verified) == (layer.layer, layer.identity, MACHINE, True)
+    assert {kept.entry.path for kept in active.originals} == {REPLACED, REPLACED_LINK, DELETED}
+    assert LIBRARIES in active.folders
+    assert "etc" not in active.folders
+    assert active.placed[-1].path == f"var/lib/dkms/nvidia/kernel-{KVER}-x86_64"
+    assert {(d.program, d.swapped) for d in active.derived} == {("depmod", True), ("ldconfig", False)}
+    assert (node.root / activated.PATH).stat().st_mode & 0o777 == 0o600
+
+
+def test_only_the_large_payload_is_linked(node: LayerNode, active: activated.Activation) -> None:
+    shared = {path for path in active.how if (node.root / path).lstat().st_nlink > 1}
+    assert {MODULE, LIBRARY, DKMS_COPY, "usr/lib/firmware/nvidia/gsp.bin"} <= shared
+    assert shared == {path for path, how in active.how.items() if how == activated.LINK}
+    assert active.how[SETUID] == active.how[REPLACED] == activated.COPY
+    assert (node.root / MODULE).stat().st_ino == (node.root / DKMS_COPY).stat().st_ino
+
+
+def test_the_same_again_changes_nothing(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    before, calls = snapshot(node.root, "none"), len(node.calls)
+    assert activation.activate(node.root, node, layer) == active
+    assert snapshot(node.root, "none") == before
+    assert len(node.calls) == calls
+
+
+def test_deactivating_nothing_changes_nothing(node: LayerNode) -> None:
+    before = snapshot(node.root, "none")
+    assert activation.deactivate(node.root, node).layer == ""
+    assert snapshot(node.root, "none") == before
+
+
+def test_with_selinux_everything_is_copied(node: LayerNode, layer: Manifest) -> None:
+    node.put("sys/fs/selinux/enforce", "1")
+    active = activation.activate(node.root, node, layer)
+    assert set(active.how.values()) == {activated.COPY, activated.MADE}
+
+
+def test_what_a_filesystem_can_clone_is_not_linked(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clone itself is a plain copy here; on filesystems that can, the real one is tested in the lab."""
+
+    def clone(reading: int, writing: int) -> bool:
+        os.sendfile(writing, reading, 0, 1 << 20)
+        return True
+
+    monkeypatch.setattr(placing, "_clone", clone)
+    monkeypatch.setattr(placing, "CLONE_FROM", 1)
+    active = activation.activate(node.root, node, layer)
+    assert active.how[MODULE] == active.how[SETUID] == activated.REFLINK
+    assert inventory.problems(node.root, layer.files) == ()
+    assert (node.root / MODULE).stat().st_nlink == 1
+
+
+def test_a_folder_across_which_no_link_goes_gets_copies(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.link
+
+    def link(source: str, target: str, **options: bool) -> None:
+        if "/updates/dkms/" in str(target) and "objects" in str(source):
+            raise OSError(18, "Invalid cross-device link")
+        real(source, target, **options)
+
+    monkeypatch.setattr(os, "link", link)
+    active = activation.activate(node.root, node, layer)
+    assert active.how[MODULE] == activated.COPY
+    assert active.how[LIBRARY] == activated.LINK
+    assert inventory.problems(node.root, layer.files) == ()
+
+
+# --- indexes -----------------------------------------------------------------------------------------------------------
+
+
+def test_indexes_of_the_bake_are_swapped_in_without_depmod(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    assert node.called("depmod") == []
+    assert inventory.problems(node.root, [index.after for index in layer.indexes]) == ()
+    activation.deactivate(node.root, node)
+    assert node.called("depmod") == []
+    assert len(node.called("ldconfig")) == 1  # on the way back, the kept cache was still what it was made
+
+
+def other_module(node: LayerNode) -> None:
+    node.put(f"{MODULES}/updates/other.ko", "other")
+    node._do_depmod([KVER])
+
+
+def another_index(node: LayerNode) -> None:
+    node.put(f"{MODULES}/modules.weakdep", "made by a later depmod")
+
+
+def index_gone(node: LayerNode) -> None:
+    (node.root / MODULES / "modules.alias").unlink()
+
+
+@pytest.mark.parametrize("change", [other_module, another_index, index_gone])
+def test_on_other_indexes_depmod_runs(node: LayerNode, layer: Manifest, change: Callable[[LayerNode], None]) -> None:
+    change(node)
+    before = snapshot(node.root)
+    active = activation.activate(node.root, node, layer)
+    assert node.called("depmod") == [["depmod", "-b", str(node.root), KVER]]
+    assert "updates/dkms/nvidia.ko:" in (node.root / MODULES / "modules.dep").read_text()
+    assert active.derived[0].after
+    activation.deactivate(node.root, node)
+    assert snapshot(node.root) == before
+    assert len(node.called("depmod")) == 1
+
+
+def test_a_layer_without_indexes_runs_depmod(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    activation.activate(node.root, node, replace(layer, indexes=()))
+    assert len(node.called("depmod")) == 1
+    activation.deactivate(node.root, node)
+    assert snapshot(node.root) == before
+
+
+def test_a_module_that_came_later_stays_in_the_indexes(node: LayerNode, active: activated.Activation) -> None:
+    other_module(node)
+    activation.deactivate(node.root, node)
+    assert node.called("depmod") != []
+    text = (node.root / MODULES / "modules.dep").read_text()
+    assert "updates/other.ko:" in text
+    assert "nvidia.ko" not in text
+
+
+# --- refusals: nothing is touched ---------------------------------------------------------------------------------------
+
+
+def alter(node: LayerNode, path: str, **changes: int | str) -> None:
+    file = node.root / path
+    if "text" in changes:
+        file.write_text(str(changes["text"]), encoding="utf-8")
+    if "mode" in changes:
+        file.chmod(int(changes["mode"]))
+
+
+def object_of(node: LayerNode, layer: Manifest, path: str) -> Path:
+    entry = next(e for e in layer.files if e.path == path)
+    return Path(Store(node.root).file(entry))
+
+
+def refused(node: LayerNode, layer: Manifest, code: str, *words: str) -> None:
+    before, calls = snapshot(node.root, "none"), len(node.calls)
+    with pytest.raises(LayerError) as caught:
+        activation.activate(node.root, node, layer)
+    assert caught.value.code == code, caught.value
+    for word in words:
+        assert word in str(caught.value)
+    assert snapshot(node.root, "none") == before
+    assert len(node.calls) == calls
+
+
+def foreign_file(node: LayerNode) -> None:
+    node.put(LIBRARY, "foreign")
+
+
+def the_same_file(node: LayerNode) -> None:
+    node.put(LIBRARY, f"libcuda {VERSION}")
+
+
+def dangling_link(node: LayerNode) -> None:
+    node.link(LIBRARY, "nowhere")
+
+
+def folder_in_the_way(node: LayerNode) -> None:
+    (node.root / LIBRARY).mkdir(parents=True)
+
+
+def pipe_in_the_way(node: LayerNode) -> None:
+    (node.root / LIBRARIES).mkdir(parents=True)
+    os.mkfifo(node.root / LIBRARY)
+
+
+def linked_parent(node: LayerNode) -> None:
+    (node.root / "srv/lib64").mkdir(parents=True)
+    node.link("usr/bin/lib64", "/srv/lib64")
+
+
+def file_for_a_folder(node: LayerNode) -> None:
+    node.put("usr/bin/lib64", "file")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words"),
+    [
+        pytest.param(foreign_file, (f"/{LIBRARY}: a file is there already",), id="foreign file"),
+        pytest.param(the_same_file, (f"/{LIBRARY}: a file is there already",), id="the same file, of somebody else"),
+        pytest.param(dangling_link, (f"/{LIBRARY}: a link to nowhere that leads nowhere is there already",), id="dangling link"),
+        pytest.param(folder_in_the_way, (f"/{LIBRARY}: a folder is there already",), id="folder"),
+        pytest.param(pipe_in_the_way, (f"/{LIBRARY}: something special is there already",), id="pipe"),
+        pytest.param(linked_parent, ("/usr/bin/lib64: a link to /srv/lib64",), id="parent is a link"),
+        pytest.param(file_for_a_folder, ("/usr/bin/lib64: a file is where a folder of the layer belongs",), id="parent is a file"),
+    ],
+)
+def test_nothing_is_overwritten(node: LayerNode, layer: Manifest, prepare: Callable[[LayerNode], None], words: tuple[str, ...]) -> None:
+    prepare(node)
+    refused(node, layer, "path_taken", *words)
+
+
+def remove(node: LayerNode, path: str) -> None:
+    (node.root / path).unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param(lambda n: alter(n, REPLACED, text="edited\n"), f"/{REPLACED}: its sha256", id="content"),
+        pytest.param(lambda n: alter(n, REPLACED, mode=0o600), f"/{REPLACED}: its mode", id="mode"),
+        pytest.param(lambda n: remove(n, DELETED), f"/{DELETED}: No such file", id="gone"),
+        pytest.param(lambda n: n.link(REPLACED_LINK, "libGL-other.so"), f"/{REPLACED_LINK}: its target", id="link"),
+        pytest.param(lambda n: n.put(REPLACED_LINK, "x"), f"/{REPLACED_LINK}: its type", id="type"),
+    ],
+)
+def test_an_original_that_differs_refuses_the_layer(
+    node: LayerNode, layer: Manifest, change: Callable[[LayerNode], None], words: str
+) -> None:
+    change(node)
+    refused(node, layer, "original_changed", words)
+
+
+def flip(path: Path) -> None:
+    """Another content of the same size, mode and times."""
+    data, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(flip, id="content"),
+        pytest.param(lambda p: p.write_bytes(b""), id="cut off"),
+        pytest.param(lambda p: p.unlink(), id="gone"),
+        pytest.param(lambda p: p.chmod(0o4755), id="setuid"),
+    ],
+)
+@pytest.mark.parametrize("path", [MODULE, SETUID])
+def test_a_bad_object_is_found_before_anything_is_touched(
+    node: LayerNode, layer: Manifest, path: str, change: Callable[[Path], None]
+) -> None:
+    change(object_of(node, layer, path))
+    refused(node, layer, "layer_damaged", path.rpartition("/")[0])  # objects are shared: nvidia.ko's is also DKMS's
+
+
+@pytest.mark.parametrize("path", [LIBRARY, REPLACED, "usr/lib/firmware/nvidia/gsp.bin"])
+def test_another_bad_object_is_found_before_it_is_in_place(node: LayerNode, layer: Manifest, path: str) -> None:
+    flip(object_of(node, layer, path))
+    before = snapshot(node.root)
+    with pytest.raises(LayerError, match=path) as caught:
+        activation.activate(node.root, node, layer)
+    assert caught.value.code == "layer_damaged"
+    assert snapshot(node.root) == before
+    assert activated.read(node.root) is None
+    assert activated.read_journal(node.root) is None
+
+
+def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(node: LayerNode, layer: Manifest) -> None:
+    active = activation.activate(node.root, node, layer, hash_user_space=False)
+    assert not active.verified
+    assert activation.verify(node.root) == ()
+    found = activated.read(node.root)
+    assert found
+    assert found.verified
+    activation.deactivate(node.root, node)
+    flip(object_of(node, layer, LIBRARY))
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer, hash_user_space=False)
+    assert activation.verify(node.root) == (f"/{LIBRARY}: its sha256 is not what it was when it was recorded",)
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+
+
+def test_a_layer_that_was_baked_in_place_is_not_activated(node: LayerNode, layer: Manifest) -> None:
+    refused(node, replace(layer, mode="in_place"), "layer_in_place", layer.layer)
+
+
+def test_a_second_layer_waits_for_the_first_to_go(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    other = replace(layer, identity=replace(layer.identity, version="550.90.07"), layer=f"cuda-550.90.07-open-{KVER}")
+    refused(node, other, "layer_active", layer.layer)
+
+
+def test_no_room_is_said_before_anything_is_touched(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs
+
+    def full(path: Path) -> os.statvfs_result:
+        found = real(path)
+        return os.statvfs_result((*found[:3], 1, 1, *found[5:]))
+
+    monkeypatch.setattr(os, "statvfs", full)
+    refused(node, layer, "no_space", "MB are needed")
+
+
+def test_a_read_only_filesystem_is_said_before_anything_is_touched(
+    node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def read_only(path: Path) -> os.statvfs_result:
+        found = list(real(path)[:10])
+        found[8] |= os.ST_RDONLY
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    refused(node, layer, "read_only", "read-only")
+
+
+@pytest.mark.parametrize("program", ["ldconfig", "depmod"])
+def test_a_program_that_fails_takes_it_back(node: LayerNode, layer: Manifest, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(node.root)
+
+    def fails(words: list[str]) -> None:
+        monkeypatch.undo()
+        raise CommandError([program, *words], 1, "", "exit status 1")
+
+    monkeypatch.setattr(node, f"_do_{program}", fails)
+    with pytest.raises(CommandError):
+        activation.activate(node.root, node, replace(layer, indexes=()))
+    assert snapshot(node.root) == before
+    assert activated.read_journal(node.root) is None
+
+
+def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(
+    node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(node.root)
+
+    def breaks(words: list[str]) -> None:
+        node.put("etc/ld.so.cache", "half")
+        raise CommandError(["ldconfig", *words], 1, "", "exit status 1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node, "_do_ldconfig", breaks)
+        with pytest.raises(LayerError, match="ldconfig") as caught:
+            activation.activate(node.root, node, layer)
+    assert caught.value.code == "activation_unfinished"
+    assert activated.read_journal(node.root)
+    activation.resume(node.root, node)
+    assert snapshot(node.root) == before
+    assert activated.read_journal(node.root) is None
+
+
+# --- taking away what was changed since ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "why"),
+    [
+        pytest.param(SETUID, lambda p: p.write_text("other"), "its sha256 was changed", id="copy overwritten"),
+        pytest.param(SETUID, lambda p: p.chmod(0o755), "its mode was changed", id="copy chmodded"),
+        pytest.param(LIBRARY, lambda p: p.write_text("other"), "its sha256 was changed", id="link overwritten in place"),
+        pytest.param(LIBRARY, lambda p: p.chmod(0o4755), "its mode was changed", id="link chmodded"),
+        pytest.param(f"{LIBRARIES}/libcuda.so.1", lambda p: (p.unlink(), p.symlink_to("x")), "its target was changed", id="other target"),
+        pytest.param(REPLACED, lambda p: p.write_text("mine"), "its sha256 was changed", id="replaced and edited"),
+        pytest.param(DELETED, lambda p: p.write_text("mine"), "it came", id="deleted and made anew"),
+    ],
+)
+def test_what_the_owner_changed_is_kept_and_named(
+    node: LayerNode, layer: Manifest, active: activated.Activation, path: str, change: Callable[[Path], object], why: str
+) -> None:
+    change(node.root / path)
+    changed = snapshot(node.root)[path]
+    problems = activation.verify(node.root)
+    assert path == DELETED or any(path in problem for problem in problems)
+    done = activation.deactivate(node.root, node)
+    assert [word for word in done.kept if f"/{path}: " in word] == [f"/{path}: {why} after the layer was put in place"]
+    assert snapshot(node.root)[path] == changed
+    assert not (node.root / MODULE).exists()
+    assert activated.read(node.root) is None
+
+
+@pytest.mark.parametrize("change", [lambda p: p.chmod(0o4755), lambda p: p.write_text("other")], ids=["chmod", "overwritten"])
+def test_an_object_that_was_altered_through_its_link_is_never_placed_again(
+    node: LayerNode, layer: Manifest, active: activated.Activation, change: Callable[[Path], None]
+) -> None:
+    change(node.root / MODULE)
+    activation.deactivate(node.root, node)
+    remove(node, MODULE)
+    remove(node, DKMS_COPY)
+    refused(node, layer, "layer_damaged", "/usr/lib/modules")
+
+
+def test_active_and_changed_is_an_error_that_names_the_file(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    (node.root / SETUID).write_text("other")
+    with pytest.raises(LayerError, match=SETUID) as caught:
+        activation.activate(node.root, node, layer)
+    assert caught.value.code == "activation_changed"
+
+
+def test_a_file_of_somebody_else_keeps_its_folder(node: LayerNode, active: activated.Activation) -> None:
+    node.put(f"{LIBRARIES}/mine.txt", "mine")
+    done = activation.deactivate(node.root, node)
+    assert (node.root / LIBRARIES / "mine.txt").read_text() == "mine"
+    assert f"/{LIBRARIES}: the folder holds something else" in done.kept
+
+
+def test_a_missing_file_is_no_matter_and_a_missing_replacement_is_restored(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    remove(node, LIBRARY)
+    remove(node, REPLACED)
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+
+
+def test_nothing_is_removed_behind_a_link(node: LayerNode, active: activated.Activation) -> None:
+    """An owner moved the folder away, and a link to the copy is in its place."""
+    (node.root / "srv").mkdir()
+    (node.root / LIBRARIES).rename(node.root / "srv/lib64")
+    node.link(LIBRARIES, "/srv/lib64")
+    (node.root / LIBRARIES).unlink()
+    (node.root / LIBRARIES).symlink_to(node.root / "srv/lib64")
+    done = activation.deactivate(node.root, node)
+    assert (node.root / "srv/lib64" / f"libcuda.so.{VERSION}").exists()
+    assert any(f"/{LIBRARY}: its folder became a link" in word for word in done.kept)
+
+
+def test_second_copies_are_found_by_name_and_content(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    node.initialise_device()
+    node._do_ldconfig([])
+    other = node.put(f"{LOADER}/other.txt", "other")
+    done = activation.deactivate(node.root, node)
+    assert set(done.second_copies) == {
+        f"{LOADER}/{name}" for lib in ("libcuda", "libnvidia-ml") for name in (f"{lib}.so.1", f"{lib}.so.{VERSION}")
+    }
+    other.unlink()
+    after = snapshot(node.root)
+    left = {path for path in {*before, *after} if before.get(path) != after.get(path) and after.get(path, (0,))[0] != stat.S_IFDIR}
+    assert left == {DROPIN, "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"}
+
+
+def test_a_second_copy_with_another_content_or_of_a_package_stays(node: LayerNode, active: activated.Activation) -> None:
+    node.put(f"{LOADER}/libcuda.so.{VERSION}", "another")
+    node.put(f"{LOADER}/libnvidia-ml.so.{VERSION}", f"libnvidia-ml {VERSION}")
+    node.put("var/lib/dpkg/info/libnvidia-ml1.list", f"/{LOADER}/libnvidia-ml.so.{VERSION}\n")
+    done = activation.deactivate(node.root, node)
+    assert (node.root / LOADER / f"libcuda.so.{VERSION}").exists()
+    assert (node.root / LOADER / f"libnvidia-ml.so.{VERSION}").exists()
+    assert any("libnvidia-ml" in word and "package owns" in word for word in done.kept)
+
+
+def test_links_that_ldconfig_made_go_with_their_libraries(node: LayerNode, active: activated.Activation) -> None:
+    node.link(f"{LIBRARIES}/libcuda.so", f"libcuda.so.{VERSION}")
+    node.link(f"{LIBRARIES}/libmine.so", "libmine.so.1")
+    activation.deactivate(node.root, node)
+    assert sorted(p.name for p in (node.root / LIBRARIES).iterdir()) == ["libmine.so"]
+
+
+# --- discard -----------------------------------------------------------------------------------------------------------
+
+
+def test_discard_leaves_nothing_of_the_layer(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    assert activation.discard(node.root, node, layer.layer)
+    assert layernode.store_files(node.root) == set()
+    assert list((node.root / manifest.LAYERS).iterdir()) == []
+    assert snapshot(node.root) == before
+    assert not activation.discard(node.root, node, layer.layer)
+
+
+def test_discard_keeps_what_another_layer_needs(node: LayerNode, layer: Manifest) -> None:
+    other = replace(layer, identity=replace(layer.identity, flavour="proprietary"), layer=f"cuda-{VERSION}-proprietary-{KVER}")
+    manifest.write(node.root, other)
+    objects = {f for f in layernode.store_files(node.root) if f.startswith("objects/")}
+    activation.discard(node.root, node, layer.layer)
+    assert {f for f in layernode.store_files(node.root) if f.startswith("objects/")} == objects
+    assert activation.activate(node.root, node, other).layer == other.layer
+
+
+def test_an_active_layer_is_not_discarded(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    before = snapshot(node.root, "none")
+    with pytest.raises(LayerError, match="deactivate it first") as caught:
+        activation.discard(node.root, node, layer.layer)
+    assert caught.value.code == "layer_active"
+    assert snapshot(node.root, "none") == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../layers", "a/b"])
+def test_a_name_that_leads_elsewhere_is_refused(node: LayerNode, name: str) -> None:
+    with pytest.raises(LayerError):
+        activation.discard(node.root, node, name)
+
+
+def test_a_layer_in_place_is_not_discarded(node: LayerNode, layer: Manifest) -> None:
+    manifest.write(node.root, replace(layer, mode="in_place", originals=(), indexes=()))
+    with pytest.raises(LayerError, match="baked in place"):
+        activation.discard(node.root, node, layer.layer)
+
+
+def test_a_broken_layer_can_be_discarded(node: LayerNode, layer: Manifest) -> None:
+    manifest.path_of(node.root, layer.layer).write_text("{")
+    assert activation.discard(node.root, node, layer.layer)
+    assert layernode.store_files(node.root) == set()
+
+
+# --- a store that this program does not know ----------------------------------------------------------------------------
+
+
+def make_newer(path: Path) -> None:
+    text = path.read_text()
+    newer = text.replace('"schema": 2', '"schema": 3').replace('"schema":1', '"schema":2')
+    assert newer != text
+    path.write_text(newer)
+
+
+def test_a_manifest_of_a_newer_layout_is_neither_used_nor_dropped(node: LayerNode, layer: Manifest) -> None:
+    make_newer(manifest.path_of(node.root, layer.layer))
+    before = snapshot(node.root, "none")
+    for call in (lambda: activation.find(node.root, layer.layer), lambda: activation.discard(node.root, node, layer.layer)):
+        with pytest.raises(LayerError, match="layout version 3") as caught:
+            call()
+        assert caught.value.code == "store_newer"
+    assert snapshot(node.root, "none") == before
+
+
+def test_while_a_manifest_cannot_be_read_no_object_is_dropped(node: LayerNode, layer: Manifest) -> None:
+    other = replace(layer, identity=replace(layer.identity, flavour="proprietary"), layer=f"cuda-{VERSION}-proprietary-{KVER}")
+    make_newer(manifest.write(node.root, other))
+    objects = {f for f in layernode.store_files(node.root) if f.startswith("objects/")}
+    said: list[str] = []
+    assert activation.discard(node.root, node, layer.layer, said.append)
+    assert {f for f in layernode.store_files(node.root) if f.startswith("objects/")} == objects
+    assert any("objects stay" in line and "layout version 3" in line for line in said)
+    with pytest.raises(DataError):
+        Store(node.root).collect()
+
+
+@pytest.mark.parametrize("work", ["activate", "deactivate", "discard", "resume"])
+@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+def test_documents_of_a_newer_layout_stop_everything(
+    node: LayerNode, layer: Manifest, active: activated.Activation, document: str, work: str
+) -> None:
+    if document == activated.JOURNAL:
+        activated.write_journal(node.root, activated.Journal(activated.ACTIVATE, active))
+    make_newer(node.root / document)
+    before = snapshot(node.root, "none")
+    works: dict[str, Callable[[], object]] = {
+        "activate": lambda: activation.activate(node.root, node, layer),
+        "deactivate": lambda: activation.deactivate(node.root, node),
+        "discard": lambda: activation.discard(node.root, node, layer.layer),
+        "resume": lambda: activation.resume(node.root, node),
+    }
+    if work == "resume" and document == activated.PATH:
+        return  # without a journal there is nothing to resume
+    with pytest.raises(GpuNodeError, match="layout version 2") as caught:
+        works[work]()
+    assert caught.value.code == "activation_invalid"
+    assert snapshot(node.root, "none") == before
+
+
+def test_store_knows_a_layer_by_name(node: LayerNode, layer: Manifest) -> None:
+    assert activation.find(node.root, layer.layer) == layer
+    with pytest.raises(LayerError, match=layer.layer) as caught:
+        activation.find(node.root, "cuda-1.2-open-6.1")
+    assert caught.value.code == "layer_missing"
+    assert store.OBJECTS == "var/lib/gpu-prebake/objects"
