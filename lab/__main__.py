@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("clean", help="remove what a killed session left")
     command.set_defaults(call=_clean)
     command = commands.add_parser("base", help="build the base if need be, and print its path")
+    _variant_option(command)
     command.add_argument("--disk", action="store_true", help="its disk's folder instead")
     command.set_defaults(call=_base)
     command = commands.add_parser("registry", help="say whether the registry answers")
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bake", help="bake driver images into the base by Packer, and print the disks' folders")
     command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
     command.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
+    _variant_option(command)
     command.set_defaults(call=_bake)
     command = commands.add_parser("list", help="list the session's nodes")
     command.set_defaults(call=_list)
@@ -104,6 +106,10 @@ def _named(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: s
     return action
 
 
+def _variant_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--base", default="cloud", choices=sorted(base.VARIANTS), help="kernel of the base; default: %(default)s")
+
+
 def _ssh_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     action = _named(actions, "ssh", "log in, or run a command", _ssh)
     action.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
@@ -116,7 +122,8 @@ def _clean(_: argparse.Namespace) -> int:
 
 
 def _base(options: argparse.Namespace) -> int:
-    print(disk.of_base().path.parent if options.disk else base.root())
+    variant = base.VARIANTS[options.base]
+    print(disk.of_base(variant).path.parent if options.disk else base.root(variant))
     return 0
 
 
@@ -148,7 +155,7 @@ def _image(options: argparse.Namespace) -> int:
 
 def _bake(options: argparse.Namespace) -> int:
     for name in options.names:
-        print(bakedimage.bake(name, options.kernel).folder)
+        print(bakedimage.bake(name, options.kernel, base.VARIANTS[options.base]).folder)
     return 0
 
 

@@ -47,26 +47,26 @@ class BakedImage:
         return containersteps.parse((self.folder / "containers.log").read_text(errors="replace"))
 
 
-def bake(image: str, series: str = "6.1") -> BakedImage:
-    """The base baked with driver image `image` for the kernel of `series`, from the cache. Needs a session."""
+def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD) -> BakedImage:
+    """A base baked with driver image `image` for the kernel of `series`, from the cache. Needs a session."""
     driver = driverimage.build(image)
-    kver = base.choose(base.kernels(base.root() / "boot"), series).kver
-    parts = [*base.key_parts(), driver.digest, kver, _code_hash(), Path(__file__).read_text()]
-    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, kver), keep=12)
+    root = base.root(variant)
+    kver = base.choose(base.kernels(root / "boot"), series).kver
+    parts = [*base.key_parts(variant), driver.digest, kver, _code_hash(), Path(__file__).read_text()]
+    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, kver, root), keep=12)
     kept = json.loads((folder / "bake.json").read_text())
     return BakedImage(disk.load(folder), folder, json.loads((folder / "report.json").read_text()), **kept)
 
 
-def _bake(out: Path, driver: driverimage.ImageDir, kver: str) -> None:
+def _bake(out: Path, driver: driverimage.ImageDir, kver: str, source: Path) -> None:
     registry.push(driver.layout, driver.reference)
-    node = NativeNode.create(f"bake-{driver.name}-{os.getpid()}")
+    node = NativeNode.create(f"bake-{driver.name}-{os.getpid()}", source)
     try:
         packer_s = packer_build(node, out, variables(driver.reference, kver))
         logs = sorted((node.root / "var/log/gpu-prebake").glob("gpuprebuild-*.log"))
         (out / "containers.log").write_text("".join(log.read_text(errors="replace") for log in logs))
-        root = node.stop()
         with step(f"disk of the baked {driver.name}"):
-            disk.make(root, out)
+            disk.make(node.stop(), out)
     finally:
         node.destroy()
     made = time.strftime("%Y-%m-%d %H:%M")

@@ -1,4 +1,4 @@
-"""The base: one Debian root filesystem, with both kernels, from which native nodes and VMs are made."""
+"""The bases: Debian root filesystems from which native nodes and VMs are made; the usual one has both cloud kernels."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ PACKAGES = (
     "iptables",
     "kmod",
     "libc6-dev",
-    "linux-headers-cloud-amd64",
-    "linux-image-cloud-amd64",
     "lsof",
     "make",
     "mount",
@@ -99,6 +97,24 @@ ENABLED = ("systemd-networkd", "systemd-resolved", "ssh", "containerd")
 
 
 @dataclass(frozen=True)
+class Variant:
+    """One base: its kernel packages, how many kernels it has with backports' on top or without, and whether `update-initramfs -u`
+    does its work there: under emulation it takes most of a minute."""
+
+    name: str
+    kernel_packages: tuple[str, ...]
+    kernels: int
+    with_backports: bool
+    updates_initramfs: bool
+
+
+CLOUD = Variant("cloud", ("linux-headers-cloud-amd64", "linux-image-cloud-amd64"), 2, with_backports=True, updates_initramfs=False)
+# One kernel only: update-initramfs takes the newest, which must be the one that boots.
+GENERIC = Variant("generic", ("linux-headers-amd64", "linux-image-amd64"), 1, with_backports=False, updates_initramfs=True)
+VARIANTS = {variant.name: variant for variant in (CLOUD, GENERIC)}
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One kernel of a root filesystem: its release and the files that QEMU boots."""
 
@@ -107,17 +123,17 @@ class Kernel:
     initrd: Path
 
 
-def root() -> Path:
+def root(variant: Variant = CLOUD) -> Path:
     """The base's root filesystem, built on first use (needs root). Copy it; never boot or change it."""
     host.need_root("building the base")
     host.need_tools("mmdebstrap", "ssh-keygen", "unshare")
-    return cache.entry("base", key_parts(), _build, keep=2) / "root"
+    return cache.entry("base", key_parts(variant), lambda folder: _build(folder, variant), keep=4) / "root"
 
 
-def key_parts() -> list[str]:
+def key_parts(variant: Variant = CLOUD) -> list[str]:
     """All that decides what the base is."""
     public = Path(f"{ssh.key()}.pub").read_text()
-    recipe = mmdebstrap_argv(Path("OUT"), Path("SOURCES"), Path("OVERLAY"), Path("KEY"))
+    recipe = mmdebstrap_argv(Path("OUT"), Path("SOURCES"), Path("OVERLAY"), Path("KEY"), variant)
     return [*recipe, repr(FILES), repr(FOLDERS), sources.lab_sources(), public]
 
 
@@ -146,14 +162,16 @@ def version_key(kver: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", kver))
 
 
-def mmdebstrap_argv(out: Path, sources_file: Path, overlay: Path, public_key: Path) -> list[str]:
+def mmdebstrap_argv(out: Path, sources_file: Path, overlay: Path, public_key: Path, variant: Variant = CLOUD) -> list[str]:
     """Command line that makes the root filesystem `out`; `overlay` holds the lab's files, copied over it."""
     early = f'cp -a {shlex.quote(str(overlay))}/etc/initramfs-tools "$1/etc/"'
+    packages = sorted((*PACKAGES, *variant.kernel_packages))
+    still = 'sed -i "s/^update_initramfs=.*/update_initramfs=no/" "$1/etc/initramfs-tools/update-initramfs.conf"'
     late = (
-        BACKPORTS_HOOK,
+        *([BACKPORTS_HOOK] if variant.with_backports else []),
         f'cp -a {shlex.quote(str(overlay))}/. "$1/"',
         f'install -D -m 600 {shlex.quote(str(public_key))} "$1/root/.ssh/authorized_keys"; chmod 700 "$1/root/.ssh"',
-        'sed -i "s/^update_initramfs=.*/update_initramfs=no/" "$1/etc/initramfs-tools/update-initramfs.conf"',
+        *([] if variant.updates_initramfs else [still]),
         f'chroot "$1" systemctl -q enable {" ".join(ENABLED)}',
         f'chroot "$1" systemctl -q mask {" ".join(MASKED)}',
         # Empty, not "uninitialized": the latter is a first boot with presets, seconds of it under emulation.
@@ -162,7 +180,7 @@ def mmdebstrap_argv(out: Path, sources_file: Path, overlay: Path, public_key: Pa
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     return [
         *isolated,
-        *("mmdebstrap", "--variant=minbase", "--skip=check/empty", "--mode=root", f"--include={','.join(PACKAGES)}"),
+        *("mmdebstrap", "--variant=minbase", "--skip=check/empty", "--mode=root", f"--include={','.join(packages)}"),
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("doc", "man", "locale", "info")),
         f"--essential-hook={early}",
@@ -171,19 +189,19 @@ def mmdebstrap_argv(out: Path, sources_file: Path, overlay: Path, public_key: Pa
     ]
 
 
-def _build(folder: Path) -> None:
+def _build(folder: Path, variant: Variant) -> None:
     sources_file, overlay = folder / "sources.list", folder / "overlay"
     sources_file.write_text(sources.lab_sources())
     write_files(overlay)
-    log = paths.make_private(paths.cache() / "logs") / "base.log"
+    log = paths.make_private(paths.cache() / "logs") / f"base-{variant.name}.log"
     log.unlink(missing_ok=True)
-    say(f"base: building a Debian {sources.RELEASE} root filesystem; log: {log}")
+    say(f"base: building a Debian {sources.RELEASE} root filesystem, {variant.name}; log: {log}")
     with step("base: mmdebstrap"):
-        argv = mmdebstrap_argv(folder / "root", sources_file, overlay, Path(f"{ssh.key()}.pub"))
+        argv = mmdebstrap_argv(folder / "root", sources_file, overlay, Path(f"{ssh.key()}.pub"), variant)
         host.run(argv, timeout_s=1800, log=log)
     found = kernels(folder / "root/boot")
-    if len(found) != 2:
-        raise LabError(f"the base has {len(found)} kernels, expected bookworm's and backports'; see {log}")
+    if len(found) != variant.kernels:
+        raise LabError(f"the base has {len(found)} kernels, expected {variant.kernels}; see {log}")
     say("base: kernels " + ", ".join(kernel.kver for kernel in found))
 
 

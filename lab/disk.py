@@ -42,9 +42,9 @@ class Usage:
     inodes: int
 
 
-def of_base() -> Disk:
+def of_base(variant: base.Variant = base.CLOUD) -> Disk:
     """The base's own disk, from the cache."""
-    root = base.root()
+    root = base.root(variant)
     folder = cache.entry("disk", ["base", root.parent.name, str(FREE_BYTES)], lambda fresh: _make(root, fresh))
     return load(folder)
 

@@ -5,15 +5,14 @@ Images are baked here, at native speed. No module can be loaded: the kernel is t
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import time
 from pathlib import Path
 
 from lab import base, host, network, paths, record, ssh
 from lab.errors import LabError
+from lab.node import Node, wait_end
 from lab.progress import step
 from lab.record import Record
 
@@ -28,12 +27,15 @@ REMOUNT = (
 )
 
 
-class NativeNode:
+class NativeNode(Node):
     """One native node of the session. `root` is its filesystem's folder, `target` its ssh address."""
+
+    kind = "native"
+    ssh_timeout_s = 120.0
 
     def __init__(self, state: Record) -> None:
         """Wrap a record; use `create` or `find`."""
-        self.state = state
+        super().__init__(state)
         self.root = Path(state.root)
         self.console = paths.logs(record.session()) / f"{state.name}.console"
 
@@ -43,7 +45,7 @@ class NativeNode:
         host.need_root("starting a native node")
         source = root or base.root()
         with record.lock():
-            state = record.new(name, "native")
+            state = record.new(name, cls.kind)
         state.root = f"{state.folder}/root"
         record.save(state)
         with step(f"{name}: copying {source}"):
@@ -51,21 +53,6 @@ class NativeNode:
         node = cls(state)
         node.start()
         return node
-
-    @classmethod
-    def find(cls, name: str) -> NativeNode:
-        """The node of that name in this session."""
-        return cls(record.load(name, "native"))
-
-    @property
-    def target(self) -> ssh.Target:
-        """Where its sshd answers."""
-        return self.state.target
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its systemd-nspawn is there."""
-        return self.state.pid != 0 and host.is_alive(self.state.pid)
 
     def start(self) -> None:
         """Boot the root."""
@@ -81,10 +68,6 @@ class NativeNode:
             ssh.wait(self.target, self.state.pid, BOOT_TIMEOUT_S, what, self.console)
             self.ssh(REMOUNT)
 
-    def ssh(self, command: str, *, timeout_s: float = 120, check: bool = True, stdin: str | None = None) -> host.Result:
-        """Run a shell line on the node as root."""
-        return ssh.run(self.target, command, timeout_s=timeout_s, check=check, stdin=stdin)
-
     def stop(self) -> Path:
         """Power off cleanly and return the root's folder, free of the lab's traces."""
         if self.is_running:
@@ -93,17 +76,8 @@ class NativeNode:
                 if not wait_end(self.state.pid, STOP_TIMEOUT_S):
                     self.kill()
                     raise LabError(f"native node {self.state.name} did not power off in {STOP_TIMEOUT_S:.0f} s; killed")
-        self.state.pid = 0
-        record.save(self.state)
+        self.ended()
         return self.finish()
-
-    def kill(self) -> None:
-        """End it at once, like a power cut."""
-        if self.is_running:
-            os.killpg(self.state.pid, signal.SIGKILL)
-            wait_end(self.state.pid, 10)
-        self.state.pid = 0
-        record.save(self.state)
 
     def finish(self) -> Path:
         """Take the lab's traces out of the stopped root: what only booting here put there. Returns the folder."""
@@ -111,11 +85,6 @@ class NativeNode:
             raise LabError(f"native node {self.state.name} still runs: stop it before its root is used")
         clean(self.root)
         return self.root
-
-    def destroy(self) -> None:
-        """End it and delete its root and its record."""
-        self.kill()
-        shutil.rmtree(self.state.folder)
 
     def _leader(self) -> int:
         """The node's PID 1 (by our pid), once it is in a network namespace of its own."""
@@ -142,16 +111,6 @@ def nspawn_argv(root: Path, name: str) -> list[str]:
         *("--system-call-filter=@keyring bpf", "--resolv-conf=off", "--link-journal=no", "--timezone=off"),
         *("--console=pipe", "--boot"),
     ]
-
-
-def wait_end(pid: int, timeout_s: float) -> bool:
-    """Wait for a process to end; whether it did."""
-    end = time.monotonic() + timeout_s
-    while host.is_alive(pid):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def set_resolver(root: Path) -> None:

@@ -1,26 +1,42 @@
-"""Runs Molecule scenarios, two side by side, with one line each; `python -m lab.scenarios [NAME …]`, all by default.
+"""Runs Molecule scenarios, two side by side, with one line each: `python -m lab.scenarios [--part PART] [NAME …]`.
 
-The last line, "N passed, N failed", is what CI reads. Logs go to build/scenarios.
+Without names all scenarios of a part run; a scenario's `vars/main.yml` says which part it belongs to (`lab_part`, else core) and what
+it needs. The last line, "N passed, N failed", is what CI reads. Logs go to build/scenarios.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import bakedimage, disk, driverimage, host, paths, registry, session
+import yaml
+
+from lab import bakedimage, base, disk, driverimage, host, paths, registry, session
 from lab.errors import LabError
 from lab.progress import say
 
 OUT = paths.TOP / "build/scenarios"
 SIDE_BY_SIDE = 2  # each VM has one processor, the machines two
 TIMEOUT_S = 1200.0
-BAKED = ("standin", "standin-refuses-skip")
-PUSHED = ("standin-grid", "standin-other-version")
+CORE = "core"
+"""The part that `make test` runs."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A folder of molecule/: its part, its disk's base, the driver image baked into it (or none), the one that the node is to run."""
+
+    name: str
+    part: str
+    base: str
+    baked: str
+    image: str
+    boots_twice: bool
 
 
 @dataclass(frozen=True)
@@ -33,21 +49,21 @@ class Ended:
     log: Path
 
 
-def main(names: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
     """Runs the scenarios in a lab session; returns the exit status."""
-    known = sorted(path.parent.name for path in (paths.TOP / "molecule").glob("*/molecule.yml"))
-    strange = set(names) - set(known)
-    if strange:
-        print(f"lab: no scenario {', '.join(sorted(strange))}; there are {', '.join(known)}", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m lab.scenarios", description="Runs Molecule scenarios, two side by side.")
+    parser.add_argument("--part", default=CORE, help="whose scenarios run where none is named; default: %(default)s")
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    options = parser.parse_args(words)
     try:
-        session.reexec([sys.executable, "-m", "lab.scenarios", *names])
-        prepare()
+        wanted = choose(found(), options.names, options.part)
+        session.reexec([sys.executable, "-m", "lab.scenarios", *words])
+        prepare(wanted)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        ended = list(pool.map(run, names or by_length(known)))
+        ended = list(pool.map(run, (scenario.name for scenario in wanted)))
     failed = [one for one in ended if not one.passed]
     for one in failed:
         print(f"--- {one.name} failed; the end of {one.log}:\n{host.read_tail(one.log, 80)}")
@@ -57,19 +73,45 @@ def main(names: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def prepare() -> None:
+def found(folder: Path = paths.TOP / "molecule") -> list[Scenario]:
+    """The scenarios in a folder, by name."""
+    return [_read(path.parent) for path in sorted(folder.glob("*/molecule.yml"))]
+
+
+def _read(folder: Path) -> Scenario:
+    said = yaml.safe_load((folder / "vars/main.yml").read_text())
+    return Scenario(
+        name=folder.name,
+        part=said.get("lab_part", CORE),
+        base=said.get("lab_base", base.CLOUD.name),
+        baked=said["lab_baked"],
+        image=said["lab_image"],
+        boots_twice=(folder / "after_reboot.yml").exists(),
+    )
+
+
+def choose(known: Sequence[Scenario], names: Sequence[str], part: str) -> list[Scenario]:
+    """Those named, else those of the part, the longest first: those that boot twice. LabError for a name or part that is not there."""
+    strange = set(names) - {scenario.name for scenario in known}
+    if strange:
+        raise LabError(f"no scenario {', '.join(sorted(strange))}; there are {', '.join(scenario.name for scenario in known)}")
+    wanted = [scenario for scenario in known if (scenario.name in names if names else scenario.part == part)]
+    if not wanted:
+        raise LabError(f"no scenario is of part {part}; there are {', '.join(sorted({scenario.part for scenario in known}))}")
+    return sorted(wanted, key=lambda scenario: not scenario.boots_twice)
+
+
+def prepare(wanted: Iterable[Scenario]) -> None:
     """What scenarios share is made before them, so that none waits for another's and their times compare."""
-    for name in (*BAKED, *PUSHED):
+    wanted = list(wanted)
+    for name in sorted({scenario.image for scenario in wanted}):
         driver = driverimage.build(name)
         registry.push(driver.layout, driver.reference)
-    for name in BAKED:
-        bakedimage.bake(name)
-    disk.of_base()
-
-
-def by_length(names: Sequence[str]) -> list[str]:
-    """The longest first: those that boot twice."""
-    return sorted(names, key=lambda name: not (paths.TOP / "molecule" / name / "after_reboot.yml").exists())
+    for variant, name in sorted({(scenario.base, scenario.baked) for scenario in wanted}):
+        if name == "none":
+            disk.of_base(base.VARIANTS[variant])
+        else:
+            bakedimage.bake(name, variant=base.VARIANTS[variant])
 
 
 def run(name: str) -> Ended:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -14,11 +11,11 @@ from pathlib import Path
 from lab import base, disk, fakegpu, host, paths, record, ssh
 from lab.disk import Disk
 from lab.errors import KernelPanicError, LabError
-from lab.native import wait_end
+from lab.node import Node, wait_end
 from lab.progress import say, step
 from lab.record import Record
 
-BOOT_TIMEOUT_S = 240.0
+BOOT_TIMEOUT_S = 480.0  # for a machine that does much else; alone it takes 15 to 25
 STOP_TIMEOUT_S = 90.0
 PORTS = range(22200, 22400)
 
@@ -38,12 +35,15 @@ APPEND = (
 )
 
 
-class VM:
+class VM(Node):
     """One VM of the session. `target` is its ssh address."""
+
+    kind = "vm"
+    ssh_timeout_s = 300.0
 
     def __init__(self, state: Record) -> None:
         """Wrap a record; use `create` or `find`."""
-        self.state = state
+        super().__init__(state)
         self.overlay = Path(state.folder) / "overlay.qcow2"
         self.logs = paths.logs(record.session())
 
@@ -67,7 +67,7 @@ class VM:
         gpus(gpu)
         chosen = base.choose(source.kernels, kernel)
         with record.lock():
-            state = record.new(name, "vm")
+            state = record.new(name, cls.kind)
             state.address, state.port = "127.0.0.1", free_port()
             state.disk, state.kver, state.gpu = str(source.path.parent), chosen.kver, gpu or ""
             state.smp, state.memory_mb, state.append = smp, memory_mb, append
@@ -76,21 +76,6 @@ class VM:
         disk.overlay(source.path, vm.overlay)
         vm.start()
         return vm
-
-    @classmethod
-    def find(cls, name: str) -> VM:
-        """The VM of that name in this session."""
-        return cls(record.load(name, "vm"))
-
-    @property
-    def target(self) -> ssh.Target:
-        """Where its sshd answers."""
-        return self.state.target
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its QEMU is there."""
-        return self.state.pid != 0 and host.is_alive(self.state.pid)
 
     @property
     def serial(self) -> Path:
@@ -140,10 +125,6 @@ class VM:
             said = qemu_log.read_text(errors="replace").strip() if qemu_log else ""
             raise type(error)(f"{error}\nQEMU said:\n{host.tail(said)}" if said else str(error)) from None
 
-    def ssh(self, command: str, *, timeout_s: float = 300, check: bool = True, stdin: str | None = None) -> host.Result:
-        """Run a shell line on the node as root."""
-        return ssh.run(self.target, command, timeout_s=timeout_s, check=check, stdin=stdin)
-
     def stop(self) -> None:
         """Power off cleanly; the overlay stays. One whose kernel has panicked has its power cut."""
         if self.is_running and ssh.has_panicked(self.serial):
@@ -158,14 +139,7 @@ class VM:
                     raise LabError(
                         f"VM {self.state.name} did not power off in {STOP_TIMEOUT_S:.0f} s, killed; the end of {self.serial}:\n{shown}"
                     )
-        self._ended()
-
-    def kill(self) -> None:
-        """Cut the power; the overlay stays."""
-        if self.is_running:
-            os.killpg(self.state.pid, signal.SIGKILL)
-            wait_end(self.state.pid, 10)
-        self._ended()
+        self.ended()
 
     def reboot(self, kernel: str | None = None, append: str | None = None) -> None:
         """Power off cleanly and boot the same overlay again, by another kernel or with other arguments if given.
@@ -179,11 +153,6 @@ class VM:
         self.state.append = self.state.append if append is None else append
         self.start()
 
-    def destroy(self) -> None:
-        """End it and delete its overlay and its record; the logs stay."""
-        self.kill()
-        shutil.rmtree(self.state.folder)
-
     def tell(self, command: str) -> str:
         """Send one command to QEMU's monitor and return its answer."""
         with socket.socket(socket.AF_UNIX) as end:
@@ -192,10 +161,6 @@ class VM:
             _until_prompt(end)
             end.sendall(command.encode() + b"\n")
             return _until_prompt(end)
-
-    def _ended(self) -> None:
-        self.state.pid = 0
-        record.save(self.state)
 
 
 def is_emulators_fault(serial: str) -> bool:

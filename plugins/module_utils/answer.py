@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import signal
 from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from .gpunode.errors import GpuNodeError
+from .gpunode.errors import GpuNodeError, InterruptedRunError
 from .gpunode.model import Outcome, Plan
 
 
 def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, Any]]) -> None:
     """Runs ``body`` and exits with its results; a GpuNodeError becomes the module's failure with its code and details.
 
-    An OSError (a full disk, a read-only filesystem) names its file in the same way.
+    An OSError (a full disk, a read-only filesystem) names its file in the same way. Told to stop by SIGTERM, the module unwinds like after
+    any failure, once: a further signal must not cut that short.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = body(module)
     except GpuNodeError as error:
@@ -27,6 +30,13 @@ def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, 
     for warning in [*result.get("notes", []), *result.get("node_warnings", []), *result.get("report", {}).get("warnings", [])]:
         module.warn(warning)
     module.exit_json(**result)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise InterruptedRunError(
+        "told to stop: a bake has taken back what it had begun, a boot goes on from this node's record; run it again to finish"
+    )
 
 
 def plan_result(plan: Plan) -> dict[str, Any]:

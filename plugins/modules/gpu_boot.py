@@ -86,6 +86,10 @@ options:
     description: containerd's folder of registry hosts.
     type: str
     default: /etc/containerd/certs.d
+  progress:
+    description: Whether the lines of the log are shown as they come, which takes a few more calls than one.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -254,6 +258,7 @@ def main() -> None:
             "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
             "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
             "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},
+            "progress": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

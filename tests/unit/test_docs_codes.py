@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[2]
-SOURCES = sorted([*(TOP / "plugins/module_utils").rglob("*.py"), *(TOP / "plugins/modules").glob("*.py")])
+FOLDERS = ("module_utils", "modules", "plugin_utils", "action")
+SOURCES = sorted(path for folder in FOLDERS for path in (TOP / "plugins" / folder).rglob("*.py"))
 WORD = re.compile(r"[a-z]+(_[a-z]+)*")
 # Calls that carry a reason code, and where in their arguments it stands.
 REASONED = {"Refusal": 1, "Plan": 1, "_nothing": 0, "_failure": 0}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import mounts
+from . import compilelog, mounts
 from .containerd import Containerd
 from .errors import BusyError, CommandError, ImageError
 from .runner import Runner
@@ -94,7 +94,8 @@ class DriverContainer:
 
             try:
                 argv = run_argv(self.containerd, reference, container, action, self.place)
-                result = self.runner.run(argv, timeout_s, ok=None, on_line=take)
+                with compilelog.following(Path(self.place.base or self.root), self.say):
+                    result = self.runner.run(argv, timeout_s, ok=None, on_line=take)
                 rc: int | None = result.rc
                 output = result.stdout
             except CommandError as error:

@@ -95,3 +95,9 @@ class BootError(GpuNodeError):
     """The node has no working driver after all that was allowed has been tried."""
 
     code = "boot_failed"
+
+
+class InterruptedRunError(GpuNodeError):
+    """The run was told to stop from outside."""
+
+    code = "interrupted"

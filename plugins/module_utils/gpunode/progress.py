@@ -10,7 +10,8 @@ from .contract import LOGS
 
 
 class ProgressLog:
-    """Calling it writes one line with the seconds since it was made; each run starts its file anew, so that nothing grows."""
+    """Calling it writes one line with the seconds since it was made; each run has a new file under the same
+    name, so that nothing grows, and that who follows knows one run's lines from another's by the file's inode."""
 
     def __init__(self, root: Path, name: str) -> None:
         self._path = root / LOGS / name
@@ -20,6 +21,8 @@ class ProgressLog:
     def __call__(self, line: str) -> None:
         if self._stream is None:  # not before the first line: a run that is refused must not wipe another's log
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._path.open("w", encoding="utf-8")
+            fresh = self._path.with_name(f".{self._path.name}.new")
+            self._stream = fresh.open("w", encoding="utf-8")
+            fresh.rename(self._path)
         self._stream.write(f"{time.monotonic() - self._start:8.2f} {line}\n")
         self._stream.flush()

@@ -1,0 +1,20 @@
+"""Runs the module of this name: in one call, or followed where ``progress`` asks for it. See plugin_utils/followed.py."""
+
+from __future__ import annotations
+
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.gpu.prebake.plugins.plugin_utils.followed import FollowedAction
+
+_BESIDE_DEADLINE_S = 300.0
+
+
+class ActionModule(FollowedAction):
+    """A boot step; nobody may pay for lines that nobody asked for."""
+
+    log = "/var/log/gpu-prebake/boot.log"
+
+    def limit_s(self) -> float:
+        return self.argument_s("deadline_s", 780) + _BESIDE_DEADLINE_S
+
+    def is_followed(self) -> bool:
+        return bool(boolean(self._task.args.get("progress", False), strict=False))

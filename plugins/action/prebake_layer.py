@@ -1,0 +1,19 @@
+"""Runs the module of this name and shows the compile's lines as they come: see plugin_utils/followed.py."""
+
+from __future__ import annotations
+
+from ansible_collections.gpu.prebake.plugins.plugin_utils.followed import FollowedAction
+
+_BESIDE_TRIES_S = 1800.0
+
+
+class ActionModule(FollowedAction):
+    """A bake, always followed."""
+
+    log = "/var/log/gpu-prebake/bake.log"
+
+    def limit_s(self) -> float:
+        return self.argument_s("tries", 3) * (self.argument_s("try_s", 600) + self.argument_s("delay_s", 10)) + _BESIDE_TRIES_S
+
+    def is_followed(self) -> bool:
+        return True

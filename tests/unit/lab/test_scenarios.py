@@ -1,0 +1,53 @@
+"""lab/scenarios.py: which scenarios run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab import scenarios
+from lab.errors import LabError
+
+
+@pytest.fixture
+def molecule(tmp_path: Path) -> Path:
+    for name, said in {
+        "baked": "lab_baked: standin\nlab_image: standin\n",
+        "fresh": "lab_baked: none\nlab_image: standin\n",
+        "odd": "lab_part: scenarios\nlab_baked: none\nlab_image: standin-grid\n",
+    }.items():
+        (tmp_path / name / "vars").mkdir(parents=True)
+        (tmp_path / name / "vars/main.yml").write_text(said)
+        (tmp_path / name / "molecule.yml").touch()
+    (tmp_path / "fresh/after_reboot.yml").touch()
+    (tmp_path / "shared").mkdir()
+    return tmp_path
+
+
+def names(wanted: list[scenarios.Scenario]) -> list[str]:
+    return [scenario.name for scenario in wanted]
+
+
+def test_a_part_is_all_of_its_scenarios_those_that_boot_twice_first(molecule: Path) -> None:
+    known = scenarios.found(molecule)
+    assert names(scenarios.choose(known, [], scenarios.CORE)) == ["fresh", "baked"]
+    assert names(scenarios.choose(known, [], "scenarios")) == ["odd"]
+    assert names(scenarios.choose(known, ["odd", "baked"], scenarios.CORE)) == ["baked", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "part", "said"),
+    [
+        pytest.param(["bakd"], scenarios.CORE, "no scenario bakd; there are baked, fresh, odd", id="misspelled name"),
+        pytest.param([], "nvidia", "no scenario is of part nvidia; there are core, scenarios", id="no such part"),
+    ],
+)
+def test_what_is_not_there_is_refused(molecule: Path, wanted: list[str], part: str, said: str) -> None:
+    with pytest.raises(LabError, match=said):
+        scenarios.choose(scenarios.found(molecule), wanted, part)
+
+
+def test_make_test_runs_the_core_scenarios() -> None:
+    core = scenarios.choose(scenarios.found(), [], scenarios.CORE)
+    assert set(names(core)) >= {"baked", "kernel-drift", "kind-mismatch", "never-baked", "no-gpu", "skip-refused", "version-mismatch"}
