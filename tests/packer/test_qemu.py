@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import booting, driverimage, packerqemu
+from lab import booting, driverimage, packerqemu, paths
 from lab.packerqemu import Built
 from lab.vm import VM
 
+OUT = paths.TOP / "build/packer-qemu"
+
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return packerqemu.build("standin", tmp_path_factory.mktemp("qemu"))
+def built() -> Built:
+    shutil.rmtree(OUT, ignore_errors=True)
+    return packerqemu.build("standin", OUT)
 
 
 @pytest.fixture
