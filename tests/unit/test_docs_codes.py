@@ -137,6 +137,12 @@ def test_no_code_is_documented_twice(section: str, collect: Collector) -> None:
     assert len(documented(section)) == len(set(documented(section)))
 
 
+def test_every_code_is_reachable_from_the_page_for_people_on_call() -> None:
+    page = (TOP / "docs/on-call.md").read_text(encoding="utf-8")
+    known = {*documented("Reason codes"), *documented("Error codes")}
+    assert sorted(known - set(re.findall(r"`(\w+)`", page))) == [], "add a code to the row of docs/on-call.md that says what to do"
+
+
 def test_the_collectors_see_each_way_in_which_a_code_is_given() -> None:
     reasons, errors = in_source(reason_codes), in_source(error_codes)
     assert {"not_managed", "kernel_mismatch", "digest_unknown", "marker_matches", "fast_path_failed", "skip_refused"} <= reasons
