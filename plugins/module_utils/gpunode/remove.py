@@ -117,9 +117,9 @@ class Remove:
         if not found.is_anything(self._all):
             return self._nothing(found)
         self._end_containers()
-        config = self._begin()
         out = Removed("removed", "")
         self._unload(found, out)
+        config = self._begin()
         done = Removal()
         accounted = found.accounted(self.request.marker_path)
         with self.events.step("remove-files") as event:
