@@ -19,7 +19,8 @@ options:
   scope:
     description:
       - C(everything) takes the driver, the records and reports of bakes and boots, and the logs.
-      - C(driver) takes the driver and the records that say what is ours; reports, release notes in the store and logs stay.
+      - C(driver) takes the driver and the records that say what is ours; captured layers stay inert in the store, and so do reports,
+        release notes in the store and logs.
     type: str
     choices: [everything, driver]
     default: everything
@@ -89,6 +90,12 @@ removed:
   type: list
   elements: str
   sample: ["/usr/bin/nvidia-smi", "/var/lib/dkms/nvidia/580.126.09"]
+restored:
+  description: Paths of the system's own files that a captured layer had replaced or deleted, and that are back.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 left:
   description: What stays, each with what it is and why.
   returned: success
@@ -152,7 +159,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         done = remove(SystemRunner(), request, True)
     else:
         done = remove(SystemRunner(), request, False, ProgressLog(Path("/"), "remove.log"))
-    done.removed = [f"/{path}" for path in done.removed]
+    done.removed, done.restored = [f"/{path}" for path in done.removed], [f"/{path}" for path in done.restored]
     result: dict[str, Any] = {"changed": done.result != "nothing", **plain(done)}
     if module._diff:
         result["diff"] = diff(done)

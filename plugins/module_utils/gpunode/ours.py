@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import foreign, host, kmod, manifest, marker, placed, record
+from . import activated, foreign, host, kmod, manifest, marker, placed, record
+from .activated import Activation
 from .containerd import Containerd
 from .errors import CommandError, DataError, PreflightError
 from .files import read_text
-from .manifest import STORE, Manifest
+from .manifest import IN_PLACE, STORE, Manifest
 from .marker import Marker
 from .placed import Placed
 from .preflight import JOURNAL as BAKE_JOURNAL
@@ -51,14 +52,17 @@ class Left:
 
 @dataclass(frozen=True)
 class Ours:
-    """What was found. ``problems`` are damaged documents in words, ``images`` the names of our driver images in containerd, ``history``
-    the folders of our store and logs, ``interrupted`` says that an earlier removal did not end."""
+    """What was found. ``active`` is a captured layer that is in place, ``problems`` are damaged documents in words, ``images`` the names
+    of our driver images in containerd, ``history`` the folders of our store and logs, ``interrupted`` says that an earlier removal or
+    activation did not end.
+    """
 
     root: Path
     arch: str
     layers: tuple[Manifest, ...] = ()
     node: Record | None = None
     placed: Placed | None = None
+    active: Activation | None = None
     problems: tuple[str, ...] = ()
     marker: Marker | None = None
     images: tuple[str, ...] = ()
@@ -70,17 +74,28 @@ class Ours:
     def is_anything(self, everything: bool) -> bool:
         """Whether there is something to take away."""
         history = everything and bool(self.history) and not self.problems
-        return bool(self.layers or self.node or self.placed or history or self.interrupted)
+        return bool(self.in_place or self.node or self.placed or self.active or history or self.interrupted)
+
+    @property
+    def in_place(self) -> tuple[Manifest, ...]:
+        """Layers whose files lie where the driver container put them."""
+        return tuple(layer for layer in self.layers if layer.mode == IN_PLACE)
+
+    @property
+    def captured(self) -> tuple[Manifest, ...]:
+        """Layers that lie inert in the store, the active one too."""
+        return tuple(layer for layer in self.layers if layer.mode != IN_PLACE)
 
     @property
     def versions(self) -> set[str]:
-        return {layer.identity.version for layer in self.layers} | ({self.node.identity.version} if self.node else set())
+        mine = (*(layer.identity for layer in self.layers), *(one.identity for one in (self.node, self.active) if one))
+        return {identity.version for identity in mine}
 
     def accounted(self, marker_path: str) -> Accounted:
         """What may be taken. A marker of another version is another provisioner's."""
         mine = self.marker is not None and self.marker.version in self.versions
         by_version = not foreign.driver_packages(self.root)
-        return Accounted(self.arch, self.layers, self.node, self.placed or Placed(), None, marker_path if mine else None, by_version)
+        return Accounted(self.arch, self.in_place, self.node, self.placed or Placed(), None, marker_path if mine else None, by_version)
 
     def own_modules(self) -> tuple[str, ...]:
         """Modules in the kernel that are ours: none where an operator or a distribution's package has a driver too."""
@@ -95,7 +110,7 @@ class Ours:
         found = [
             Left(f"/{path}", _DROPIN_STAYS if path == placed.DROPIN else "changed since it was placed: it is yours now") for path in kept
         ]
-        for layer in self.layers:
+        for layer in self.in_place:
             found += [Left(f"/{path}", "the build replaced it, and the original was not kept") for path in layer.replaced]
             found += [Left(f"/{path}", "the build deleted it, and it cannot be put back") for path in layer.deleted]
         found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
@@ -111,6 +126,9 @@ class Ours:
         if self.marker and self.marker.version not in self.versions and not self.foreign:
             found.append(Left("a driver container's marker", f"it speaks of {self.marker.version}, of which no document of ours knows"))
         if not everything:
+            found += [
+                Left(f"layer {m.layer}", "inert in the store, for a later boot (gpu_remove_scope: everything)") for m in self.captured
+            ]
             found += [Left(f"/{path}", "history of bakes and boots (gpu_remove_scope: everything removes it)") for path in self.history]
         return found + self._strange_modules()
 
@@ -124,7 +142,7 @@ class Ours:
         if not self.versions:
             return []
         known = self.placed.paths if self.placed else set()
-        known |= {entry.path for layer in self.layers for entry in layer.files}
+        known |= {entry.path for layer in self.in_place for entry in layer.files}
         found = []
         for path in _FIXED:
             real = foreign.relative(self.root, self.root / path) if (self.root / path).exists() else ""
@@ -135,49 +153,46 @@ class Ours:
 
 
 def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
-    """Looks at the system at ``root``. Raises PreflightError where a bake was killed: only a bake can take that back."""
+    """Looks at the system at ``root``. Raises PreflightError where a bake was killed: only a bake can take that back; DataError where
+    what is active cannot be told."""
     if (root / BAKE_JOURNAL).exists():
         raise PreflightError(
             f"a bake was killed here (/{BAKE_JOURNAL}): bake again, which takes back what it left, or start from a fresh machine",
             code="bake_unfinished",
         )
     layers, problems = manifest.read_all(root)
-    found_marker, found_record, found_placed, more = _documents(root, marker_path)
-    versions = {layer.identity.version for layer in layers} | ({found_record.identity.version} if found_record else set())
-    arch = host.require_supported(root, os.uname().machine) if versions else host.normal_arch(os.uname().machine) or "x86_64"
-    accounted = Accounted(arch, layers, found_record, found_placed or Placed())
-    return Ours(
-        root,
-        arch,
-        layers,
-        found_record,
-        found_placed,
-        (*problems, *more),
-        found_marker,
-        _images(containerd, {layer.image for layer in layers} | ({found_record.image} if found_record else set())),
-        foreign.signs(root, arch, versions, accounted.paths),
-        foreign.operator_signs(root),
-        tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
-        (root / JOURNAL).exists(),
+    known, more = _documents(root, marker_path)
+    found = replace(
+        known,
+        layers=layers,
+        problems=(*problems, *more),
+        operator=foreign.operator_signs(root),
+        history=tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
+        interrupted=any((root / path).exists() for path in (JOURNAL, activated.JOURNAL)),
     )
+    if found.versions:
+        found = replace(found, arch=host.require_supported(root, os.uname().machine))
+    references = {layer.image for layer in layers} | ({found.node.image} if found.node else set())
+    paths = Accounted(found.arch, layers, found.node, found.placed or Placed()).paths
+    return replace(found, images=_images(containerd, references), foreign=foreign.signs(root, found.arch, found.versions, paths))
 
 
-def _documents(root: Path, marker_path: str) -> tuple[Marker | None, Record | None, Placed | None, tuple[str, ...]]:
+def _documents(root: Path, marker_path: str) -> tuple[Ours, tuple[str, ...]]:
+    """Our documents and the marker, and what is wrong with those that cannot be read."""
     problems: list[str] = []
-    found_marker: Marker | None = None
-    found_record: Record | None = None
-    found_placed: Placed | None = None
+    found = Ours(root, host.normal_arch(os.uname().machine) or "x86_64")
     with contextlib.suppress(DataError):  # a driver container's document, not ours
-        found_marker = marker.read(root, marker_path)
+        found = replace(found, marker=marker.read(root, marker_path))
     try:
-        found_record = record.read(root)
+        found = replace(found, node=record.read(root))
     except DataError as error:
         problems.append(str(error))
     try:
-        found_placed = placed.read(root)
+        found = replace(found, placed=placed.read(root))
     except DataError as error:
         problems.append(str(error))
-    return found_marker, found_record, found_placed, tuple(problems)
+    found = replace(found, active=activated.read(root))  # what is in place must be known: nothing else would take it away
+    return found, tuple(problems)
 
 
 def _images(containerd: Containerd, references: set[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import driver, files, host, initramfs, kmod, marker, ours, placed, record, removal
+from . import activation, driver, files, host, initramfs, inventory, kmod, marker, ours, placed, record, removal
 from .containerd import Containerd
 from .contract import LOCK, DriverContainer
 from .deadline import Deadline
@@ -51,6 +51,7 @@ class Removed:
     result: str
     reason: str
     removed: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
     left: list[Left] = field(default_factory=list)
     services: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
@@ -102,14 +103,25 @@ class Remove:
         holders = driver.other_holders(self.root) if modules else ()
         if holders and self.request.in_use == REFUSE:
             raise BootError(_in_use(holders), code="driver_in_use")
-        out = Removed("planned", f"{len(done.removed)} paths would go")
-        out.removed = [*done.removed, *self._own_paths(found)]
+        out = Removed("planned", "")
+        self._plan_deactivation(found, out, done)
+        out.removed += [*(path for path in done.removed if path not in out.removed), *self._own_paths(found)]
         out.services = driver.running_services(self.root, self.runner) if modules else ()
         out.modules = () if holders else modules
         out.images = tuple(found.images) if self.request.images else ()
         out.left = found.left(done.kept, self.request.images, self._all)
         self._say_until_reboot(out, holders)
+        out.reason = f"{len(out.removed)} paths would go, {len(out.left)} things would be left"
         return out
+
+    def _plan_deactivation(self, found: Ours, out: Removed, done: Removal) -> None:
+        if not found.active:
+            return
+        changed = {problem.partition(": ")[0].lstrip("/") for problem in inventory.problems(self.root, found.active.placed)}
+        done.kept += sorted(changed)
+        out.restored = [kept.entry.path for kept in found.active.originals if kept.entry.path not in changed]
+        stays = {*changed, *out.restored}
+        out.removed = [entry.path for entry in found.active.placed if entry.type != "folder" and entry.path not in stays]
 
     def run(self) -> Removed:
         """Carries it out. Raises GpuNodeError."""
@@ -120,14 +132,16 @@ class Remove:
         out = Removed("removed", "")
         self._unload(found, out)
         config = self._begin()
+        self._deactivate(found, out)
         done = Removal()
         accounted = found.accounted(self.request.marker_path)
         with self.events.step("remove-files") as event:
             removal.take_files(self.root, self.runner, accounted, done, self.events.say)
             event.update(removed=len(done.removed), kept=done.kept)
-        with self.events.step("make-indexes"):
-            removal.make_indexes_anew(self.root, self.runner)
-            self._initramfs(accounted.paths)
+        if accounted.paths:  # a deactivation has seen to its own
+            with self.events.step("make-indexes"):
+                removal.make_indexes_anew(self.root, self.runner)
+                self._initramfs(accounted.paths)
         if not (found.operator or found.foreign or kmod.loaded(self.root, kmod.DRIVER_MODULES)):
             done.removed += self._runtime_files()
         self._restart_containerd(config, out)
@@ -137,7 +151,7 @@ class Remove:
         own = self._own_paths(found)
         with self.events.step("remove-records"):
             self._forget(found)
-        out.removed = [*done.removed, *own]
+        out.removed += [*done.removed, *own]
         out.reason = f"{len(out.removed)} paths went" + (f", {len(out.left)} things are left and named" if out.left else "")
         out.steps = self.events.steps
         return out
@@ -197,6 +211,18 @@ class Remove:
                 out.reboot_needed = True
                 event.update(outcome="left", error=str(error))
 
+    def _deactivate(self, found: Ours, out: Removed) -> None:
+        """A captured layer goes first, by its own record, which also restores what it replaced; with everything, from the store too."""
+        with self.events.step("deactivate") as event:
+            taken = activation.deactivate(self.root, self.runner, self.events.say)
+            event["layer"] = taken.layer
+        out.removed += [*taken.removed, *taken.second_copies]
+        out.restored += [path for path in taken.restored if not inventory.is_ignored(path)]
+        out.left += [Left(*sentence.split(": ", 1)) for sentence in taken.kept]
+        for layer in found.captured if self._all else ():
+            with self.events.step("discard", layer=layer.layer):
+                activation.discard(self.root, self.runner, layer.layer, self.events.say)
+
     # --- what is made anew ------------------------------------------------------------------------------------------
 
     def _initramfs(self, accounted: set[str]) -> None:
@@ -242,7 +268,8 @@ class Remove:
 
     def _own_paths(self, found: Ours) -> list[str]:
         """Documents and folders of ours that go at the end."""
-        paths = [*(f"{LAYERS}/{layer.layer}" for layer in found.layers), *self._documents(found)]
+        layers = found.layers if self._all else found.in_place
+        paths = [*(f"{LAYERS}/{layer.layer}" for layer in layers), *self._documents(found)]
         if self._all:
             notes = self._notes()
             paths += [notes] if notes else []
@@ -256,7 +283,7 @@ class Remove:
         return path if not path.startswith(f"{STORE}/") and any(line.startswith(_NOTE) for line in text.splitlines()) else ""
 
     def _forget(self, found: Ours) -> None:
-        removal.forget(self.root, found.layers, self._documents(found))
+        removal.forget(self.root, found.in_place, self._documents(found))
         if self._all:
             notes = self._notes()
             if notes:

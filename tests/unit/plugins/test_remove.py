@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, holders, manifest, placed, record, remove
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, holders, manifest, placed, record, remove
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import LOGS
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import STORE
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import Removed, RemoveRequest
 
-from tests.unit.plugins import test_apply
+from tests.unit.plugins import layernode, test_apply
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
+from tests.unit.plugins.layernode import LayerNode
 from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, VERSION
 
 RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
@@ -321,3 +323,40 @@ def test_what_a_container_compiled_over_a_layer_goes_too(node: FakeNode, before:
     assert left(done) == {f"driver image {IMAGE}"}
     assert all_files(node) == before
     assert manifest.read_all(node.root) == ((), ())
+
+
+# --- a captured layer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerNode]:
+    """A node with a captured layer in its store, which is in place."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with layernode.fast_folder() as folder:
+        node, layer = layernode.a_node(folder)
+        activation.activate(node.root, node, layer)
+        yield node
+
+
+@pytest.mark.parametrize("scope", ["everything", "driver"])
+def test_an_active_layer_is_taken_away_and_what_it_replaced_is_back(captured: LayerNode, scope: str) -> None:
+    there = layernode.snapshot(captured.root)
+    planned = take(captured, check=True, scope=scope)
+    assert layernode.snapshot(captured.root) == there
+    done = take(captured, scope=scope)
+    assert set(planned.removed) == set(done.removed)
+    assert set(planned.restored) == set(done.restored)
+    assert {layernode.REPLACED, layernode.DELETED} <= set(done.restored)
+    assert not (captured.root / layernode.MODULE).exists()
+    assert (captured.root / layernode.REPLACED).read_text() == "options system\n"
+    assert (captured.root / STORE).exists() == (scope == "driver")
+    assert bool(manifest.read_all(captured.root)[0]) == (scope == "driver")
+    assert any(item.what.startswith("layer ") for item in done.left) == (scope == "driver")
+    assert take(captured, scope=scope).result == "nothing"
+
+
+def test_an_inert_layer_goes_with_everything_only(captured: LayerNode) -> None:
+    activation.deactivate(captured.root, captured)
+    assert take(captured, scope="driver").result == "nothing"
+    assert take(captured).result == "removed"
+    assert not (captured.root / STORE).exists()
