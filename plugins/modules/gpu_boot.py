@@ -125,7 +125,9 @@ reason:
   type: str
   sample: baked cuda 580.126.09 (open) for exactly kernel 6.1.0-45-cloud-amd64, every file verified
 result:
-  description: What came of it, C(fast), C(compiled), C(ready), C(nothing), or C(planned) in check mode.
+  description:
+    - What came of it, C(fast), C(compiled), C(ready), C(nothing), or C(planned) in check mode.
+    - C(removed) where a layer that was in place has been taken away, because no driver belongs on this node.
   returned: success
   type: str
   sample: fast

@@ -14,7 +14,7 @@ FOLDERS = ("module_utils", "modules", "plugin_utils", "action")
 SOURCES = sorted(path for folder in FOLDERS for path in (TOP / "plugins" / folder).rglob("*.py"))
 WORD = re.compile(r"[a-z]+(_[a-z]+)*")
 # Calls that carry a reason code, and where in their arguments it stands.
-REASONED = {"Refusal": 1, "Plan": 1, "_nothing": 0, "_failure": 0}
+REASONED = {"Refusal": 1, "Plan": 1, "_left_alone": 1, "_failure": 0}
 # A plan that fails ends the run with its code as the error's.
 FAILING = "_failure"
 

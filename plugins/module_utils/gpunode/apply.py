@@ -6,18 +6,19 @@ import contextlib
 import datetime
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import buildlog, dkms, dpkglock, driver, inventory, kmod, marker, record, removal, userspace
+from . import activation, buildlog, dkms, dpkglock, driver, evidence, kmod, manifest, marker, record, removal, userspace
 from .containerd import Containerd, ensure_image
 from .contract import ContainerRun, DriverContainer
 from .deadline import Deadline
 from .decide import decide
-from .errors import BootError, GpuNodeError, ImageError
+from .errors import BootError, GpuNodeError, ImageError, LayerError
 from .events import Events
 from .judge import Evidence, Verdict, judge
-from .manifest import Identity
+from .manifest import CAPTURED, IN_PLACE, Identity
 from .model import Action, Facts, Outcome, Plan, Policy, Step
 from .placed import Placing
 from .probe import own_files, own_versions, with_image
@@ -25,8 +26,6 @@ from .record import Record
 from .runner import Runner
 
 CONTAINER = "gpuinstall"
-# Looking at the node after a failure has time of its own: a deadline that has passed must not hide why.
-_LOOK_S = 60.0
 
 
 @dataclass
@@ -42,6 +41,7 @@ class Apply:
     events: Events
     marker_path: str = marker.DEFAULT_PATH
     running_config: str = ""
+    _activated: bool = False
 
     def run(self, plan: Plan) -> Outcome:
         """Carries ``plan`` out and returns what came of it. Raises GpuNodeError with a code per cause."""
@@ -56,6 +56,7 @@ class Apply:
         handlers: dict[Step, Callable[[], None]] = {
             Step.UNLOAD_MODULES: self._unload,
             Step.REMOVE_DRIVER: self._remove,
+            Step.ACTIVATE_LAYER: self._activate,
             Step.RUN_CONTAINER: self._run_container,
             Step.LOAD_MODULES: self._load,
             Step.CHECK_DRIVER: self._check,
@@ -95,32 +96,61 @@ class Apply:
         facts = self.facts
         self._config_before()  # the record that may know it goes
         marker_version = facts.marker.version if facts.marker else None
+        baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
         with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
+            taken = activation.deactivate(self.root, self.runner, self.events.say) if facts.active_layer else None
             done = removal.remove_driver(
                 self.root,
                 self.runner,
                 facts.arch or "",
-                facts.layers,
+                baked,
                 facts.record,
                 marker_version,
                 self.marker_path,
                 self.events.say,
             )
-            event.update(removed=len(done.removed), kept=done.kept)
-        if done.kept:
-            self.outcome.warnings.append(f"changed since they were put there, and kept: {', '.join('/' + p for p in done.kept)}")
-        self.facts = replace(facts, record=None, layers=())
+            kept = sorted({*done.kept, *(taken.kept if taken else ())})
+            event.update(removed=len(done.removed) + (len(taken.removed) if taken else 0), kept=kept)
+        if kept:
+            self.outcome.warnings.append(f"changed since they were put there, and kept: {', '.join('/' + p for p in kept)}")
+        if self.action is Action.NONE:
+            self.outcome.result = "removed"
+        inert = tuple(layer for layer in facts.layers if layer not in baked)
+        self.facts = replace(facts, record=None, layers=inert, active_layer="", active_machine_id="")
+
+    def _activate(self) -> None:
+        """Puts the plan's layer in place. One that cannot be is left in the store, and the node goes down the ladder."""
+        layer = self.plan.layer
+        if layer is None:
+            raise AssertionError("a plan that activates names its layer")
+        with self.events.step(Step.ACTIVATE_LAYER.value, layer=layer.layer) as event:
+            try:
+                activation.activate(self.root, self.runner, layer, self.events.say, hash_user_space=False)
+            except LayerError as error:
+                if error.code == "activation_unfinished":
+                    raise
+                event.update(outcome="refused", code=error.code)
+                self._refuse_layer(f"layer {layer.layer} cannot be put in place: {error}")
+                return
+        self._activated = True
+        self.facts = replace(self.facts, active_layer=layer.layer, active_machine_id=self.facts.machine_id)
+
+    def _refuse_layer(self, reason: str) -> None:
+        self.outcome.code, self.outcome.reason = "layer_unplaceable", f"full install: {reason}"
+        self.action = Action.INSTALL
+        if self.facts.signatures_enforced:
+            raise BootError(f"{reason}; and this kernel enforces module signatures: bake anew", code="signatures_enforced")
 
     # --- the container ----------------------------------------------------------------------------------------------
 
     def _run_container(self) -> None:
         self._begin_record()
         # The layer that is being tried; None once it has been taken away, or was compiled over.
-        self._layer = self.plan.layer
+        self._layer = self.plan.layer if self.action is self.plan.action else None
         self._stamps = userspace.module_stamps(self.root, self.facts.kver)
         self._placing = self._begin_placing()
         try:
-            self._tries()
+            self._verified_tries()
         except BaseException:
             with contextlib.suppress(OSError):  # the failure itself is what must be told
                 self._placing.end(self._compiled())
@@ -134,6 +164,19 @@ class Apply:
                 "asked to skip the build, the driver container compiled all the same: its own check refused what was baked "
                 f"(log: {self.events.steps[-1].get('log', '')})"
             )
+
+    def _verified_tries(self) -> None:
+        """The tries, while the user space of a layer that was just put in place is hashed beside them, before anything is recorded."""
+        if not (self._activated and self._layer):
+            self._tries()
+            return
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            verified = pool.submit(activation.verify, self.root)
+            self._tries()
+            problems = verified.result()
+        if problems and self._layer:
+            self._fall_back("; ".join(problems[:3]))
+            self._tries()
 
     def _compiled(self) -> bool:
         return userspace.module_stamps(self.root, self.facts.kver) != self._stamps
@@ -221,32 +264,21 @@ class Apply:
     def _fall_back(self, reason: str) -> None:
         """Takes back what was judged bad and goes down the ladder, once (D10)."""
         self.outcome.code, self.outcome.reason = "fast_path_failed", f"the fast path failed ({reason}); full install"
+        tried = self._layer
         self.action, self._layer = Action.INSTALL, None
         if self.facts.signatures_enforced:
             raise BootError(f"{self.outcome.reason} is no way out: this kernel enforces module signatures", code="signatures_enforced")
         self._placing.end(self._compiled())
+        if tried and tried.mode == CAPTURED:
+            manifest.mark_bad(self.root, tried.layer, self.facts.machine_id, reason)
         self._unload()
         self._remove()
         self._placing = self._begin_placing()
         self._begin_record()
 
     def _evidence(self) -> Evidence:
-        wanted, arch = self.policy.wanted, self.facts.arch or ""
-        says = ""
-        if not any(m.name == "nvidia" for m in kmod.loaded(self.root)):
-            says = kmod.load(self.runner, "nvidia", _LOOK_S)
-        resident = {m.name: m.version for m in kmod.loaded(self.root)}.get("nvidia", "")
-        libraries = list(userspace.version_problems(self.root, arch, wanted.version))
-        if self._layer:
-            libraries += inventory.problems(self.root, self._layer.deciding_files)
-        return Evidence(
-            wanted_version=wanted.version,
-            resident_version=resident,
-            modprobe_says=says,
-            library_problems=tuple(libraries),
-            smi_rc=driver.smi_status(self.runner, Deadline(_LOOK_S)) if resident else None,
-            kernel_log=driver.kernel_log(self.runner),
-            device_waived=self._waives_device(),
+        return evidence.gather(
+            self.root, self.runner, self.facts.arch or "", self.policy.wanted.version, self._layer, self._waives_device()
         )
 
     # --- after the container ----------------------------------------------------------------------------------------
@@ -304,7 +336,7 @@ class Apply:
         knows whether the one restart is still due."""
         old = self.facts.record
         identity = self.plan.identity or Identity(self.facts.kver, "", "", "", "", "")
-        keep = old if old and old.machine_id == self.facts.machine_id and self._same_driver(old, identity) else None
+        keep = old if old and old.machine_id == self.facts.machine_id and old.same_driver(identity) else None
         self._node = Record(
             machine_id=self.facts.machine_id,
             state=record.STARTED,
@@ -329,11 +361,6 @@ class Apply:
             self.running_config = old.containerd_config
         self.running_config = self.running_config or self.containerd.config_in_force()
         return self.running_config
-
-    @staticmethod
-    def _same_driver(old: Record, identity: Identity) -> bool:
-        mine = old.identity
-        return (mine.kind, mine.version, mine.config_digest) == (identity.kind, identity.version, identity.config_digest)
 
     def _write_record(self) -> None:
         facts, node = self.facts, self._node

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from . import files, host, marker, pci
+from . import activated, activation, files, host, marker, pci
 from .apply import Apply
 from .containerd import HOSTS_DIR, Containerd
 from .contract import LOCK
@@ -41,6 +41,9 @@ def boot(
         return facts, Outcome(plan, plan.action, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
     with files.locked(LOCK, "gpu_boot"):
         events = Events(say)
+        if (root / activated.JOURNAL).exists():
+            with events.step("resume-activation"):
+                activation.resume(root, runner, say)
         with events.step("probe-and-decide"):
             _wait_for_gpus(root, policy, deadline)
             facts, plan = look(root, runner, containerd, policy, marker_path)

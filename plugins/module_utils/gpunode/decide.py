@@ -35,25 +35,29 @@ def decide(facts: Facts, policy: Policy) -> Plan:
 def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
     """Plans that leave the node as it is."""
     if not policy.managed:
-        return _nothing("not_managed", "the driver of this node is not managed here")
+        return _left_alone(facts, "not_managed", "the driver of this node is not managed here")
     if facts.arch is None:
         return _failure("unsupported_arch", f"architecture {facts.machine}: x86_64 and aarch64 are known, no other")
     if facts.operator:
-        return _nothing("operator_owned", f"a GPU operator owns the driver of this node ({'; '.join(facts.operator)})")
+        return _left_alone(facts, "operator_owned", f"a GPU operator owns the driver of this node ({'; '.join(facts.operator)})")
     if not facts.gpus:
         if policy.expected_gpus:
             return _gpu_missing(facts, policy)
-        return _nothing("no_gpu", "no NVIDIA GPU on the PCI bus")
+        return _left_alone(facts, "no_gpu", "no NVIDIA GPU on the PCI bus")
     passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
     if len(passed) == len(facts.gpus):
-        return _nothing("gpu_passthrough", f"every GPU is bound to vfio-pci ({', '.join(passed)}): it belongs to a virtual machine")
+        return _left_alone(
+            facts, "gpu_passthrough", f"every GPU is bound to vfio-pci ({', '.join(passed)}): it belongs to a virtual machine"
+        )
     if facts.foreign:
-        return _nothing("foreign_driver", f"a driver that is not ours is here and stays: {'; '.join(facts.foreign)}")
+        return _left_alone(facts, "foreign_driver", f"a driver that is not ours is here and stays: {'; '.join(facts.foreign)}")
     return None
 
 
 def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
     """Plans that are an error before anything is tried."""
+    if facts.activation_problem:
+        return _failure("activation_invalid", f"{facts.activation_problem}; nothing more is put on top of it")
     if policy.expected_gpus and len(facts.gpus) < policy.expected_gpus:
         return _gpu_missing(facts, policy)
     for gpu in driven(facts):
@@ -124,7 +128,12 @@ _AFTER_CONTAINER = (
 
 def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[Refusal, ...]) -> Plan:
     resident = facts.is_loaded("nvidia")
-    unload = _unload(facts) if facts.is_loaded("nouveau") or (resident and resident.version != policy.wanted.version) else ()
+    # A layer in place that is not this one, or another machine's, is ours to take away first.
+    takes_away = bool(facts.active_layer) and not (layer and facts.is_in_place(layer))
+    wrong_resident = facts.is_loaded("nouveau") or (resident and resident.version != policy.wanted.version)
+    unload = _unload(facts) if wrong_resident or takes_away else ()
+    activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
+    remove = (Step.REMOVE_DRIVER,) if takes_away else ()
     flavour = layer.identity.flavour if layer else (facts.module.flavour if facts.module else None) or ""
     wanted = policy.wanted
     return Plan(
@@ -132,7 +141,7 @@ def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[R
         "baked_layer_matches" if layer else "marker_matches",
         f"baked {wanted.kind} {wanted.version} ({flavour}) for exactly kernel {facts.kver}"
         + (", every file verified" if layer else "; its image's digest was not asked for"),
-        steps=(*_pull(facts), *unload, Step.RUN_CONTAINER, *_AFTER_CONTAINER),
+        steps=(*_pull(facts), *unload, *remove, *activate, Step.RUN_CONTAINER, *_AFTER_CONTAINER),
         refused=refused,
         identity=target(facts, policy, flavour),
         layer=layer,
@@ -163,14 +172,17 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
 def _must_go(facts: Facts, policy: Policy, code: str) -> bool:
     """Whether a driver of ours is here that is not the wanted one: it must be out before another comes in (I1)."""
     wanted = (policy.wanted.kind, policy.wanted.version)
-    mine = [(m.identity.kind, m.identity.version) for m in facts.layers]
+    in_place = [m for m in facts.layers if facts.is_in_place(m)]
+    if facts.active_layer and facts.active_layer not in [m.layer for m in in_place]:
+        return True  # another machine's, or of a layer that is not in the store any more
+    mine = [(m.identity.kind, m.identity.version) for m in in_place]
     if facts.record:
         mine.append((facts.record.identity.kind, facts.record.identity.version))
     if facts.marker and facts.marker.kind and facts.marker.version:
         mine.append((facts.marker.kind, facts.marker.version))
     if any(found != wanted for found in mine) or any(e.version != policy.wanted.version for e in facts.dkms):
         return True
-    return bool(facts.layers or facts.record) and code not in _NOTHING_TO_REMOVE
+    return bool(in_place or facts.record) and code not in _NOTHING_TO_REMOVE
 
 
 def _pull(facts: Facts) -> tuple[Step, ...]:
@@ -181,8 +193,14 @@ def _unload(facts: Facts) -> tuple[Step, ...]:
     return (Step.UNLOAD_MODULES,) if facts.loaded else ()
 
 
-def _nothing(code: str, reason: str) -> Plan:
-    return Plan(Action.NONE, code, reason)
+def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
+    """Nothing is done; but a layer that was put in place here does not stay on a node where it does not belong (R1)."""
+    if not facts.active_layer or facts.activation_problem:
+        return Plan(Action.NONE, code, reason)
+    # Modules that another owner may have loaded by now are not ours to unload.
+    unload = () if facts.operator or facts.foreign else _unload(facts)
+    steps = (*unload, Step.REMOVE_DRIVER)
+    return Plan(Action.NONE, code, f"{reason}; layer {facts.active_layer}, which is in place here, is taken away", steps=steps)
 
 
 def _failure(code: str, reason: str) -> Plan:

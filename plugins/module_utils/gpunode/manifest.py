@@ -24,6 +24,7 @@ IN_PLACE, CAPTURED = "in_place", "captured"
 STORE = "var/lib/gpu-prebake"
 LAYERS = f"{STORE}/layers"
 _CODE = "manifest_invalid"
+_BAD = "judged-bad.json"
 _LONGEST_S = 1e9
 _ENTRY_FIELDS: dict[str, type] = {
     **dict.fromkeys(("path", "type", "sha256", "target"), str),
@@ -331,3 +332,20 @@ def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
         except DataError as error:
             bad.append(str(error))
     return tuple(good), tuple(bad)
+
+
+def mark_bad(root: Path, layer: str, machine_id: str, reason: str) -> None:
+    """Remembers that a layer did not work on this machine, so that it is not tried again there."""
+    write_atomic(path_of(root, layer).with_name(_BAD), document.dump({"schema": SCHEMA, "machine_id": machine_id, "reason": reason}), 0o600)
+
+
+def is_judged_bad(root: Path, layer: str, machine_id: str) -> bool:
+    """Whether ``mark_bad`` was called for it on this machine; a mark that cannot be read still is one."""
+    path = path_of(root, layer).with_name(_BAD)
+    if not path.exists():
+        return False
+    try:
+        found = document.load(path.read_text(encoding="utf-8"), SCHEMA, str(path), _CODE)
+    except (OSError, UnicodeDecodeError, DataError):
+        return True
+    return found.get("machine_id") == machine_id

@@ -9,7 +9,7 @@ from .dkms import DkmsEntry
 from .errors import InputError
 from .imageref import DriverWanted
 from .kmod import LoadedModule, ModuleInfo
-from .manifest import Identity, Manifest
+from .manifest import IN_PLACE, Identity, Manifest
 from .marker import Marker
 from .pci import PciFunction
 from .record import Record
@@ -29,6 +29,7 @@ class Step(str, enum.Enum):
     PULL_IMAGE = "pull-image"
     UNLOAD_MODULES = "unload-modules"
     REMOVE_DRIVER = "remove-driver"
+    ACTIVATE_LAYER = "activate-layer"
     RUN_CONTAINER = "run-container"
     LOAD_MODULES = "load-modules"
     CHECK_DRIVER = "check-driver"
@@ -59,6 +60,11 @@ class Facts:
     layers: tuple[Manifest, ...] = ()
     layer_problems: tuple[str, ...] = ()
     layer_contents: tuple[str, ...] | None = None
+    layer_obstacle: str = ""
+    layers_judged_bad: tuple[str, ...] = ()
+    active_layer: str = ""
+    active_machine_id: str = ""
+    activation_problem: str = ""
     record: Record | None = None
     record_problem: str = ""
     record_contents: tuple[str, ...] | None = None
@@ -72,6 +78,15 @@ class Facts:
     @property
     def gpus(self) -> tuple[PciFunction, ...]:
         return tuple(f for f in self.functions if f.is_gpu)
+
+    @property
+    def is_ours_active(self) -> bool:
+        """Whether the captured layer that is in place was put there on this machine."""
+        return bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
+
+    def is_in_place(self, layer: Manifest) -> bool:
+        """Whether a layer's files lie where they belong: baked there, or activated on this machine."""
+        return layer.mode == IN_PLACE or (self.is_ours_active and layer.layer == self.active_layer)
 
     def is_loaded(self, name: str) -> LoadedModule | None:
         return next((m for m in self.loaded if m.name == name), None)
@@ -136,7 +151,7 @@ class Outcome:
     """What came of a plan.
 
     ``action`` is what the container was last asked for, ``result`` is ``fast``, ``compiled``, ``ready`` (it was right already),
-    ``nothing`` or ``planned``.
+    ``nothing``, ``removed`` (a layer that was in place where no driver belongs) or ``planned``.
     """
 
     plan: Plan

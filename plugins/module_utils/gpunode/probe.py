@@ -7,26 +7,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import dkms, foreign, host, inventory, kmod, manifest, marker, pci, record
+from . import activated, dkms, foreign, host, inventory, kmod, manifest, marker, pci, readiness, record
 from .containerd import Containerd, imports_dropins
-from .errors import CommandError, DataError
+from .errors import CommandError, DataError, LayerError
 from .imageref import DriverWanted
-from .manifest import Manifest
+from .kmod import ModuleInfo
+from .manifest import Manifest, ModuleFact
 from .marker import Marker
 from .model import Facts
+from .pci import PciFunction
 from .record import Record
 from .runner import Runner
+from .store import Store
 
 
 def probe(
     root: Path,
     runner: Runner,
-    containerd: Containerd,
+    containerd: Containerd | None,
     wanted: DriverWanted,
     marker_path: str = marker.DEFAULT_PATH,
     kver: str = "",
+    functions: tuple[PciFunction, ...] | None = None,
 ) -> Facts:
-    """The facts of the node at ``root`` with the driver ``wanted`` in mind; ``kver`` other than the running kernel's for tests."""
+    """The facts of the node at ``root`` with the driver ``wanted`` in mind.
+
+    The seal asks for another ``kver`` than the running kernel's, with ``functions`` that are not on the bus, and without a ``containerd``
+    where an image lies mounted.
+    """
     uname = os.uname()
     facts = Facts(
         kver=kver or uname.release,
@@ -34,7 +42,7 @@ def probe(
         arch=host.normal_arch(uname.machine),
         machine_id=host.machine_id(root),
         boot_id=host.boot_id(),
-        functions=pci.nvidia_functions(root),
+        functions=pci.nvidia_functions(root) if functions is None else functions,
         loaded=kmod.loaded(root),
         signatures_enforced=host.signatures_enforced(root),
         secure_boot=host.secure_boot(root),
@@ -42,18 +50,18 @@ def probe(
         device_nodes=(root / "dev/nvidiactl").exists(),
         imports_dropins=imports_dropins(root),
     )
+    facts = _with_activation(facts, root)
     if facts.arch is None or not facts.gpus:
-        return facts  # no driver belongs here: nothing of what was baked is even looked at
+        # No driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go.
+        return _with_records(facts, root, marker_path) if facts.active_layer else facts
     facts = replace(_with_records(facts, root, marker_path), dkms=dkms.entries(root))
     facts = replace(
         facts,
         foreign=foreign.signs(root, facts.arch or "", own_versions(facts), own_files(facts)),
-        module=kmod.modinfo(runner, root, facts.kver, "nvidia"),
-        uvm=kmod.modinfo(runner, root, facts.kver, "nvidia-uvm"),
-        layer_contents=_layer_contents(root, facts, wanted),
         record_contents=_record_contents(root, facts),
     )
-    return with_image(facts, containerd, wanted)
+    facts = _with_modules(_with_contents(facts, root, wanted), root, runner, wanted)
+    return with_image(facts, containerd, wanted) if containerd else facts
 
 
 def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Facts:
@@ -92,9 +100,25 @@ def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
     )
 
 
+def _with_activation(facts: Facts, root: Path) -> Facts:
+    """What a layer has put in place: asked on every node, since it must go where no driver belongs."""
+    try:
+        found = activated.read(root)
+    except DataError as error:
+        return replace(facts, activation_problem=str(error))
+    if found is None:
+        return facts
+    return replace(facts, active_layer=found.layer, active_machine_id=found.machine_id)
+
+
+def in_place(facts: Facts) -> tuple[Manifest, ...]:
+    """The layers whose files lie where they belong; those of another machine's activation still do."""
+    return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer == facts.active_layer)
+
+
 def own_versions(facts: Facts) -> set[str]:
-    """Driver versions that our layers, the record or a driver container's marker account for."""
-    versions = {layer.identity.version for layer in facts.layers}
+    """Driver versions that our layers, the record or a driver container's marker account for; an inert layer accounts for nothing."""
+    versions = {layer.identity.version for layer in in_place(facts)}
     if facts.record:
         versions.add(facts.record.identity.version)
     if facts.marker and facts.marker.version:
@@ -103,8 +127,8 @@ def own_versions(facts: Facts) -> set[str]:
 
 
 def own_files(facts: Facts) -> set[str]:
-    """Paths that our layers and the record account for."""
-    paths = {entry.path for layer in facts.layers for entry in layer.files}
+    """Paths that our layers and the record account for; an inert layer accounts for nothing."""
+    paths = {entry.path for layer in in_place(facts) for entry in layer.files}
     if facts.record:
         paths |= set(facts.record.libraries) | {p for modules in facts.record.modules.values() for p in modules}
     return paths
@@ -115,12 +139,46 @@ def _candidates(facts: Facts, wanted: DriverWanted) -> Sequence[Manifest]:
     return [m for m in facts.layers if (m.identity.kver, m.identity.kind, m.identity.version) == asked]
 
 
-def _layer_contents(root: Path, facts: Facts, wanted: DriverWanted) -> tuple[str, ...] | None:
-    """Hashing a whole driver is worth it only for a layer that could be used."""
+def _with_contents(facts: Facts, root: Path, wanted: DriverWanted) -> Facts:
+    """Whether the candidates' contents are right, where they lie. Hashing a whole driver is worth it only for a layer that could be used;
+    of an inert one, modules and programs are hashed now, and the rest while it is put in place."""
     layers = _candidates(facts, wanted)
     if not layers:
-        return None
-    return tuple(p for layer in layers for p in inventory.problems(root, layer.deciding_files))
+        return facts
+    problems: list[str] = []
+    obstacle = ""
+    for layer in layers:
+        if facts.is_in_place(layer):
+            problems += inventory.problems(root, layer.deciding_files)
+        elif facts.active_layer:  # it is in its own way, or another is: what is in the way shows when that has gone
+            problems += Store(root).problems(readiness.urgent(layer.files))
+        else:
+            try:
+                readiness.check(root, Store(root), layer)
+            except LayerError as error:
+                if error.code == "layer_damaged":
+                    problems.append(str(error))
+                else:
+                    obstacle = str(error)
+    bad = tuple(m.layer for m in layers if manifest.is_judged_bad(root, m.layer, facts.machine_id))
+    return replace(facts, layer_contents=tuple(problems), layer_obstacle=obstacle, layers_judged_bad=bad)
+
+
+def _with_modules(facts: Facts, root: Path, runner: Runner, wanted: DriverWanted) -> Facts:
+    """The modules that would be loaded: an inert layer's are known from its manifest, contents included."""
+    inert = [m for m in _candidates(facts, wanted) if not facts.is_in_place(m)]
+    if inert:
+        found = {fact.name: fact for fact in inert[0].module_facts}
+        return replace(facts, module=_module(found.get("nvidia")), uvm=_module(found.get("nvidia-uvm")))
+    return replace(
+        facts,
+        module=kmod.modinfo(runner, root, facts.kver, "nvidia"),
+        uvm=kmod.modinfo(runner, root, facts.kver, "nvidia-uvm"),
+    )
+
+
+def _module(fact: ModuleFact | None) -> ModuleInfo | None:
+    return ModuleInfo(f"/{fact.path}", fact.version, fact.licence, fact.kver, fact.signer) if fact else None
 
 
 def _record_contents(root: Path, facts: Facts) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ States: ``started`` (a driver container was sent and its end is not known), ``in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from . import document
@@ -56,8 +56,9 @@ class Record:
         return tuple(sorted(self.modules))
 
     def same_driver(self, other: Identity) -> bool:
-        """Whether it is of the same driver as ``other``, whatever the kernel."""
-        return not replace(self.identity, kver=other.kver).differences(other)
+        """Whether it is of the same driver and image as ``other``, whatever the kernel and the flavour."""
+        mine = self.identity
+        return (mine.kind, mine.version, mine.config_digest) == (other.kind, other.version, other.config_digest)
 
 
 def write(root: Path, record: Record) -> None:

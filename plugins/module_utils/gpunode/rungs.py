@@ -108,10 +108,11 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
         return Refusal(BAKED, _difference_code(facts, differing), _difference_text(facts, policy, layer, differing))
     if Action.INSTALL_SKIP_BUILD.value not in layer.actions:
         return Refusal(BAKED, "action_unknown", f"the image {layer.image} does not know install-skip-build")
+    # An inert layer carries DKMS's tree and the marker: they were asserted at bake, and come with it.
+    registered = _dkms_refusal(facts, layer.identity.version) or _marker_refusal(facts, policy)
     return (
         _module_refusal(facts, layer.identity.version, layer.identity.flavour)
-        or _dkms_refusal(facts, layer.identity.version)
-        or _marker_refusal(facts, policy)
+        or (registered if facts.is_in_place(layer) else _placing_refusal(facts, layer))
         or _contents_refusal(facts)
         or _gpu_refusal(facts, BAKED, layer.identity.flavour, layer.identity.version)
     )
@@ -206,6 +207,14 @@ def _marker_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     wrong = differences(facts.marker, facts.kver, policy.wanted.version, policy.wanted.kind, facts.arch)
     if wrong:
         return Refusal(BAKED, "marker_mismatch", f"the driver container's marker says otherwise: {'; '.join(wrong)}")
+    return None
+
+
+def _placing_refusal(facts: Facts, layer: Manifest) -> Refusal | None:
+    if layer.layer in facts.layers_judged_bad:
+        return Refusal(BAKED, "layer_judged_bad", f"layer {layer.layer} was put in place on this node before, and did not work")
+    if facts.layer_obstacle:
+        return Refusal(BAKED, "layer_unplaceable", f"layer {layer.layer} cannot be put in place: {facts.layer_obstacle}")
     return None
 
 

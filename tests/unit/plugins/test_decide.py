@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from tests.unit.plugins.support import (
     IMAGE,
     KVER,
+    MACHINE,
     NEWER,
     VERSION,
     a_marker,
     a_record,
     baked,
+    captured,
     digest,
     gpu,
     identity,
@@ -54,6 +56,19 @@ def with_layer(**changes: str) -> Facts:
 def of_flavour(flavour: str, *gpus: Any) -> Facts:
     licence = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA"}[flavour]
     return baked(layers=(layer(flavour=flavour),), module=module(licence=licence), functions=gpus or (gpu(),))
+
+
+CAPTURED = captured()
+
+
+def inert(**changes: Any) -> Facts:
+    """A node with a captured layer in its store, and nothing of it in place."""
+    return never_baked(**{"layers": (CAPTURED,), "layer_contents": (), "module": module(), "uvm": module("nvidia-uvm"), **changes})
+
+
+def active(**changes: Any) -> Facts:
+    """The same with the layer put in place on this machine."""
+    return baked(**{"layers": (CAPTURED,), "active_layer": CAPTURED.layer, "active_machine_id": MACHINE, **changes})
 
 
 def row(name: str, facts: Facts, code: str, action: Action, policy: Policy = policy(), **more: Any) -> Any:  # noqa: B008
@@ -93,6 +108,10 @@ PLANS = [
         "baked_layer_matches", SKIP),
     row("open modules, Blackwell", baked(functions=(gpu(device="2901"),)), "baked_layer_matches", SKIP),
     row("proprietary modules, Hopper", of_flavour("proprietary"), "baked_layer_matches", SKIP),
+    row("captured, inert", inert(), "baked_layer_matches", SKIP),
+    row("captured, inert, on a node with nothing of it in DKMS and no marker", inert(dkms=(), marker=None), "baked_layer_matches", SKIP),
+    row("captured, active, not initialised", active(), "baked_layer_matches", SKIP),
+    row("captured, active on another machine", active(active_machine_id="other"), "baked_layer_matches", SKIP),
     row("broken record does not hurt", baked(record_problem="bad"), "baked_layer_matches", SKIP),
     row("copied disk", ready(machine_id="other"), "baked_layer_matches", SKIP),
     row("interrupted after the container", ready(record=a_record(state="started")), "baked_layer_matches", SKIP),
@@ -146,6 +165,12 @@ PLANS = [
     row("marker alone, gpu of no known generation", baked(layers=(), layer_contents=None, functions=(gpu(device="ffff"),)), "gpu_unknown",
         INSTALL, ANY_DIGEST),
     row("installed on a node that now has another GPU", ready(functions=(gpu(device="1db4"),)), "gpu_refuses_modules", INSTALL),
+    row("captured, cannot be placed", inert(layer_obstacle="/usr/x: a file is there already"), "layer_unplaceable", INSTALL),
+    row("captured, judged bad", inert(layers_judged_bad=(CAPTURED.layer,)), "layer_judged_bad", INSTALL),
+    row("captured, objects damaged", inert(layer_contents=("object: sha256",)), "contents_mismatch", INSTALL),
+    row("captured, active, DKMS's entry gone", active(dkms=()), "dkms_not_registered", INSTALL),
+    row("captured, active, marker gone", active(marker=None), "marker_missing", INSTALL),
+    row("record of what is in place broken", inert(activation_problem="bad"), "activation_invalid", NONE, fails=True),
     row("record of another version", never_baked(record=a_record(identity=identity(version="570.1")), record_contents=()),
         "never_baked", INSTALL),
     # enforced signatures: no compile that cannot be loaded
@@ -205,7 +230,7 @@ def test_every_refused_rung_says_why(code: str, facts: Facts, policy: Policy) ->
 def codes_in_source() -> set[str]:
     """Every code in decide.py and rungs.py: where a plan or a refusal is made, and in the table of differences."""
     found = set(rungs.DIFFERENCE_CODES.values())
-    position = {"Refusal": 1, "Plan": 1, "_nothing": 0, "_failure": 0}
+    position = {"Refusal": 1, "Plan": 1, "_left_alone": 1, "_failure": 0}
     files = [Path(module.__file__ or "") for module in (decide_module, rungs)]
     for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in position:
@@ -240,6 +265,30 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
         pytest.param(baked(loaded=(resident(version="570.1"),)), policy(), [Step.UNLOAD_MODULES], id="another version loaded"),
         pytest.param(never_baked(), policy(), [], id="install on a clean node"),
         pytest.param(never_baked(loaded=(resident("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="install over nouveau"),
+        pytest.param(inert(), policy(), [Step.ACTIVATE_LAYER], id="an inert layer is put in place"),
+        pytest.param(active(), policy(), [], id="a layer in place stays"),
+        pytest.param(
+            active(active_machine_id="other", loaded=(resident(),)),
+            policy(),
+            [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER],
+            id="a layer that another machine put in place goes first",
+        ),
+        pytest.param(
+            inert(active_layer="another", active_machine_id=MACHINE),
+            policy(),
+            [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER],
+            id="another layer in place goes first",
+        ),
+        pytest.param(inert(), policy(GRID), [], id="an inert layer of another kind is no driver that must go"),
+        pytest.param(inert(layer_contents=("bad",)), policy(), [], id="a damaged inert layer stays in the store"),
+        pytest.param(active(), policy(GRID), [Step.REMOVE_DRIVER], id="a layer of another kind that is in place goes first"),
+        pytest.param(active(dkms=()), policy(), [Step.REMOVE_DRIVER], id="a layer in place that is not whole goes first"),
+        pytest.param(
+            never_baked(active_layer="gone", active_machine_id=MACHINE),
+            policy(),
+            [Step.REMOVE_DRIVER],
+            id="a layer in place that the store has no more goes first",
+        ),
         pytest.param(baked(), policy(GRID), [Step.REMOVE_DRIVER], id="another kind of ours goes first"),
         pytest.param(with_layer(version="570.1"), policy(), [Step.REMOVE_DRIVER], id="another version of ours goes first"),
         pytest.param(baked(layer_contents=("bad",)), policy(), [Step.REMOVE_DRIVER], id="a damaged layer goes first"),
@@ -280,6 +329,31 @@ def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: l
 )
 def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list[Step]) -> None:
     assert list(decide(facts, policy()).steps) == steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "want", "code", "steps"),
+    [
+        pytest.param({"functions": ()}, policy(), "no_gpu", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="lost its gpu"),
+        pytest.param({}, policy(managed=False), "not_managed", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="opted out"),
+        pytest.param({"operator": ("x",)}, policy(), "operator_owned", [Step.REMOVE_DRIVER], id="an operator's now"),
+        pytest.param({"foreign": ("x",)}, policy(), "foreign_driver", [Step.REMOVE_DRIVER], id="another's driver came"),
+        pytest.param(
+            {"functions": (gpu("vfio-pci"),), "loaded": ()},
+            policy(),
+            "gpu_passthrough",
+            [Step.REMOVE_DRIVER],
+            id="given to a virtual machine",
+        ),
+        pytest.param({"active_layer": "", "functions": ()}, policy(), "no_gpu", [], id="nothing in place: nothing is done"),
+        pytest.param({"activation_problem": "bad", "functions": ()}, policy(), "no_gpu", [], id="what is in place is unknown"),
+    ],
+)
+def test_a_layer_in_place_is_taken_away_where_no_driver_belongs(
+    changes: dict[str, Any], want: Policy, code: str, steps: list[Step]
+) -> None:
+    plan = decide(active(**{"loaded": (resident(),), **changes}), want)
+    assert (plan.code, plan.action, list(plan.steps), plan.fails) == (code, NONE, steps, False)
 
 
 def test_without_its_image_a_plan_is_provisional() -> None:

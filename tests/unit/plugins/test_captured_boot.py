@@ -1,0 +1,210 @@
+"""Booting a node whose driver lies inert in the store: put in place where it matches, taken away where no driver belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, manifest, record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome, Policy
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+
+from tests.unit.plugins import layernode
+from tests.unit.plugins.fakenode import Reply, behave
+from tests.unit.plugins.layernode import LIBRARY, MODULE, LayerNode, snapshot
+from tests.unit.plugins.support import KVER, LOADER, NEWER, policy
+from tests.unit.plugins.test_apply import INSTALL, SKIP, fails
+
+GRID = "registry.lab:5000/aks/aks-gpu-grid:580.126.09-20260430040408"
+# What a node has anew after a boot that put nothing in place; its own records apart.
+BOOTS_OWN = ("proc/", "sys/", "dev/", "run/", "opt/", "var/log/")
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LayerNode, Manifest]]:
+    with layernode.fast_folder() as folder:
+        monkeypatch.setattr(boot_module, "LOCK", folder / "lock")
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+        node, layer = layernode.a_node(folder)
+        node.add_gpu()
+        node.put(f"{LOADER}/libc.so.6", "the system")
+        monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release=node.kver, machine="x86_64"))
+        yield node, layer
+
+
+@pytest.fixture
+def node(both: tuple[LayerNode, Manifest]) -> LayerNode:
+    return both[0]
+
+
+@pytest.fixture
+def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
+    return both[1]
+
+
+def boot(node: LayerNode, want: Policy | None = None, check: bool = False) -> Outcome:
+    return boot_module.boot(node, want or policy(delay_s=0), check, hosts_dir="", root=node.root)[1]
+
+
+def lose_gpu(node: LayerNode) -> None:
+    for path in sorted((node.root / "sys/bus/pci").rglob("*"), reverse=True):
+        path.unlink() if path.is_symlink() or path.is_file() else path.rmdir()
+
+
+def placed(node: LayerNode) -> dict[str, object]:
+    return {p: what for p, what in snapshot(node.root).items() if not f"{p}/".startswith(BOOTS_OWN)}
+
+
+def test_a_matching_layer_is_put_in_place_and_the_build_is_skipped(node: LayerNode, layer: Manifest) -> None:
+    outcome = boot(node)
+    assert (outcome.result, outcome.code, outcome.containers) == ("fast", "baked_layer_matches", 1)
+    assert node.driver_runs == [SKIP]
+    active = activated.read(node.root)
+    assert active
+    assert (active.layer, active.verified) == (layer.layer, True)
+    done = record.read(node.root)
+    assert done
+    assert done.state == record.INITIALISED
+    assert MODULE in done.modules[KVER]
+
+
+def test_the_next_boot_runs_no_container(node: LayerNode) -> None:
+    boot(node)
+    again = boot(node)
+    assert (again.result, again.changed, again.containers) == ("ready", False, 0)
+
+
+def test_check_mode_puts_nothing_in_place(node: LayerNode) -> None:
+    before = snapshot(node.root, "none")
+    outcome = boot(node, check=True)
+    assert [step.value for step in outcome.plan.steps][:2] == ["activate-layer", "run-container"]
+    assert snapshot(node.root, "none") == before
+
+
+@pytest.mark.parametrize("want", [policy(managed=False), policy(GRID)], ids=["opted out", "another kind"])
+def test_a_layer_that_does_not_belong_here_stays_inert(node: LayerNode, want: Policy) -> None:
+    node.scripts = [fails()]
+    before = placed(node)
+    if want.managed:
+        with pytest.raises(BootError):
+            boot(node, replace(want, tries=1))
+    else:
+        boot(node, want)
+    assert activated.read(node.root) is None
+    assert placed(node) == before
+
+
+def test_a_node_without_a_gpu_touches_nothing(node: LayerNode) -> None:
+    lose_gpu(node)
+    before = snapshot(node.root, "none")
+    outcome = boot(node)
+    assert (outcome.code, outcome.changed) == ("no_gpu", False)
+    assert snapshot(node.root, "none") == before
+    assert not [argv for argv in node.calls if argv[0] in ("ctr", "modprobe", "depmod", "ldconfig")]
+
+
+def test_another_kernel_leaves_the_layer_inert_and_installs(node: LayerNode) -> None:
+    node.add_kernel(NEWER)
+    node.kver = NEWER
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "kernel_mismatch")
+    assert activated.read(node.root) is None
+
+
+# --- taken away ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("managed", [True, False], ids=["lost its gpu", "opted out"])
+def test_what_was_put_in_place_goes_where_no_driver_belongs(node: LayerNode, managed: bool) -> None:
+    before = placed(node)
+    boot(node)
+    if managed:
+        lose_gpu(node)
+    outcome = boot(node, policy(managed=managed))
+    assert (outcome.result, outcome.changed, outcome.code) == ("removed", True, "no_gpu" if managed else "not_managed")
+    assert "nvidia" not in node.loaded_names()
+    assert activated.read(node.root) is None
+    assert record.read(node.root) is None
+    left = {p for p in placed(node) if p not in before}
+    assert left <= {"etc/containerd/config.d", "etc/containerd/config.d/10-nvidia-runtime.toml", "usr/lib/udev", "usr/lib/udev/rules.d"}
+    now = placed(node)
+    assert {p: (before[p], now.get(p)) for p in before if now.get(p) != before[p]} == {}
+
+
+def test_a_cloned_disk_is_a_new_node(node: LayerNode) -> None:
+    boot(node)
+    node.put("etc/machine-id", "f" * 32 + "\n")
+    node.calls.clear()
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
+    active = activated.read(node.root)
+    assert active
+    assert active.machine_id == "f" * 32
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_in_the_way_leaves_the_layer_inert(node: LayerNode) -> None:
+    node.put("usr/lib/firmware/nvidia/gsp.bin", "mine")
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "layer_unplaceable")
+    assert "gsp.bin" in outcome.reason
+    assert node.driver_runs == [INSTALL]
+
+
+def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(node: LayerNode, layer: Manifest) -> None:
+    library = next(entry for entry in layer.files if entry.path == LIBRARY)
+    file = Path(Store(node.root).file(library))
+    good = file.read_bytes()
+    file.write_bytes(b"x" * len(good))
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
+    assert node.driver_runs == [SKIP, INSTALL]
+    assert manifest.is_judged_bad(node.root, layer.layer, record_machine(node))
+    assert activated.read(node.root) is None
+
+
+def record_machine(node: LayerNode) -> str:
+    done = record.read(node.root)
+    assert done
+    return done.machine_id
+
+
+def test_a_layer_that_was_judged_bad_is_not_tried_again(node: LayerNode, layer: Manifest) -> None:
+    def refuses(n: LayerNode, action: str) -> Reply:
+        if action == SKIP:
+            n.insert_error = "Invalid module format"
+            return Reply(1, out="no\n", seconds=5.0)
+        n.insert_error = ""
+        return behave(n, action)
+
+    node.scripts = [refuses]  # type: ignore[list-item]
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
+    assert activated.read(node.root) is None
+    (node.root / record.PATH).unlink()
+    plan = boot(node, check=True).plan
+    assert "layer_judged_bad" in [plan.code, *(r.code for r in plan.refused)]
+    assert not manifest.is_judged_bad(node.root, layer.layer, "another machine")
+
+
+def test_an_interrupted_activation_is_taken_back_first(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(activated, "write", stop)
+        patch.setattr(activation, "_finish_taking_away", stop)
+        with pytest.raises(KeyboardInterrupt):
+            activation.activate(node.root, node, layer)
+    assert (node.root / activated.JOURNAL).exists()
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
+    assert not (node.root / activated.JOURNAL).exists()
