@@ -46,8 +46,8 @@ test-vm: setup
 test: check test-lab test-vm
 
 # Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
-# artifact), packer (the qemu builder), page (the demo's page in a browser).
-PART ?= core nvidia collection packer page
+# artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of).
+PART ?= core nvidia collection packer page faults
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -58,6 +58,9 @@ test-part-packer: setup
 
 test-part-nvidia: setup
 	$(LAB) lab session -- pytest tests/nvidia --durations=5
+
+test-part-faults: setup
+	pytest tests/unit -m faults -n 2 --durations=5
 
 # The artifact: built, installed elsewhere, run from there; ansible-test sanity on it.
 test-part-collection: setup

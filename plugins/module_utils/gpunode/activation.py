@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness
-from .activated import ACTIVATE, DEACTIVATE, MADE, Activation, Journal
+from .activated import ACTIVATE, DEACTIVATE, DEPMOD, MADE, Activation, Journal
 from .errors import DataError, GpuNodeError, LayerError
 from .inventory import Entry
 from .manifest import Manifest
@@ -43,8 +43,7 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = _nothing, h
     """
     resume(root, runner, say)
     active = activated.read(root)
-    if active and active.layer != layer.layer:
-        raise LayerError(f"layer {active.layer} is active: deactivate it before {layer.layer} is put in place", code="layer_active")
+    refuse_another(active, layer)
     if active:
         problems = verify(root)
         if problems:
@@ -56,6 +55,17 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = _nothing, h
         return activated.read(root) or active
     with _disk_errors_named():
         return _Activating(root, runner, layer, say, hash_user_space).run()
+
+
+def refuse_another(active: Activation | None, layer: Manifest) -> None:
+    """Raises LayerError where another layer than ``layer`` is active."""
+    if active and active.layer != layer.layer:
+        raise LayerError(f"layer {active.layer} is active: deactivate it before {layer.layer} is put in place", code="layer_active")
+
+
+def indexes_were_swapped(activation: Activation) -> bool:
+    """Whether the kernel's module indexes came from the bake, instead of a run of depmod."""
+    return any(one.program == DEPMOD and one.swapped for one in activation.derived)
 
 
 class _Activating:
@@ -270,16 +280,9 @@ def discard(root: Path, runner: Runner, layer_name: str, say: Say = _nothing) ->
 
     Raises LayerError while the layer is active, was baked in place, or is of a newer layout than this program knows.
     """
-    if layer_name in ("", ".", "..") or "/" in layer_name:
-        raise LayerError(f"{layer_name!r} is no name of a layer", code="layer_missing")
     resume(root, runner, say)
-    active = activated.read(root)
-    if active and active.layer == layer_name:
-        raise LayerError(f"layer {layer_name} is active: deactivate it first", code="layer_active")
-    path = manifest.path_of(root, layer_name)
+    path = droppable(root, layer_name)
     was_there = path.exists()
-    if was_there:
-        _require_droppable(path)
     with _disk_errors_named():
         # Without its manifest a layer is garbage, whenever the rest goes.
         files.remove_durably(path)
@@ -295,19 +298,27 @@ def discard(root: Path, runner: Runner, layer_name: str, say: Say = _nothing) ->
     return was_there
 
 
-def _require_droppable(path: Path) -> None:
+def droppable(root: Path, layer_name: str) -> Path:
+    """Where the manifest of a layer that may be dropped is, or was. Raises LayerError where it may not be."""
+    if layer_name in ("", ".", "..") or "/" in layer_name:
+        raise LayerError(f"{layer_name!r} is no name of a layer", code="layer_missing")
+    active = activated.read(root)
+    if active and active.layer == layer_name:
+        raise LayerError(f"layer {layer_name} is active: deactivate it first", code="layer_active")
+    path = manifest.path_of(root, layer_name)
     try:
-        layer = manifest.read(path)
+        mode = manifest.read(path).mode if path.exists() else manifest.CAPTURED
     except DataError as error:
         if document.is_newer(error, manifest.SCHEMA):
             raise LayerError(
                 f"{error}: it was written by a newer version of this program, which must drop it", code="store_newer"
             ) from error
-        return  # broken: nobody can use it, and whatever lies beside it is garbage
-    if layer.mode == manifest.IN_PLACE:
+        return path  # broken: nobody can use it, and what lies beside it is garbage
+    if mode == manifest.IN_PLACE:
         raise LayerError(
-            f"layer {layer.layer} was baked in place: its files are in use where they lie; remove the driver instead", code="layer_in_place"
+            f"layer {layer_name} was baked in place: its files are in use where they lie; remove the driver instead", code="layer_in_place"
         )
+    return path
 
 
 def find(root: Path, layer_name: str) -> Manifest:

@@ -27,17 +27,27 @@ def read_text(path: Path) -> str | None:
 def sha256(path: Path) -> str:
     """The contents' SHA-256 in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK):
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        at_once = _at_once(fd)
+        while chunk := os.read(fd, at_once):
             digest.update(chunk)
+    finally:
+        os.close(fd)
     return digest.hexdigest()
+
+
+def _at_once(fd: int) -> int:
+    """How many bytes to read at once: a large buffer for a small file costs more than reading it."""
+    return min(_CHUNK, os.fstat(fd).st_size + 1)
 
 
 def copy_hashed(source: int, target: int) -> tuple[str, int]:
     """Copies what is left to read of one descriptor to another; returns its SHA-256 and its size in bytes. Raises OSError."""
     digest = hashlib.sha256()
     size = 0
-    while chunk := os.read(source, _CHUNK):
+    at_once = _at_once(source)
+    while chunk := os.read(source, at_once):
         digest.update(chunk)
         size += len(chunk)
         while chunk:

@@ -96,11 +96,11 @@ def derived_files(root: Path) -> dict[str, Entry]:
     return {e.path: e for e in inventory.describe(root, (f"{MODULES}/{p.name}" for p in sorted((root / MODULES).glob("modules.*"))))}
 
 
-def capture(node: LayerNode, scratch: Path, **changes: Any) -> Manifest:
+def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, **changes: Any) -> Manifest:
     """What a captured bake would leave in the store of ``node``: built on a copy of it, so that the node itself stays as it is."""
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(node.root, scratch, symlinks=True)
-    builder = LayerNode.__new__(LayerNode)
+    builder = kind.__new__(kind)
     builder.__dict__.update(node.__dict__, root=scratch)
     builder.build()
     before, after = described(node.root, inventory.listing(node.root)), described(scratch, inventory.listing(scratch))

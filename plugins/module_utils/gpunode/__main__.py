@@ -1,0 +1,56 @@
+"""``python3 -m gpunode``: what a node's owner does with a layer by hand. The result is JSON on standard output, progress on standard error.
+
+Exit status: 0 done or nothing to do, 1 refused or failed (``code`` says why, docs/codes.md), 2 wrong usage, 75 another run is under way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from . import layers
+from .errors import BusyError, GpuNodeError
+from .runner import Runner, SystemRunner
+
+_STATES = {"activate": layers.ACTIVE, "deactivate": layers.INACTIVE, "discard": layers.ABSENT}
+_FAILED, _BUSY = 1, 75
+
+
+def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> int:
+    """Does what the command line asks; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+
+    def say(line: str) -> None:
+        print(line, file=err, flush=True)
+
+    try:
+        done = layers.set_state(runner, _STATES[arguments.command], arguments.layer or "", arguments.check, say, Path(arguments.root))
+    except GpuNodeError as error:
+        say(f"{error.code}: {error}")
+        print(json.dumps({"code": error.code, "error": str(error)}), file=out)
+        return _BUSY if isinstance(error, BusyError) else _FAILED
+    print(json.dumps(vars(done), sort_keys=True), file=out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gpunode", description="Put a captured driver layer in place, take it away, or drop it.")
+    parser.add_argument("--root", default="/", help="the system to work on (default: this one)")
+    parser.add_argument("--check", action="store_true", help="say whether it would change something; change nothing")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text, needs_layer in (
+        ("activate", "put a layer in place", True),
+        ("deactivate", "take away what is active", False),
+        ("discard", "drop a layer from the store", True),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("layer", nargs=None if needs_layer else "?", help="the layer's folder name in the store")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], SystemRunner()))

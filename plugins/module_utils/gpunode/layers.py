@@ -1,0 +1,104 @@
+"""What a caller wants of a layer, as one call under the one lock: for the module gpu_layer and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import activated, activation, files, host, readiness
+from .activated import Activation
+from .activation import indexes_were_swapped
+from .contract import LOCK
+from .errors import InputError
+from .runner import Runner
+from .store import Store
+from .takeaway import TakenAway
+
+ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
+_DOING = {ACTIVE: "an activation", INACTIVE: "a deactivation", ABSENT: "a discard"}
+
+
+@dataclass
+class LayerChange:
+    """What came of it. ``how`` counts files by the way in which they are in place; paths are absolute, ``kept`` says what stays and why."""
+
+    state: str
+    layer: str
+    changed: bool
+    how: dict[str, int] = field(default_factory=dict)
+    indexes_swapped: bool = False
+    removed: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    second_copies: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def set_state(
+    runner: Runner,
+    state: str,
+    layer: str = "",
+    check: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    root: Path = Path("/"),
+) -> LayerChange:
+    """Brings a layer to ``state``: ``active`` in place, ``inactive`` taken away, ``absent`` dropped from the store.
+
+    ``check`` only says whether it would change something, and raises what would refuse it. Raises GpuNodeError; BusyError when another
+    run is under way.
+    """
+    host.require_root()
+    if state not in _DOING:
+        raise InputError(f"state: {state!r} is none of {', '.join(_DOING)}")
+    if not layer and state != INACTIVE:
+        raise InputError(f"layer: state {state} needs the name of a layer")
+    if check:
+        return LayerChange(state, layer, _would_change(root, state, layer))
+    with files.locked(LOCK, _DOING[state]):
+        return _set_state(runner, state, layer, say, root)
+
+
+def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None], root: Path) -> LayerChange:
+    if state == ABSENT:
+        return LayerChange(state, layer, activation.discard(root, runner, layer, say))
+    resumed = activation.resume(root, runner, say)
+    before = activated.read(root)
+    if state == ACTIVE:
+        return _activated(activation.activate(root, runner, activation.find(root, layer), say), before is None)
+    if before is None or layer not in ("", before.layer):
+        return _taken_away(layer, resumed)
+    return _taken_away(layer, activation.deactivate(root, runner, say))
+
+
+def _activated(active: Activation, changed: bool) -> LayerChange:
+    ways = list(active.how.values())
+    return LayerChange(ACTIVE, active.layer, changed, {way: ways.count(way) for way in sorted(set(ways))}, indexes_were_swapped(active))
+
+
+def _taken_away(layer: str, done: TakenAway | None) -> LayerChange:
+    if done is None:
+        return LayerChange(INACTIVE, layer, False)
+    return LayerChange(
+        INACTIVE,
+        done.layer,
+        True,
+        removed=[f"/{path}" for path in done.removed],
+        restored=[f"/{path}" for path in done.restored],
+        second_copies=[f"/{path}" for path in done.second_copies],
+        kept=list(done.kept),
+    )
+
+
+def _would_change(root: Path, state: str, layer: str) -> bool:
+    active = activated.read(root)
+    under_way = activated.read_journal(root) is not None
+    if state == ACTIVE:
+        found = activation.find(root, layer)
+        if active is None and not under_way:
+            readiness.check(root, Store(root), found)
+        else:
+            activation.refuse_another(active, found)
+        return active is None
+    if state == INACTIVE:
+        return under_way or (active is not None and layer in ("", active.layer))
+    return activation.droppable(root, layer).exists()

@@ -1,0 +1,132 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Thin module: see gpunode/layers.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gpu_layer
+short_description: Put a captured driver layer in place, take it away, or drop it
+version_added: 0.1.0
+description:
+  - A captured layer lies inert in the image's store. This module puts exactly that into place, or takes exactly that away again.
+  - Each is a transaction. Interrupted at any point, the next run takes an activation back and finishes a deactivation.
+  - Nothing is overwritten. A file in the way, a replaced file that is not what it was at the bake, or a damaged store refuse the layer by
+    name, before anything is touched.
+  - Taking away removes only what was put there and is unchanged since, by content, mode and owner, and restores what had made way.
+  - Kernel modules are neither loaded nor unloaded; M(gpu.prebake.gpu_boot) and M(gpu.prebake.gpu_remove) do that.
+options:
+  layer:
+    description:
+      - Name of the layer, as its folder in the store is called. Needed for C(active) and C(absent).
+      - With C(inactive), another layer that is active stays; without a name, whatever is active is taken away.
+    type: str
+  state:
+    description:
+      - C(active) puts the layer in place, C(inactive) takes it away, C(absent) drops it from the store.
+      - A layer that is active is not dropped, and one that was baked in place can neither be put in place nor dropped.
+    type: str
+    choices: [active, inactive, absent]
+    default: active
+attributes:
+  check_mode:
+    support: full
+    description: Says whether it would change something, and fails where it would be refused; changes nothing.
+author:
+  - gpu-prebake maintainers (@gpu-prebake)
+"""
+
+EXAMPLES = r"""
+- name: Put the driver in place
+  gpu.prebake.gpu_layer:
+    layer: cuda-580.126.09-open-6.1.0-45-cloud-amd64
+
+- name: Take away what is in place
+  gpu.prebake.gpu_layer:
+    state: inactive
+
+- name: Drop it from the store
+  gpu.prebake.gpu_layer:
+    layer: cuda-580.126.09-open-6.1.0-45-cloud-amd64
+    state: absent
+"""
+
+RETURN = r"""
+layer:
+  description: The layer that this was about; empty where nothing was active.
+  returned: success
+  type: str
+  sample: cuda-580.126.09-open-6.1.0-45-cloud-amd64
+how:
+  description: How many files are in place in which way, C(link), C(reflink), C(copy), or C(made) for symbolic links.
+  returned: success
+  type: dict
+  sample: {"copy": 441, "link": 31, "made": 12}
+indexes_swapped:
+  description: Whether the kernel's module indexes came from the bake, instead of a run of depmod.
+  returned: success
+  type: bool
+  sample: true
+removed:
+  description: Paths that were taken away.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/usr/bin/nvidia-smi"]
+restored:
+  description: Paths of the node's own that had made way and are back.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/usr/lib/modules/6.1.0-45-cloud-amd64/modules.dep"]
+second_copies:
+  description: Copies of the layer's libraries in the loader's folder, which a driver container had made, that were taken away.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/usr/lib/x86_64-linux-gnu/libcuda.so.580.126.09"]
+kept:
+  description: What stays because it was changed since, or is not the layer's, with the reason.
+  returned: success
+  type: list
+  elements: str
+  sample: ["/etc/modprobe.d/nvidia.conf: its sha256 was changed after the layer was put in place"]
+code:
+  description: On failure, the cause as a word that never changes (docs/codes.md).
+  returned: failure
+  type: str
+  sample: path_taken
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils.answer import plain, run_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+
+def body(module: AnsibleModule) -> dict[str, Any]:
+    say = ProgressLog(Path("/"), "layer.log")
+    result: dict[str, Any] = plain(
+        layers.set_state(SystemRunner(), module.params["state"], module.params["layer"] or "", module.check_mode, say)
+    )
+    return result
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "layer": {"type": "str"},
+            "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
+        },
+        required_if=[("state", "active", ["layer"]), ("state", "absent", ["layer"])],
+        supports_check_mode=True,
+    )
+    run_module(module, body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""A layer's states as a caller asks for them: by name, under the one lock, by command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import __main__ as command
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, LayerError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+
+from tests.unit.plugins import layernode
+from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, REPLACED, LayerNode, snapshot
+
+TOP = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LayerNode, Manifest]]:
+    monkeypatch.setattr(layers, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(layers.host, "require_root", lambda: None)
+    with layernode.fast_folder() as folder:
+        yield layernode.a_node(folder)
+
+
+@pytest.fixture
+def node(both: tuple[LayerNode, Manifest]) -> LayerNode:
+    return both[0]
+
+
+@pytest.fixture
+def name(both: tuple[LayerNode, Manifest]) -> str:
+    return both[1].layer
+
+
+def wants(node: LayerNode, state: str, layer: str = "", check: bool = False) -> LayerChange:
+    return layers.set_state(node, state, layer, check, root=node.root)
+
+
+def test_each_state_is_reached_once(node: LayerNode, name: str) -> None:
+    before = snapshot(node.root)
+    changes = [(state, wants(node, state, name).changed) for state in (ACTIVE, ACTIVE, INACTIVE, INACTIVE, ABSENT, ABSENT)]
+    assert changes == [(ACTIVE, True), (ACTIVE, False), (INACTIVE, True), (INACTIVE, False), (ABSENT, True), (ABSENT, False)]
+    assert snapshot(node.root) == before
+
+
+def test_the_answer_says_what_was_done(node: LayerNode, name: str) -> None:
+    done = wants(node, ACTIVE, name)
+    assert (done.layer, done.indexes_swapped) == (name, True)
+    assert set(done.how) == {"link", "copy", "made"}
+    (node.root / REPLACED).write_text("mine")
+    gone = wants(node, INACTIVE)
+    assert gone.layer == name
+    assert f"/{MODULE}" in gone.removed
+    assert f"/{DELETED}" in gone.restored
+    assert gone.kept == [f"/{REPLACED}: its sha256 was changed after the layer was put in place"]
+
+
+def test_another_layer_stays_where_a_name_is_given(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    assert not wants(node, INACTIVE, "cuda-1.2-open-6.1").changed
+    assert activated.read(node.root)
+
+
+def test_an_active_layer_is_not_absent_by_itself(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    for check in (True, False):
+        with pytest.raises(LayerError, match="deactivate it first"):
+            wants(node, ABSENT, name, check)
+
+
+@pytest.mark.parametrize("state", [ACTIVE, INACTIVE, ABSENT])
+def test_check_changes_nothing_and_says_what_would(node: LayerNode, name: str, state: str) -> None:
+    if state == INACTIVE:
+        wants(node, ACTIVE, name)
+    before, calls = snapshot(node.root, "none"), len(node.calls)
+    assert wants(node, state, name, check=True).changed
+    assert snapshot(node.root, "none") == before
+    assert len(node.calls) == calls
+    wants(node, state, name)
+    assert not wants(node, state, name, check=True).changed
+
+
+def test_check_fails_where_the_layer_would_be_refused(node: LayerNode, name: str) -> None:
+    node.put(LIBRARY, "foreign")
+    with pytest.raises(LayerError, match=LIBRARY):
+        wants(node, ACTIVE, name, check=True)
+
+
+@pytest.mark.parametrize(("state", "layer"), [(ACTIVE, ""), (ABSENT, ""), ("gone", "x")])
+def test_what_cannot_be_meant_is_refused(node: LayerNode, state: str, layer: str) -> None:
+    with pytest.raises(InputError):
+        wants(node, state, layer)
+
+
+def test_an_unknown_layer_is_named_with_those_that_are_there(node: LayerNode, name: str) -> None:
+    with pytest.raises(LayerError, match=name):
+        wants(node, ACTIVE, "cuda-1.2-open-6.1")
+
+
+# --- two at once -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [ACTIVE, INACTIVE, ABSENT])
+def test_a_second_run_leaves_and_names_the_first(node: LayerNode, name: str, state: str) -> None:
+    before = snapshot(node.root, "none")
+    with files.locked(layers.LOCK, "a bake"), pytest.raises(BusyError, match="a bake"):
+        wants(node, state, name)
+    assert snapshot(node.root, "none") == before
+
+
+def test_of_two_at_once_one_does_it_and_the_other_leaves(node: LayerNode, name: str) -> None:
+    """The first is stopped in the middle, with the lock in hand, until the second has been refused."""
+    stop, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+
+        def say(line: str) -> None:
+            if line == "activate: place":
+                os.write(stop[1], b"x")
+                os.read(go[0], 1)
+
+        try:
+            layers.set_state(node, ACTIVE, name, say=say, root=node.root)
+        finally:
+            os._exit(0)
+    os.read(stop[0], 1)
+    with pytest.raises(BusyError, match=str(child)):
+        wants(node, ACTIVE, name)
+    os.write(go[1], b"x")
+    os.waitpid(child, 0)
+    assert not wants(node, ACTIVE, name).changed
+    assert activated.read_journal(node.root) is None
+    for end in (*stop, *go):
+        os.close(end)
+
+
+def test_a_killed_run_frees_the_lock_and_the_next_goes_on(node: LayerNode, name: str) -> None:
+    before = snapshot(node.root)
+    child = os.fork()
+    if child == 0:
+
+        def die(line: str) -> None:
+            if line == "activate: place":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        layers.set_state(node, ACTIVE, name, say=die, root=node.root)
+    os.waitpid(child, 0)
+    assert activated.read_journal(node.root)
+    assert wants(node, INACTIVE).changed
+    assert snapshot(node.root) == before
+    assert wants(node, ACTIVE, name).changed
+
+
+# --- the command line ----------------------------------------------------------------------------------------------------
+
+
+def runs(node: LayerNode, *words: str) -> tuple[int, dict[str, Any], str]:
+    out, err = io.StringIO(), io.StringIO()
+    status = command.main(["--root", str(node.root), *words], node, out, err)
+    return status, json.loads(out.getvalue()), err.getvalue()
+
+
+def test_commands_do_it_and_answer_in_json(node: LayerNode, name: str) -> None:
+    before = snapshot(node.root)
+    status, answer, said = runs(node, "activate", name)
+    assert (status, answer["state"], answer["changed"]) == (0, "active", True)
+    assert "activate: record" in said.splitlines()
+    assert runs(node, "--check", "deactivate")[1]["changed"] is True
+    assert runs(node, "deactivate")[1]["layer"] == name
+    assert snapshot(node.root) == before
+    assert runs(node, "discard", name)[0] == 0
+    assert layernode.store_files(node.root) == set()
+
+
+def test_a_refusal_has_its_code(node: LayerNode) -> None:
+    status, answer, said = runs(node, "activate", "cuda-1.2-open-6.1")
+    assert (status, answer["code"]) == (1, "layer_missing")
+    assert said.startswith("layer_missing: ")
+
+
+def test_busy_has_a_status_of_its_own(node: LayerNode) -> None:
+    with files.locked(layers.LOCK, "a bake"):
+        status, answer, _ = runs(node, "deactivate")
+    assert (status, answer["code"]) == (75, "busy")
+
+
+@pytest.mark.parametrize("words", [[], ["activate"], ["discard"], ["remove"]])
+def test_wrong_usage_is_two(node: LayerNode, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main(words, node)
+    assert caught.value.code == 2
+    assert "usage: gpunode" in capsys.readouterr().err
+
+
+@pytest.mark.subprocess
+def test_it_runs_as_a_module_without_the_collection(tmp_path: Path) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "gpunode", "--root", str(tmp_path), "--check", "deactivate"],
+        env={"PYTHONPATH": str(TOP / "plugins/module_utils"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    answer = json.loads(shown.stdout)
+    assert answer["code"] == "not_root" if os.geteuid() else answer["changed"] is False, shown.stderr
