@@ -1,7 +1,7 @@
 # The commands of this project; CI calls the same names. README.md says what each is for.
 SHELL := /bin/bash
 VENV := $(shell lab/setup.sh --venv)
-export PATH := $(VENV)/bin:$(PATH)
+export PATH := $(CURDIR)/bin:$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
 # The lab needs root: namespaces, mounts, file owners. sudo would choose a PATH of its own.
@@ -24,13 +24,14 @@ lint:
 	yamllint --strict .
 	ansible-lint -q
 	antsibull-changelog lint
-	git ls-files -z '*.sh' .ci/run molecule/shared/inventory | xargs -0 shellcheck
+	git ls-files -z '*.sh' .ci/run bin/gpu-prebake molecule/shared/inventory | xargs -0 shellcheck
 	for folder in packer packer/image; do packer fmt -check $$folder || exit 1; done
 	packer validate -var host=192.0.2.1 -var vars_file=/dummy.json packer/existing-machine.pkr.hcl
 	for b in $(PACKER_BUILDERS); do packer validate -only=$$b.image -var-file=packer/dummy.pkrvars.hcl packer/image || exit 1; done
 
 types:
 	mypy plugins/module_utils/gpunode lab bench
+	mypy src
 
 unit:
 	pytest tests/unit -n 2

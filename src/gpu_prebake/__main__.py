@@ -1,0 +1,5 @@
+"""``python -m gpu_prebake``."""
+
+from gpu_prebake.cli import main
+
+main()

@@ -1,0 +1,164 @@
+"""The command line: commands of our own, or ansible-playbook's own arguments (Packer's ansible provisioner)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from gpu_prebake import exits, options, report, request, session
+from gpu_prebake.collection import Collection, CollectionMissingError, find
+from gpu_prebake.driver import program
+from gpu_prebake.exits import Exit
+from gpu_prebake.request import Request
+
+REPORT_VARIABLE = "GPU_PREBAKE_REPORT"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the collection's playbook that it runs, what --help says, and variables that the user's own override."""
+
+    name: str
+    playbook: str
+    text: str
+    variables: dict[str, Any] = field(default_factory=dict)
+
+
+COMMANDS = (
+    Command("bake", "prebake", "Bake an NVIDIA driver into the images of machines (role nvidia_prebake)."),
+    Command("boot", "boot", "Bring up the NVIDIA driver of live nodes (role gpu_boot).", {"gpu_boot_progress": True}),
+)
+
+_EPILOG = f"""\b
+Exit statuses:
+{exits.table()}
+
+Called with ansible-playbook's own arguments (gpu-prebake -i INVENTORY PLAYBOOK), it runs that playbook and ends with Ansible's own exit
+status: the `command` of Packer's ansible provisioner.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Ends the process with the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and is_playbook_call(words):
+        sys.exit(_as_ansible_playbook(words))
+    cli.main(args=words, prog_name="gpu-prebake")
+
+
+def is_playbook_call(words: Sequence[str]) -> bool:
+    """Whether the arguments are ansible-playbook's: they begin with an option that is none of ours, or with a playbook."""
+    first = words[0]
+    if first in ("--help", "-h", "--version"):
+        return False
+    return first.startswith("-") or Path(first).is_file()
+
+
+def version() -> str:
+    """As ansible-playbook words it: Packer reads the first number, takes it for Ansible's, and writes its inventory to suit."""
+    found = report.versions(_collection_or_none())
+    lines = [f"gpu-prebake [core {found['ansible_core']}]"]
+    lines += [f"  {name.replace('_', ' ')} version = {text or 'not found'}" for name, text in found.items()]
+    return "\n".join(lines)
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(version())
+        context.exit()
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Versions, Ansible's first.")
+def cli() -> None:
+    """NVIDIA drivers baked into images, and brought up on GPU nodes."""
+
+
+def _report_option(name: str) -> click.Option:
+    return click.Option(
+        ["report_path", "--report"],
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=Path(f"gpu-prebake-{name}.json"),
+        show_default=True,
+        envvar=REPORT_VARIABLE,
+        show_envvar=True,
+        help="Where the report goes, JSON.",
+    )
+
+
+def _add(command: Command) -> None:
+    def run(report_path: Path, **values: Any) -> None:
+        sys.exit(_run_command(command, report_path, values))
+
+    cli.add_command(
+        click.Command(
+            command.name, params=[*options.params(), _report_option(command.name)], callback=run, help=command.text, epilog=_EPILOG
+        )
+    )
+
+
+for _command in COMMANDS:
+    _add(_command)
+
+
+def _run_command(command: Command, report_path: Path, values: dict[str, Any]) -> int:
+    _check_inventory(values["inventory"])
+    try:
+        collection = find()
+    except CollectionMissingError as error:
+        raise click.UsageError(str(error)) from error
+    ours = ["--extra-vars", json.dumps(command.variables)] if command.variables else []
+    asked = Request(
+        command=command.name,
+        arguments=(*ours, *options.arguments(values), collection.playbook(command.playbook)),
+        inventory=values["inventory"],
+        extra_vars=values["extra_vars"],
+        limit=values["limit"] or "",
+        check=values["check"],
+        verbosity=values["verbose"],
+        ask_pass=values["ask_pass"],
+        ask_become_pass=values["ask_become_pass"],
+        vault_prompts=request.vault_prompts(values["ask_vault_pass"], values["vault_id"]),
+        report=report_path,
+    )
+    # An inventory that none of Ansible's plugins can read is an error, and not an empty one.
+    return session.play(asked, collection, {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True", **collection.environment}, _console())
+
+
+def _check_inventory(given: Sequence[str]) -> None:
+    if not given and not os.environ.get("ANSIBLE_INVENTORY"):
+        raise click.UsageError("no inventory: give -i FILE, or host names with a comma at the end (-i node1,)")
+    for one in given:
+        if "," not in one and not Path(one).expanduser().exists():
+            raise click.UsageError(f"inventory {one}: no such file or folder; host names need a comma at the end ({one},)")
+
+
+def _as_ansible_playbook(words: Sequence[str]) -> int:
+    collection = _collection_or_none()
+    environment = collection.environment if collection else {}
+    if request.asks_only(words):
+        os.execvpe(program(), [program(), *words], {**os.environ, **environment})
+    named = os.environ.get(REPORT_VARIABLE)
+    return session.play(request.from_playbook_arguments(words, Path(named) if named else None), collection, environment, _console())
+
+
+def _collection_or_none() -> Collection | None:
+    try:
+        return find()
+    except CollectionMissingError:
+        return None
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+__all__ = ["COMMANDS", "Exit", "main"]

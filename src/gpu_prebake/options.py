@@ -1,0 +1,81 @@
+"""The options of ansible-playbook's users, which each command has, and the command line that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+_VALUE, _LIST, _FLAG, _COUNT = "value", "list", "flag", "count"
+# Flags as ansible-playbook has them (the long form is handed on), kind, help.
+_OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("-i", "--inventory"), _LIST, "Inventory file, folder or script, or host names with a comma."),
+    (("-l", "--limit"), _VALUE, "Only these hosts, a pattern."),
+    (("-e", "--extra-vars"), _LIST, "Variables: key=value, JSON or YAML, or @FILE."),
+    (("-C", "--check"), _FLAG, "Only say what would be done."),
+    (("-D", "--diff"), _FLAG, "Show differences."),
+    (("-t", "--tags"), _LIST, "Only plays and tasks with these tags."),
+    (("--skip-tags",), _LIST, "None with these tags."),
+    (("-f", "--forks"), _VALUE, "How many hosts at a time."),
+    (("-u", "--user"), _VALUE, "User to log in as."),
+    (("-c", "--connection"), _VALUE, "Connection plugin."),
+    (("-T", "--timeout"), _VALUE, "Seconds to wait for a connection."),
+    (("--private-key", "--key-file"), _VALUE, "File with the private key for the login."),
+    (("-k", "--ask-pass"), _FLAG, "Ask for the login's password."),
+    (("--connection-password-file", "--conn-pass-file"), _VALUE, "File with the login's password."),
+    (("--ssh-common-args",), _VALUE, "Arguments for ssh, sftp and scp."),
+    (("--ssh-extra-args",), _VALUE, "Arguments for ssh only."),
+    (("--sftp-extra-args",), _VALUE, "Arguments for sftp only."),
+    (("--scp-extra-args",), _VALUE, "Arguments for scp only."),
+    (("-b", "--become"), _FLAG, "Become another user; the plays ask for root by themselves."),
+    (("--become-method",), _VALUE, "How: sudo, su, doas and others."),
+    (("--become-user",), _VALUE, "Which user."),
+    (("-K", "--ask-become-pass"), _FLAG, "Ask for the password for that."),
+    (("--become-password-file", "--become-pass-file"), _VALUE, "File with the password for that."),
+    (("--vault-id",), _LIST, "Vault identity: LABEL@FILE, or LABEL@prompt."),
+    (("-J", "--ask-vault-pass", "--ask-vault-password"), _FLAG, "Ask for the vault's password."),
+    (("--vault-password-file", "--vault-pass-file"), _LIST, "File with the vault's password."),
+    (("-v", "--verbose"), _COUNT, "Ansible's own output too; -vvv for more."),
+)
+# Options whose value may begin with a dash are joined to it, as ansible-playbook itself needs it.
+_JOINED = ("--ssh-common-args", "--ssh-extra-args", "--sftp-extra-args", "--scp-extra-args")
+
+
+def long_flag(flags: tuple[str, ...]) -> str:
+    """The option's name for ansible-playbook."""
+    return next(flag for flag in flags if flag.startswith("--"))
+
+
+def parameter(flags: tuple[str, ...]) -> str:
+    """The name that its value has."""
+    return long_flag(flags).lstrip("-").replace("-", "_")
+
+
+def params() -> list[click.Parameter]:
+    """The options for a command."""
+    found: list[click.Parameter] = []
+    for flags, kind, text in _OPTIONS:
+        name = parameter(flags)
+        if kind == _FLAG:
+            found.append(click.Option([name, *flags], is_flag=True, help=text))
+        elif kind == _COUNT:
+            found.append(click.Option([name, *flags], count=True, help=text))
+        else:
+            found.append(click.Option([name, *flags], multiple=kind == _LIST, metavar="TEXT", help=text))
+    return found
+
+
+def arguments(values: Mapping[str, Any]) -> list[str]:
+    """The command line for ansible-playbook, without the playbook."""
+    words: list[str] = []
+    for flags, kind, _ in _OPTIONS:
+        flag, value = long_flag(flags), values[parameter(flags)]
+        if kind == _FLAG:
+            words += [flag] if value else []
+        elif kind == _COUNT:
+            words += [f"-{'v' * value}"] if value else []
+        else:
+            for one in value if kind == _LIST else [value] if value is not None else []:
+                words += [f"{flag}={one}"] if flag in _JOINED else [flag, one]
+    return words

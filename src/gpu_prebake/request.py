@@ -1,0 +1,114 @@
+"""What is asked for, whether by a command of ours or by ansible-playbook's own arguments, as Packer gives them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+# These ask ansible-playbook for an answer, or talk with a person: there is nothing to follow.
+_ANSWERS = ("-h", "--help", "--list-hosts", "--list-tasks", "--list-tags", "--syntax-check", "--step")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run. ``arguments`` is ansible-playbook's whole command line; what else is here was read out of it."""
+
+    command: str
+    arguments: tuple[str, ...]
+    inventory: tuple[str, ...] = ()
+    extra_vars: tuple[str, ...] = ()
+    limit: str = ""
+    check: bool = False
+    verbosity: int = 0
+    ask_pass: bool = False
+    ask_become_pass: bool = False
+    vault_prompts: tuple[str, ...] = ()
+    report: Path | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a command of ours, with our exit statuses."""
+        return self.command != "ansible-playbook"
+
+
+class _UnreadableError(Exception):
+    """Arguments that ansible-playbook will refuse itself."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UnreadableError(message)
+
+
+def asks_only(arguments: Sequence[str]) -> bool:
+    """Whether ansible-playbook is only asked something."""
+    return any(word in _ANSWERS for word in arguments)
+
+
+def from_playbook_arguments(words: Sequence[str], report: Path | None) -> Request:
+    """A request with ansible-playbook's own command line; ``--report FILE`` among it is ours."""
+    arguments, named = _without_report(words)
+    try:
+        found, _ = _parser().parse_known_args(arguments)
+    except _UnreadableError:
+        return Request("ansible-playbook", tuple(arguments), report=named or report)
+    return Request(
+        command="ansible-playbook",
+        arguments=tuple(arguments),
+        inventory=tuple(found.inventory),
+        extra_vars=tuple(found.extra_vars),
+        limit=found.limit,
+        check=found.check,
+        verbosity=found.verbose,
+        ask_pass=found.ask_pass,
+        ask_become_pass=found.ask_become_pass,
+        vault_prompts=vault_prompts(found.ask_vault_pass, found.vault_id),
+        report=named or report,
+    )
+
+
+def vault_prompts(ask: bool, vault_ids: Sequence[str]) -> tuple[str, ...]:
+    """The labels for which Ansible will prompt; empty text for the vault without one."""
+    labels = [
+        label for label, at, source in (text.rpartition("@") for text in vault_ids) if at and source in ("prompt", "prompt_ask_vault_pass")
+    ]
+    return tuple([*labels, *([""] if ask else [])])
+
+
+def _without_report(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    kept: list[str] = []
+    named: Path | None = None
+    waiting = iter(words)
+    for word in waiting:
+        if word == "--report":
+            named = Path(next(waiting, ""))
+        elif word.startswith("--report="):
+            named = Path(word.partition("=")[2])
+        else:
+            kept.append(word)
+    return kept, named
+
+
+def _parser() -> _Parser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-i", "--inventory", action="append", default=[])
+    parser.add_argument("-e", "--extra-vars", action="append", default=[])
+    parser.add_argument("--vault-id", action="append", default=[])
+    parser.add_argument("-l", "--limit", default="")
+    parser.add_argument("-v", "--verbose", action="count", default=0)
+    for flags in (("-C", "--check"), ("-k", "--ask-pass"), ("-K", "--ask-become-pass"), ("-b", "--become"), ("-D", "--diff")):
+        parser.add_argument(*flags, action="store_true")
+    parser.add_argument("-J", "--ask-vault-pass", "--ask-vault-password", action="store_true")
+    for flags in (
+        ("-u", "--user"),
+        ("-c", "--connection"),
+        ("-f", "--forks"),
+        ("-T", "--timeout"),
+        ("-M", "--module-path"),
+        ("-t", "--tags"),
+    ):
+        parser.add_argument(*flags)
+    return parser

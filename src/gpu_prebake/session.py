@@ -1,0 +1,89 @@
+"""One run from request to exit status: display, driver, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+from rich.console import Console
+
+from gpu_prebake import display, report
+from gpu_prebake.collection import Collection
+from gpu_prebake.driver import Driver, prompts
+from gpu_prebake.exits import Exit
+from gpu_prebake.nodes import Run
+from gpu_prebake.redact import Redactor, extra_vars
+from gpu_prebake.request import Request
+
+_NO_HOSTS = ("leaves us with no hosts to target", "no hosts matched")
+
+
+def play(request: Request, collection: Collection | None, environment: Mapping[str, str], console: Console) -> int:
+    """Runs it and returns the exit status: ours for our commands, Ansible's own for its own arguments."""
+    redactor = Redactor()
+    redactor.learn("", extra_vars(request.extra_vars))
+    answers = _ask(request, redactor)
+    shown = display.make(console, redactor.text)
+    run = Run(shown, redactor.text, request.verbosity)
+    driver = Driver(run, request.arguments, environment, answers)
+    began, start = datetime.now(timezone.utc), time.monotonic()
+    with shown.showing():
+        rc = driver.play()
+    status = exit_status(rc, run, driver.interrupts > 0)
+    entries = redactor.data([report.node(node) for node in run.nodes.values()])
+    document: dict[str, Any] = {
+        "schema": report.SCHEMA,
+        "command": request.command,
+        "outcome": status.name.lower(),
+        "exit_status": int(status),
+        "ansible_exit_status": rc,
+        "began": began.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - start, 3),
+        "check": request.check,
+        "inventory": list(request.inventory),
+        "limit": request.limit,
+        "extra_vars": redactor.data(extra_vars(request.extra_vars)),
+        "versions": report.versions(collection),
+        "nodes": entries,
+        "messages": [] if status is Exit.OK else run.said[-20:],
+    }
+    for line in report.summary(entries):
+        shown.said(line)
+    if status is Exit.NOTHING:
+        shown.said("no node matches the inventory and --limit: nothing was done")
+    if request.report:
+        report.write(request.report, document)
+        shown.said(f"report: {request.report}")
+    return int(status) if request.is_own else rc
+
+
+def exit_status(rc: int, run: Run, was_interrupted: bool) -> Exit:
+    """What Ansible's exit status and what was seen of each node mean together."""
+    outcomes = {node.outcome for node in run.nodes.values()}
+    if was_interrupted:
+        return Exit.INTERRUPTED
+    if "failed" in outcomes:
+        return Exit.FAILED
+    if "unreachable" in outcomes:
+        return Exit.UNREACHABLE
+    if not run.nodes and (run.matched_nothing or any(text in said for said in run.said for text in _NO_HOSTS)):
+        return Exit.NOTHING
+    if rc == 0:
+        return Exit.OK
+    return Exit.ERROR if run.nodes else Exit.USAGE
+
+
+def _ask(request: Request, redactor: Redactor) -> dict[str, str]:
+    answers = {}
+    ssh_password = ""
+    for shown, pattern in prompts(request.ask_pass, request.ask_become_pass, request.vault_prompts):
+        is_become = shown.startswith("BECOME")
+        answer = click.prompt(shown, hide_input=True, default=ssh_password if is_become and ssh_password else None, show_default=False)
+        if shown.startswith("SSH"):
+            ssh_password = answer
+        redactor.add(answer)
+        answers[pattern] = answer
+    return answers
