@@ -1,6 +1,7 @@
 """Baked images: a native node, baked by real `packer build`, its root made into a disk; made once and kept, by what it was made from.
 
-The folder of one: a VM's disk (lab/disk.py), `report.json` (the role's), `packer.log`, `containers.log` and `bake.json`.
+The folder of one: a VM's disk (lab/disk.py), `report.json` (the role's), `gpu-prebake.json` (docs/cli.md), `packer.log`, `containers.log`
+and `bake.json`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,8 +79,8 @@ def variables(reference: str, kver: str) -> dict[str, Any]:
 
 
 def playbook_program() -> str:
-    """The ansible-playbook beside this Python, by its path: Packer's own PATH may be another."""
-    return shutil.which("ansible-playbook", path=host.search_path()) or "ansible-playbook"
+    """What Packer runs for ansible-playbook: it shows the node's lines as well."""
+    return str(paths.TOP / "bin/gpu-prebake")
 
 
 def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) -> float:
@@ -100,8 +100,9 @@ def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) ->
     name = node.state.name
     say(f"{name}: packer build")
     begin = time.monotonic()
-    with following(log, f"{name}: packer"), following(node.root / "var/log/gpu-prebake/bake.log", f"{name}: node"):
-        host.run(argv, timeout_s=PACKER_TIMEOUT_S, log=log, env={"CHECKPOINT_DISABLE": "1"})
+    with following(log, f"{name}: packer"):
+        env = {"CHECKPOINT_DISABLE": "1", "GPU_PREBAKE_REPORT": str(out / "gpu-prebake.json")}
+        host.run(argv, timeout_s=PACKER_TIMEOUT_S, log=log, env=env)
     return time.monotonic() - begin
 
 

@@ -60,6 +60,9 @@ class Plain(Watcher):
         for line in self._hide(message(step, result)).splitlines():
             self._print(f"{node.name}: {line}")
 
+    def waiting(self, node: Node, step: Step, seconds: float) -> None:
+        self._print(f"{node.name}: {short(step.name)}: still at it after {seconds:.0f} s")
+
     def said(self, text: str) -> None:
         for line in text.splitlines():
             self._print(line)

@@ -45,7 +45,7 @@ class Driver:
             answers = Path(folder) / "interrupted"
             answers.mkdir()
             config = self._config(folder, answers)
-            runner = Runner(config=config, event_handler=self.run.take, cancel_callback=self._is_to_be_killed)
+            runner = Runner(config=config, event_handler=self.run.take, cancel_callback=self._each_half_second)
             runner.run()
             if self.interrupts:
                 self._take_answers(answers)
@@ -89,8 +89,9 @@ class Driver:
             if self.run.pid:
                 os.kill(self.run.pid, signal.SIGINT)
 
-    def _is_to_be_killed(self) -> bool:
-        """Asked every half second: an interrupt before Ansible has begun, a second one, or one that takes too long."""
+    def _each_half_second(self) -> bool:
+        """Whether Ansible is to be killed: an interrupt before it has begun, a second one, or one that takes too long."""
+        self.run.tick()
         if not self.interrupts:
             return False
         return not self.run.pid or self.interrupts > 1 or time.monotonic() - self._interrupted_at > GRACE_S

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LINES_KEPT = 200
+SILENCE_S = 30.0
+_PROMPT = re.compile(r"(SSH|BECOME|Vault) password.*:\s*$")  # asked and answered already
 _LINE = re.compile(r"(\S+) \| (.*)")
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -38,6 +40,7 @@ class Node:
 
     name: str
     step: Step | None = None
+    heard: float = 0.0
     steps: list[Step] = field(default_factory=list)
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_KEPT))
     failed: Mapping[str, Any] | None = None
@@ -72,6 +75,9 @@ class Watcher:
 
     def ended(self, node: Node, step: Step, result: Mapping[str, Any]) -> None:
         """A step ended."""
+
+    def waiting(self, node: Node, step: Step, seconds: float) -> None:
+        """A step has been without a sign of life for a while; it has taken ``seconds`` so far."""
 
     def said(self, text: str) -> None:
         """Ansible said something that is no step: a warning, an error, a difference."""
@@ -115,6 +121,14 @@ class Run:
             self._say(text)
         return False
 
+    def tick(self) -> None:
+        """Called often: says which steps have not been heard of for a while."""
+        now = self._clock()
+        for node in self.nodes.values():
+            if node.step and now - node.heard > SILENCE_S:
+                node.heard = now
+                self._watcher.waiting(node, node.step, now - node.step.began)
+
     def _node(self, data: Mapping[str, Any]) -> Node:
         return self.nodes.setdefault(data["host"], Node(data["host"]))
 
@@ -122,6 +136,7 @@ class Run:
         node = self._node(data)
         name = self._hide(str(data.get("task") or data.get("task_action") or ""))
         node.step = Step(name, self._clock())
+        node.heard = node.step.began
         self._watcher.began(node, node.step)
 
     def _end(self, outcome: str, data: Mapping[str, Any]) -> None:
@@ -153,6 +168,7 @@ class Run:
         for node in self.nodes.values():
             node.failed = node.failed if node.name in data.get("failures", {}) else None
             node.unreachable = node.unreachable if node.name in data.get("dark", {}) else ""
+            node.changed = node.name in data.get("changed", {})  # a result under no_log does not say it
 
     def _output(self, text: str) -> None:
         for raw in text.splitlines():
@@ -161,8 +177,9 @@ class Run:
             if found and node and node.step:
                 line = self._hide(clean(found[2]))
                 node.lines.append(line)
+                node.heard = self._clock()
                 self._watcher.line(node, line)
-            elif raw.strip():
+            elif raw.strip() and not _PROMPT.match(raw):
                 self._say(raw)
 
     def _say(self, text: str) -> None:

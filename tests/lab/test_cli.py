@@ -1,0 +1,82 @@
+"""gpu-prebake against a real node: the compile's lines as they come, the report, an interrupt."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from lab import host, paths
+from tests.lab.bakery import ENVIRONMENT, Bakery
+
+
+def start(bakery: Bakery, report: Path, image: str, **variables: Any) -> subprocess.Popen[str]:
+    _, *words, _ = bakery.argv({"nvidia_prebake_image": bakery.reference(image), **variables})
+    argv = [str(paths.TOP / "bin/gpu-prebake"), "bake", *words, "--report", str(report)]
+    return subprocess.Popen(argv, env=host.environment(ENVIRONMENT), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_for_the_build(bakery: Bakery) -> None:
+    end = time.monotonic() + 90
+    while "make" not in bakery.processes():
+        assert time.monotonic() < end
+        time.sleep(0.3)
+
+
+def jobs(bakery: Bakery) -> str:
+    return bakery.ssh("ls -A /run/gpu-prebake/jobs /root/.ansible_async 2>/dev/null | grep -v : || true").strip()
+
+
+def test_a_bake_shows_the_compiles_lines_while_it_runs_and_reports(bakery: Bakery, tmp_path: Path) -> None:
+    before = bakery.files()
+    process = start(bakery, tmp_path / "r.json", "standin")
+    assert process.stdout
+    shown, seen_at_work = [], False
+    for line in process.stdout:
+        shown.append(line)
+        seen_at_work = seen_at_work or (f"{bakery.node.state.name} | " in line and bakery.processes() != "")
+    out = "".join(shown)
+    try:
+        assert process.wait(timeout=60) == 0, out
+        assert seen_at_work
+        assert "CC [M]" in out
+        assert "\x1b" not in out
+        document = json.loads((tmp_path / "r.json").read_text())
+        node = document["nodes"][0]
+        assert (document["outcome"], node["outcome"], node["action"]) == ("ok", "changed", "build-only")
+        assert (node["driver_version"], node["kernels"]) == ("580.126.09", [bakery.kver])
+        assert node["config_digest"].startswith("sha256:")
+        assert node["baked_bytes"] > 0
+        assert "build" in [step["name"] for step in node["module_steps"]]
+        assert jobs(bakery) == ""
+    finally:
+        bakery.restore(before)
+
+
+def test_an_interrupted_bake_is_taken_back_and_says_so(unchanged: Bakery, tmp_path: Path) -> None:
+    process = start(unchanged, tmp_path / "r.json", "standin-build-hangs", nvidia_prebake_tries=1)
+    wait_for_the_build(unchanged)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=180)
+    assert process.returncode == 130, out
+    node = json.loads((tmp_path / "r.json").read_text())["nodes"][0]
+    assert (node["outcome"], node["code"], node["unfinished_step"]) == ("interrupted", "interrupted", "Build, assert and record")
+    assert jobs(unchanged) == ""
+
+
+def test_a_killed_modules_end_has_a_code_of_its_own(bakery: Bakery, tmp_path: Path) -> None:
+    before = bakery.files()
+    process = start(bakery, tmp_path / "r.json", "standin-build-hangs", nvidia_prebake_tries=1)
+    wait_for_the_build(bakery)
+    bakery.ssh("pkill -9 -f [p]rebake_layer")
+    try:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 4, out
+        assert json.loads((tmp_path / "r.json").read_text())["nodes"][0]["code"] == "module_died"
+        assert jobs(bakery) == ""
+    finally:
+        assert bakery.bake().rc == 0, "the next bake takes back what the killed one left"
+        bakery.restore(before)

@@ -1,0 +1,182 @@
+"""The program as it is called, with real ansible-runner against this machine by a local connection."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+from click.testing import CliRunner
+
+from gpu_prebake import cli, exits, options
+
+TOP = Path(__file__).parents[3]
+PLAY = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Say something
+      ansible.builtin.debug: {msg: "the password is {{ the_password }}"}
+    - name: Hide something
+      ansible.builtin.command: echo {{ hidden }}
+      no_log: true
+      changed_when: true
+    - name: Fail here
+      ansible.builtin.fail: {msg: on purpose}
+      when: inventory_hostname == 'bad'
+"""
+INVENTORY = """
+all:
+  vars: {ansible_connection: local, ansible_python_interpreter: /usr/bin/python3, hidden: not-to-be-seen}
+  hosts:
+    good:
+    bad:
+    away: {ansible_connection: ssh, ansible_host: 127.0.0.1, ansible_port: 1}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "play.yml").write_text(PLAY)
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    return tmp_path
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "GPU_PREBAKE_R"))}
+    env = {**kept, "PYTHONPATH": str(TOP / "src"), "HOME": str(folder), "TERM": "xterm"}
+    argv = [sys.executable, "-m", "gpu_prebake", *words]
+    return subprocess.Popen(argv, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def run(folder: Path, *words: str) -> tuple[int, str]:
+    process = start(folder, *words)
+    out, _ = process.communicate(timeout=120)
+    return process.returncode, out
+
+
+def reported(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "r.json").read_text())
+    return found
+
+
+def test_a_playbook_with_ansible_playbooks_arguments_a_failure_and_a_node_out_of_reach(folder: Path) -> None:
+    rc, out = run(folder, "-i", "hosts.yml", "-e", "the_password=hunter22", "--report", "r.json", "play.yml")
+    assert rc == 4, out  # as ansible-playbook: a node out of reach weighs more than a failed one
+    assert re.search(r"^\d\d:\d\d:\d\d bad: Fail here: failed in \d+\.\d s$", out, re.MULTILINE), out
+    assert "on purpose" in out
+    assert "the password is ********" in out
+    document = reported(folder)
+    everything = out + json.dumps(document)
+    assert "hunter22" not in everything
+    assert "not-to-be-seen" not in everything
+    assert "\x1b" not in out
+    assert {node["name"]: node["outcome"] for node in document["nodes"]} == {"good": "changed", "bad": "failed", "away": "unreachable"}
+    assert (document["exit_status"], document["ansible_exit_status"]) == (4, 4)
+    assert document["versions"]["ansible_core"]
+    assert [step["name"] for step in document["nodes"][0]["steps"]][:1] == ["Say something"]
+    assert list(folder.glob("gpu-prebake*")) == []
+
+
+def test_our_own_commands_have_statuses_of_their_own(folder: Path) -> None:
+    rc, out = run(folder, "bake", "-i", "hosts.yml", "--limit", "nobody", "--report", "r.json")
+    assert (rc, reported(folder)["outcome"]) == (3, "nothing"), out
+    (folder / "broken.yml").write_text("all: [")
+    rc, out = run(folder, "bake", "-i", "broken.yml", "--report", "r.json")
+    assert (rc, reported(folder)["outcome"]) == (2, "usage"), out
+    rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "good", "-C", "-e", "nvidia_prebake_enabled=true", "--report", "r.json")
+    assert rc == 4, out
+    assert reported(folder)["nodes"][0]["code"] == "bad_input"
+    rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "away", "-e", "nvidia_prebake_enabled=true", "--report", "r.json")
+    assert (rc, reported(folder)["nodes"][0]["code"]) == (5, "unreachable"), out
+
+
+def test_an_interrupt_ends_ansible_and_says_where_each_node_is(folder: Path) -> None:
+    (folder / "play.yml").write_text(PLAY.replace("echo {{ hidden }}", "sleep 60"))
+    process = start(folder, "-i", "hosts.yml", "-l", "good", "-e", "the_password=x", "--report", "r.json", "play.yml")
+    assert process.stdout
+    for line in process.stdout:
+        if "Hide something" in line:
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 99, out
+    document = reported(folder)
+    assert document["outcome"] == "interrupted"
+    assert (document["nodes"][0]["outcome"], document["nodes"][0]["unfinished_step"]) == ("interrupted", "Hide something")
+
+
+def test_passwords_are_asked_for_and_answered(folder: Path) -> None:
+    secret = folder / "secret"
+    secret.write_text("vault-word")
+    (folder / "secret.yml").write_text("the_password: from the vault\n")
+    tool = Path(sys.executable).with_name("ansible-vault")
+    subprocess.run([tool, "encrypt", "--vault-password-file", secret, folder / "secret.yml"], check=True, capture_output=True)
+    words = ["-i", "hosts.yml", "-l", "good", "-J", "-e", "@secret.yml", "play.yml"]
+    env = {**os.environ, "PYTHONPATH": str(TOP / "src"), "TERM": "xterm"}
+    # On a terminal: the live display too.
+    child = pexpect.spawn(sys.executable, ["-m", "gpu_prebake", *words], cwd=str(folder), env=env, encoding="utf-8", timeout=60)
+    child.expect("Vault password:")
+    child.sendline("vault-word")
+    child.expect(pexpect.EOF)
+    child.close()
+    shown = child.before or ""
+    assert child.exitstatus == 0, shown
+    assert "from the vault" in shown
+    assert "changed" in shown
+    assert "vault-word" not in shown
+
+
+def test_version_begins_with_ansibles_as_packer_reads_it() -> None:
+    found = re.search(r"\w (\d+\.\d+[.\d+]*)", CliRunner().invoke(cli.cli, ["--version"]).output)
+    assert found
+    assert found[1] == __import__("ansible").__version__
+
+
+@pytest.mark.parametrize("command", [command.name for command in cli.COMMANDS])
+def test_each_command_has_a_playbook_and_shows_the_statuses(command: str) -> None:
+    assert [(TOP / f"playbooks/{c.playbook}.yml").is_file() for c in cli.COMMANDS if c.name == command] == [True]
+    shown = [line.strip() for line in CliRunner().invoke(cli.cli, [command, "--help"]).output.splitlines()]
+    assert [line for line in exits.table().splitlines() if line.strip() not in shown] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["bake"], "no inventory", id="no inventory"),
+        pytest.param(["bake", "-i", "node1"], "host names need a comma", id="a name without a comma"),
+        pytest.param(["bake", "--nonsense"], "No such option", id="an unknown option"),
+    ],
+)
+def test_bad_usage(words: Sequence[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANSIBLE_INVENTORY", raising=False)
+    result = CliRunner().invoke(cli.cli, words)
+    assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+def test_the_docs_show_the_statuses() -> None:
+    text = (TOP / "docs/cli.md").read_text()
+    assert [
+        f"| {status.value} | {meaning} |" for status, meaning in exits.MEANINGS.items() if f"| {status.value} | {meaning} |" not in text
+    ] == []
+
+
+def test_every_option_is_handed_on() -> None:
+    values: dict[str, Any] = {}
+    for flags, kind, _ in options._OPTIONS:
+        values[options.parameter(flags)] = {"flag": True, "count": 2, "list": ("x", "y"), "value": "-z"}[kind]
+    words = options.arguments(values)
+    assert words.count("--extra-vars") == 2
+    assert "--ssh-extra-args=-z" in words
+    assert "-vv" in words
+    assert {"--check", "--diff", "--become", "--ask-pass", "--limit"} <= set(words)

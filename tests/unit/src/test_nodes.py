@@ -1,0 +1,131 @@
+"""From ansible-runner's events to what is known of each node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gpu_prebake import report
+from gpu_prebake.exits import Exit
+from gpu_prebake.nodes import Run, Watcher
+from gpu_prebake.session import exit_status
+
+
+class Heard(Watcher):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.texts: list[str] = []
+        self.waits: list[float] = []
+
+    def line(self, node: Any, line: str) -> None:
+        self.lines.append(f"{node.name}: {line}")
+
+    def said(self, text: str) -> None:
+        self.texts.append(text)
+
+    def waiting(self, node: Any, step: Any, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def run(heard: Heard, clock: Clock) -> Run:
+    return Run(heard, lambda text: text.replace("hunter22", "***"), clock=clock)
+
+
+def event(kind: str, host: str = "", stdout: str = "", **data: Any) -> dict[str, Any]:
+    return {"event": kind, "pid": 7, "stdout": stdout, "event_data": {**({"host": host} if host else {}), **data}}
+
+
+def begin(run: Run, host: str, task: str = "Build") -> None:
+    run.take(event("runner_on_start", host, task=task))
+
+
+def test_lines_go_to_the_node_they_name_cleaned_and_without_secrets(run: Run, heard: Heard) -> None:
+    begin(run, "a")
+    run.take(event("verbose", stdout="a |  1.00 CC \x1b[31mx.o\nb | not a node\na | login hunter22"))
+    assert heard.lines == ["a:  1.00 CC x.o", "a: login ***"]
+    assert heard.texts == ["b | not a node"]
+
+
+def test_a_step_is_timed_and_a_silent_one_is_said_to_be_alive(run: Run, heard: Heard, clock: Clock) -> None:
+    begin(run, "a")
+    clock.now = 20.0
+    run.take(event("verbose", stdout="a | line"))
+    clock.now = 45.0
+    run.tick()
+    assert heard.waits == []
+    clock.now = 51.0
+    run.tick()
+    run.tick()
+    assert heard.waits == [51.0]
+    run.take(event("runner_on_ok", "a", res={"changed": True}, task_action="apt"))
+    assert [(s.name, s.seconds, s.outcome) for s in run.nodes["a"].steps] == [("Build", 51.0, "changed")]
+
+
+def test_outcomes_and_statuses(run: Run) -> None:
+    for host in "abcd":
+        begin(run, host)
+    run.take(event("runner_on_ok", "a", res={}, task_action="x"))
+    run.take(event("runner_on_failed", "b", res={"code": "compile_failed", "msg": "m"}, task_action="gpu.prebake.prebake_layer"))
+    run.take(event("runner_on_unreachable", "c", res={"msg": "no route"}, task_action="x"))
+    assert {name: node.outcome for name, node in run.nodes.items()} == {"a": "ok", "b": "failed", "c": "unreachable", "d": "unfinished"}
+    assert exit_status(2, run, False) is Exit.FAILED
+    assert exit_status(99, run, True) is Exit.INTERRUPTED
+    assert report.node(run.nodes["b"])["code"] == "compile_failed"
+    assert report.node(run.nodes["c"])["message"] == "no route"
+    assert report.node(run.nodes["d"])["unfinished_step"] == "Build"
+    run.take(event("playbook_on_stats", failures={}, dark={"c": 1}))
+    assert run.nodes["b"].outcome == "ok", "a playbook has rescued it"
+    assert exit_status(4, run, False) is Exit.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("rc", "said", "status"),
+    [
+        pytest.param(0, "skipping: no hosts matched", Exit.NOTHING, id="nothing in the inventory"),
+        pytest.param(
+            1, "[ERROR]: Specified inventory, host pattern and/or --limit leaves us with no hosts to target.", Exit.NOTHING, id="limit"
+        ),
+        pytest.param(1, "[ERROR]: Unable to parse", Exit.USAGE, id="bad inventory"),
+        pytest.param(0, "", Exit.OK, id="an empty play"),
+    ],
+)
+def test_statuses_without_a_node(run: Run, rc: int, said: str, status: Exit) -> None:
+    run.take(event("error", stdout=said))
+    assert exit_status(rc, run, False) is status
+
+
+def test_a_bake_and_a_boot_in_the_report(run: Run) -> None:
+    begin(run, "a")
+    identity = {"version": "580.1", "kind": "cuda", "flavour": "open", "kver": "6.1", "config_digest": "sha256:1"}
+    baked = {"identity": identity, "files": 30, "bytes": 1000, "image": "r/i:t", "steps": [{"name": "build", "seconds": 1}]}
+    run.take(event("runner_on_ok", "a", res={"changed": True, "report": baked}, task_action="gpu.prebake.prebake_layer"))
+    entry = report.node(run.nodes["a"])
+    wanted = {"action": "build-only", "driver_version": "580.1", "kernels": ["6.1"], "baked_bytes": 1000, "config_digest": "sha256:1"}
+    assert {name: entry[name] for name in wanted} == wanted
+
+    begin(run, "b")
+    failed = {"action": "install", "reason_code": "never_baked", "code": "no_device", "msg": "m", "steps": []}
+    run.take(event("runner_on_failed", "b", res=failed, task_action="gpu.prebake.gpu_boot"))
+    entry = report.node(run.nodes["b"])
+    assert (entry["action"], entry["reason_code"], entry["code"], entry["outcome"]) == ("install", "never_baked", "no_device", "failed")
