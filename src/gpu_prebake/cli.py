@@ -35,6 +35,7 @@ class Command:
 COMMANDS = (
     Command("bake", "prebake", "Bake an NVIDIA driver into the images of machines (role nvidia_prebake)."),
     Command("boot", "boot", "Bring up the NVIDIA driver of live nodes (role gpu_boot).", {"gpu_boot_progress": True}),
+    Command("remove", "remove", "Take away what was baked or brought up here, and say what is left (role gpu_remove)."),
 )
 
 _EPILOG = f"""\b

@@ -15,6 +15,7 @@ from gpu_prebake.nodes import Node
 
 SCHEMA = 1
 _BOOT_FIELDS = ("result", "refused", "provisional", "containers", "containerd_restarted", "device_check")
+_REMOVE_FIELDS = ("result", "reason", "removed", "left", "services", "modules", "images", "containerd_restarted", "reboot_needed")
 _FAILURE_FIELDS = ("container_output", "dkms_log", "log", "replaced", "deleted", "stderr", "stdout", "cmd", "rc")
 
 
@@ -41,6 +42,9 @@ def node(one: Node) -> dict[str, Any]:
         entry.update(_bake(one.bake))
     if one.boot is not None:
         entry.update(_boot(one.boot))
+    if one.remove is not None:
+        entry.update({name: one.remove[name] for name in _REMOVE_FIELDS if name in one.remove}, action="remove")
+        entry["module_steps"] = one.remove.get("steps", [])
     if failed is not None:
         entry.update(code=str(failed.get("code", "")), message=str(failed.get("msg", "")))
         entry.update(details={name: failed[name] for name in _FAILURE_FIELDS if failed.get(name)})

@@ -129,3 +129,11 @@ def test_a_bake_and_a_boot_in_the_report(run: Run) -> None:
     run.take(event("runner_on_failed", "b", res=failed, task_action="gpu.prebake.gpu_boot"))
     entry = report.node(run.nodes["b"])
     assert (entry["action"], entry["reason_code"], entry["code"], entry["outcome"]) == ("install", "never_baked", "no_device", "failed")
+
+
+def test_a_removal_in_the_report(run: Run) -> None:
+    begin(run, "a")
+    result = {"changed": True, "result": "removed", "left": [{"what": "x", "why": "y"}], "reboot_needed": False, "steps": []}
+    run.take(event("runner_on_ok", "a", res=result, task_action="gpu.prebake.gpu_remove"))
+    entry = report.node(run.nodes["a"])
+    assert (entry["action"], entry["result"], entry["left"]) == ("remove", "removed", [{"what": "x", "why": "y"}])
