@@ -36,7 +36,8 @@ def message(step: Step, result: Mapping[str, Any]) -> str:
     """What an ended step has to say besides its outcome: why it failed, or what it is there to tell."""
     if step.outcome in ("failed", "unreachable", "ignored"):
         return failure(result)
-    return str(result.get("msg", "")) if result.get("_ansible_verbose_always") else ""
+    told = result.get("msg", "") if result.get("_ansible_verbose_always") else ""
+    return "\n".join(map(str, told)) if isinstance(told, list) else str(told)
 
 
 class Plain(Watcher):
