@@ -60,7 +60,7 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 def run(folder: Path, *words: str) -> tuple[int, str]:
     process = start(folder, *words)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=240)
     return process.returncode, out
 
 
@@ -109,7 +109,7 @@ def test_an_interrupt_ends_ansible_and_says_where_each_node_is(folder: Path) -> 
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=180)
     assert process.returncode == 99, out
     document = reported(folder)
     assert document["outcome"] == "interrupted"
@@ -125,7 +125,7 @@ def test_passwords_are_asked_for_and_answered(folder: Path) -> None:
     words = ["-i", "hosts.yml", "-l", "good", "-J", "-e", "@secret.yml", "play.yml"]
     env = {**os.environ, "PYTHONPATH": str(TOP / "src"), "TERM": "xterm"}
     # On a terminal: the live display too.
-    child = pexpect.spawn(sys.executable, ["-m", "gpu_prebake", *words], cwd=str(folder), env=env, encoding="utf-8", timeout=60)
+    child = pexpect.spawn(sys.executable, ["-m", "gpu_prebake", *words], cwd=str(folder), env=env, encoding="utf-8", timeout=180)
     child.expect("Vault password:")
     child.sendline("vault-word")
     child.expect(pexpect.EOF)
