@@ -65,6 +65,7 @@ RECIPES = {
         Recipe("standin-no-build-only", known_actions=("copy", "install")),
         Recipe("standin-build-fails", fault="compile"),
         Recipe("standin-build-hangs", fault="hang"),
+        Recipe("standin-build-hangs-once", fault="hang-once"),
         Recipe("standin-fills-disk", fault="fill-disk"),
         Recipe("standin-refuses-skip", refuse_skip=True),
         Recipe("standin-proprietary", licence="NVIDIA"),
@@ -148,7 +149,7 @@ def _build(out: Path, recipe: Recipe, version: str, lower: list[Path]) -> None:
         driverparts.build_top(top, version, config_sh(recipe, version), "build-only" not in recipe.known_actions)
         name = reference(recipe, version)
         tag = name.rpartition(":")[2]
-        written = ocilayout.write_layout(out / "layout", tag, [*lower, top], labels(recipe, version))
+        written = ocilayout.write_layout(out / "layout", tag, [*lower, top], labels(recipe, version), ["/entrypoint.sh"])
     image = {"name": recipe.name, "reference": name, **asdict(written), "version": version, "kind": recipe.kind}
     (out / "image.json").write_text(json.dumps(image))
 

@@ -83,14 +83,14 @@ def read_layer(folder: Path) -> Layer:
     return Layer(**json.loads((folder / "layer.json").read_text()))
 
 
-def write_layout(layout: Path, tag: str, layers: Sequence[Path], labels: Mapping[str, str]) -> Written:
+def write_layout(layout: Path, tag: str, layers: Sequence[Path], labels: Mapping[str, str], command: Sequence[str]) -> Written:
     """Make an OCI layout with one image of the layers in the folders `layers`, the lowest first (files are linked)."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
     found = [read_layer(folder) for folder in layers]
     for folder, layer in zip(layers, found):
         _link(folder / LAYER_FILE, blobs / layer.digest.partition(":")[2])
-    config = _blob(blobs, CONFIG_TYPE, image_config([layer.diff_id for layer in found], labels))
+    config = _blob(blobs, CONFIG_TYPE, image_config([layer.diff_id for layer in found], labels, command))
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
@@ -104,7 +104,7 @@ def write_layout(layout: Path, tag: str, layers: Sequence[Path], labels: Mapping
     return Written(str(descriptor["digest"]), str(config["digest"]))
 
 
-def image_config(diff_ids: Sequence[str], labels: Mapping[str, str]) -> dict[str, Any]:
+def image_config(diff_ids: Sequence[str], labels: Mapping[str, str], command: Sequence[str]) -> dict[str, Any]:
     """The image's config. No entrypoint: `ctr run` would put it in front of the command that it is given."""
     return {
         "created": "2026-06-01T00:00:00Z",
@@ -112,7 +112,7 @@ def image_config(diff_ids: Sequence[str], labels: Mapping[str, str]) -> dict[str
         "os": "linux",
         "config": {
             "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-            "Cmd": ["/entrypoint.sh"],
+            "Cmd": list(command),
             "Labels": dict(sorted(labels.items())),
         },
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},

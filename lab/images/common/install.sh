@@ -112,7 +112,7 @@ build() {
   step libraries
 
   dkms status
-  modinfo -k "$kernel" nvidia
+  modinfo -k "$kernel" nvidia | sed '/^signature:/d; /^\t\t/d' # without the bytes of the signature
   step registered
 
   write_marker "$kernel"

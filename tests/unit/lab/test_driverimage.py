@@ -18,6 +18,7 @@ NAMES = (
     "standin-accept-no-device",
     "standin-build-fails",
     "standin-build-hangs",
+    "standin-build-hangs-once",
     "standin-fills-disk",
     "standin-grid",
     "standin-no-build-only",
@@ -78,7 +79,7 @@ def test_labels_say_that_a_standin_is_one() -> None:
 
 
 def test_image_has_no_entrypoint_that_ctr_would_put_before_its_command() -> None:
-    config = ocilayout.image_config(["sha256:0"], {})["config"]
+    config = ocilayout.image_config(["sha256:0"], {}, ["/entrypoint.sh"])["config"]
     assert "Entrypoint" not in config
     assert config["Cmd"] == ["/entrypoint.sh"]
 
@@ -102,7 +103,7 @@ def test_same_files_make_the_same_image(tmp_path: Path) -> None:
         layer = tmp_path / name
         layer.mkdir()
         ocilayout.write_layer(_tree(tmp_path / f"tree-{name}"), layer)
-        written.append(ocilayout.write_layout(tmp_path / f"layout-{name}", "1", [layer], {"x": "y"}))
+        written.append(ocilayout.write_layout(tmp_path / f"layout-{name}", "1", [layer], {"x": "y"}, ["/x"]))
     assert written[0] == written[1]
     index = json.loads((tmp_path / "layout-a/index.json").read_text())
     assert index["manifests"][0]["digest"] == written[0].digest
