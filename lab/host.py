@@ -166,7 +166,12 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def kill_group(process: subprocess.Popen[str]) -> None:
+def end(pid: int) -> None:
+    """End what `spawn` started here, with all that is in its group."""
+    kill_group(_children.pop(pid))
+
+
+def kill_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
     """Kill a process that was started as the leader of its own group, with all that is in the group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
