@@ -8,6 +8,8 @@ import time
 from lab import driverimage
 from tests.lab.bakery import Bakery
 
+TRY_S = 30  # four times what the try that works takes alone
+
 
 def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery: Bakery) -> None:
     before = bakery.files()
@@ -38,6 +40,23 @@ def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery:
         layers = [p.parent.name for p in (bakery.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")]
         assert layers == [f"cuda-550.90.07-open-{bakery.kver}"]
         assert "580.126.09" not in "".join(p for p in bakery.files() if p not in before)
+    finally:
+        bakery.restore(before)
+
+
+def test_a_build_that_hangs_past_its_timeout_is_undone_and_the_next_try_works(bakery: Bakery) -> None:
+    before = bakery.files()
+    bakery.ssh("rm -f /dev/shm/standin-has-hung")
+    try:
+        ran = bakery.bake("standin-build-hangs-once", nvidia_prebake_tries=2, nvidia_prebake_try_s=TRY_S)
+        assert ran.rc == 0, ran.out
+        said = bakery.ssh("cat /var/log/gpu-prebake/bake.log")
+        assert f"timed out after {TRY_S} s, killed" in said
+        assert "this build hung before and goes on now" in said
+        layer = json.loads(next((bakery.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")).read_text())
+        assert (layer["tries"], layer["identity"]["version"]) == (2, "580.126.09")
+        assert bakery.mounts() == bakery.processes() == ""
+        assert "sleep" not in bakery.ssh("ps -e -o comm=")
     finally:
         bakery.restore(before)
 
