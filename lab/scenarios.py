@@ -22,7 +22,7 @@ from lab.progress import say
 
 OUT = paths.TOP / "build/scenarios"
 SIDE_BY_SIDE = 2  # each VM has one processor, the machines two
-TIMEOUT_S = 1200.0
+TIMEOUT_S = 3000.0
 CORE = "core"
 """The part that `make test` runs."""
 

@@ -15,7 +15,7 @@ from lab.node import Node, wait_end
 from lab.progress import say, step
 from lab.record import Record
 
-BOOT_TIMEOUT_S = 480.0  # for a machine that does much else; alone it takes 15 to 25
+BOOT_TIMEOUT_S = 900.0  # for a machine that does much else; alone it takes 15 to 25
 STOP_TIMEOUT_S = 90.0
 PORTS = range(22200, 22400)
 
