@@ -47,8 +47,9 @@ test-vm: setup
 test: check test-lab test-vm
 
 # Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
-# artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of).
-PART ?= core nvidia collection packer page faults
+# artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of),
+# scenarios (those in VMs that are not core: docs/scenarios.md).
+PART ?= core nvidia collection packer page faults scenarios
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -71,6 +72,9 @@ test-part-collection: setup
 test-part-page:
 	@lab/setup.sh chromium
 	pytest tests/page --durations=5
+
+test-part-scenarios: setup
+	$(LAB) lab.scenarios --part scenarios
 
 # Bakes with Packer, boots three nodes, shows what each did.
 demo: setup
