@@ -197,11 +197,14 @@ def _pull(
 ) -> None:
     for attempt in range(1, tries + 1):
         say(f"pulling {source} (try {attempt} of {tries})")
+        limit_s = deadline.cut_s(timeout_s, f"pulling {source}")
         try:
-            containerd.pull(source, deadline.cut_s(timeout_s, f"pulling {source}"))
+            containerd.pull(source, limit_s)
             return
         except CommandError as error:
             reason = (error.output.strip().splitlines() or [str(error)])[-1]
+            if error.timed_out:  # the last that ctr said is its progress
+                reason = f"the pull did not end within {limit_s:.0f} s"
             if _NO_SPACE.search(error.output):
                 raise ImageError(
                     f"driver image {source} cannot be pulled, a filesystem is full: {reason}. "

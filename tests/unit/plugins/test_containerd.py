@@ -92,6 +92,14 @@ def test_three_tries_are_all(node: FakeNode) -> None:
     assert len(pulls(node)) == 3
 
 
+def test_a_registry_that_says_nothing_is_called_that_and_not_by_ctrs_progress(node: FakeNode) -> None:
+    node.images.clear()
+    node.pulls = [Reply(out="resolving\nelapsed: 11.8s  total: 0.0 B (0.0 B/s)\n", seconds=500)] * 9
+    with pytest.raises(ImageError, match=r"after 3 tries: the pull did not end within 120 s\. Check that this machine") as caught:
+        ensure(node)
+    assert caught.value.code == "image_unreachable"
+
+
 @pytest.mark.parametrize(
     "answer",
     [
