@@ -57,7 +57,7 @@ def config() -> Path:
         "  GlobalKnownHostsFile /dev/null\n"
         "  LogLevel ERROR\n"
         "  BatchMode yes\n"
-        "  ConnectTimeout 15\n"
+        "  ConnectTimeout 60\n"
         "  ServerAliveInterval 15\n"
         "  ServerAliveCountMax 8\n"
     )
