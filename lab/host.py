@@ -21,6 +21,8 @@ TOOLS = {
     "ip": "iproute2",
     "iptables": "iptables",
     "mke2fs": "e2fsprogs",
+    "mkfs.btrfs": "btrfs-progs",
+    "mkfs.xfs": "xfsprogs",
     "mmdebstrap": "mmdebstrap",
     "nsenter": "util-linux",
     "qemu-img": "qemu-utils",

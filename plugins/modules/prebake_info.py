@@ -26,7 +26,9 @@ options:
     description: Driver version in quotes; needed where the tag of I(image) does not say it.
     type: raw
   kernels:
-    description: C(newest) is the one that the boot loader takes by default; or a kernel release, or a list of one.
+    description:
+      - C(newest) is the one that the boot loader takes by default. Or C(all) that are installed, a kernel release, or a list of releases.
+      - In I(mode) C(in_place) they must come to one.
     type: raw
     default: newest
   flavour:
@@ -35,9 +37,11 @@ options:
     choices: [any, open, proprietary]
     default: any
   mode:
-    description: How to bake; C(in_place) leaves the driver live in the image.
+    description:
+      - How to bake. C(in_place) leaves the driver live in the image.
+      - C(captured) leaves the image as it is, and the driver as an inert layer in a store that only root may enter.
     type: str
-    choices: [in_place]
+    choices: [in_place, captured]
     default: in_place
   marker_path:
     description: Where the driver container writes its marker.
@@ -67,11 +71,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-kernel:
-  description: The kernel release that would be baked for.
+kernels:
+  description: The kernel releases that would be baked for.
   returned: success
-  type: str
-  sample: 6.1.0-45-cloud-amd64
+  type: list
+  elements: str
+  sample: [6.1.0-45-cloud-amd64]
 arch:
   description: Architecture of the machine.
   returned: success
@@ -107,7 +112,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     found = preflight.check(Path("/"), runner, Containerd(runner, module.params["hosts_dir"]), request)
     return {
         "changed": False,
-        "kernel": found.kver,
+        "kernels": list(found.kernels),
         "arch": found.arch,
         "missing_packages": list(found.missing_packages),
         "notes": list(found.warnings),
@@ -123,7 +128,7 @@ def main() -> None:
             "version": {"type": "raw"},
             "kernels": {"type": "raw", "default": "newest"},
             "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
-            "mode": {"type": "str", "choices": ["in_place"], "default": "in_place"},
+            "mode": {"type": "str", "choices": ["in_place", "captured"], "default": "in_place"},
             "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
             "min_free_mb": {"type": "int", "default": 3072},
             "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},

@@ -9,7 +9,8 @@ module: prebake_layer
 short_description: Bake an NVIDIA driver into this image
 version_added: 0.1.0
 description:
-  - Runs the driver container's C(build-only) for one kernel, asserts what it left, and records it in a manifest, last.
+  - Runs the driver container's C(build-only), asserts what it left, and records it in a manifest, last; in I(mode) C(captured) for each
+    of several kernels.
   - A failure takes back what the build added. The same inputs again change nothing.
   - The driver image must be there already (M(gpu.prebake.driver_image)), and so must compiler and headers.
   - While it runs, C(/var/log/gpu-prebake/bake.log) on the machine can be followed.
@@ -28,7 +29,9 @@ options:
     description: Driver version in quotes; needed where the tag of I(image) does not say it.
     type: raw
   kernels:
-    description: C(newest) is the one that the boot loader takes by default; or a kernel release, or a list of one.
+    description:
+      - C(newest) is the one that the boot loader takes by default. Or C(all) that are installed, a kernel release, or a list of releases.
+      - In I(mode) C(in_place) they must come to one.
     type: raw
     default: newest
   flavour:
@@ -37,9 +40,11 @@ options:
     choices: [any, open, proprietary]
     default: any
   mode:
-    description: How to bake; C(in_place) leaves the driver live in the image.
+    description:
+      - How to bake. C(in_place) leaves the driver live in the image.
+      - C(captured) leaves the image as it is, and the driver as an inert layer in a store that only root may enter.
     type: str
-    choices: [in_place]
+    choices: [in_place, captured]
     default: in_place
   marker_path:
     description: Where the driver container writes its marker.
@@ -112,8 +117,9 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     runner, hosts_dir = SystemRunner(), module.params["hosts_dir"]
     if module.check_mode:
         return {"changed": bake.would_bake(runner, request, hosts_dir), "report": {}}
-    layer, baked, report = bake.bake(runner, request, hosts_dir, ProgressLog(Path("/"), "bake.log"))
-    return {"changed": baked, "report": report, "release_note": bake.release_note(layer)}
+    baked = bake.bake(runner, request, hosts_dir, ProgressLog(Path("/"), "bake.log"))
+    notes = [bake.release_note(layer) for layer in baked.layers]
+    return {"changed": baked.changed, "report": baked.report, "release_note": "\n".join(notes)}
 
 
 def main() -> None:
@@ -125,7 +131,7 @@ def main() -> None:
             "version": {"type": "raw"},
             "kernels": {"type": "raw", "default": "newest"},
             "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
-            "mode": {"type": "str", "choices": ["in_place"], "default": "in_place"},
+            "mode": {"type": "str", "choices": ["in_place", "captured"], "default": "in_place"},
             "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
             "min_free_mb": {"type": "int", "default": 3072},
             "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},

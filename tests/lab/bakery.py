@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory as listing
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
 
 from lab import base, driverimage, host, inventory, paths, registry
 from lab.native import NativeNode
@@ -67,6 +70,24 @@ class Bakery:
         done = host.run(self.argv(full), timeout_s=600, check=False, env=ENVIRONMENT)
         return Ran(done.rc, done.stdout + done.stderr)
 
+    def capture(self, image: str = "standin", **variables: Any) -> Ran:
+        """A captured bake."""
+        return self.bake(image, nvidia_prebake_mode="captured", **variables)
+
+    def layers(self) -> tuple[Manifest, ...]:
+        """The captured layers in the store, whose objects are whole."""
+        found, problems = manifest.read_all(self.root)
+        assert problems == ()
+        for layer in found:
+            assert layer.mode == manifest.CAPTURED
+            assert Store(self.root).problems(objects_of(layer)) == ()
+        return found
+
+    def report(self) -> dict[str, Any]:
+        """The report of the last bake that did something."""
+        found: dict[str, Any] = json.loads((self.root / manifest.STORE / "bake-report.json").read_text())
+        return found
+
     def start(self, image: str, **variables: Any) -> subprocess.Popen[str]:
         """The same in the background."""
         argv = self.argv({"nvidia_prebake_image": self.reference(image), **variables})
@@ -94,6 +115,11 @@ class Bakery:
 
     def processes(self) -> str:
         return self.ssh("ps -e -o comm= | grep -E 'cc1|make|dkms|install.sh' || true").strip()
+
+    def captures(self) -> list[str]:
+        """What a captured bake has on the machine while it runs: a folder, mounts, its watcher and its PID 1."""
+        shown = "ls /var/lib/gpu-prebake/captures; findmnt -rn -o TARGET | grep gpu-prebake/captures; pgrep -a '^(flock|unshare)$'"
+        return self.ssh(f"({shown}) 2>/dev/null || true").splitlines()
 
     def mounts(self) -> str:
         return self.ssh("findmnt -rn -o TARGET | grep -E '^/usr/lib|^/tmp/overlay|^/opt' || true").strip()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from lab.native import NativeNode
 from tests.lab.bakery import Bakery
+from tests.lab.snapshot import difference, snapshot
 
 
 @pytest.fixture(scope="session")
 def bakery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
     """One node for all tests of a run; each test leaves it as it found it, and says so by `unchanged`."""
-    node = NativeNode.create("bakery")
+    node = NativeNode.create(f"bakery-{os.getpid()}")
     try:
         yield Bakery(node, tmp_path_factory.mktemp("bakery"))
     finally:
@@ -31,3 +33,16 @@ def unchanged(bakery: Bakery) -> Iterator[Bakery]:
     assert bakery.processes() == ""
     if bakery.ssh("systemctl is-active containerd || true").strip() == "active":
         assert bakery.ssh("ctr -n k8s.io containers ls -q").strip() == ""
+
+
+@pytest.fixture
+def pristine(bakery: Bakery) -> Iterator[Bakery]:
+    """The node, which must be as it was, everything outside the store, without a mount, process or container of ours."""
+    before = snapshot(bakery.root)
+    yield bakery
+    assert difference(before, snapshot(bakery.root)) == []
+    assert bakery.captures() == []
+    assert bakery.mounts() == bakery.processes() == ""
+    assert bakery.ssh("ctr -n k8s.io containers ls -q").strip() == ""
+    assert bakery.ssh("systemctl is-active apt-daily.timer apt-daily-upgrade.timer").split() == ["active", "active"]
+    bakery.ssh("rm -rf /var/lib/gpu-prebake")

@@ -15,6 +15,8 @@ _TRANSIENT = re.compile(
     r"Could not get lock|Temporary failure|Connection (?:refused|reset|timed out)|Resource temporarily unavailable|TLS handshake timeout",
     re.I,
 )
+# What the contract's cp says of a library that the build has deleted: an overlay refuses the mark that stands for it.
+_WHITEOUT = re.compile(r"cannot create special file '[^']*?([^'/]+)': Operation not permitted")
 
 
 def first_error(*texts: str | None) -> str | None:
@@ -35,6 +37,12 @@ def is_out_of_space(*texts: str | None) -> bool:
 def is_transient(output: str) -> bool:
     """Whether a failed build may succeed when it is simply run again."""
     return bool(_TRANSIENT.search(output)) and first_error(output) is None
+
+
+def deleted_library(output: str) -> str:
+    """The library whose deletion a build in a sandbox could not hand on; "" where that is not why it failed."""
+    match = _WHITEOUT.search(output)
+    return match[1] if match else ""
 
 
 def last_lines(text: str, count: int = 15) -> str:

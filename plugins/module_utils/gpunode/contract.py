@@ -48,6 +48,9 @@ class Place:
     pid: int = 1
 
 
+HOST = Place()
+
+
 class DriverContainer:
     """Sends actions to a driver image on this host; ``say`` gets each line of output as it comes."""
 
@@ -57,7 +60,7 @@ class DriverContainer:
         runner: Runner,
         root: Path,
         say: Callable[[str], None] = lambda _: None,
-        place: Place = Place(),
+        place: Place = HOST,
     ) -> None:
         self.containerd = containerd
         self.runner = runner
@@ -142,7 +145,7 @@ class DriverContainer:
             mounts.unmount(self.runner, mounts.left_by_container(mounts.current()))
 
 
-def run_argv(containerd: Containerd, reference: str, container: str, action: str, place: Place = Place()) -> list[str]:
+def run_argv(containerd: Containerd, reference: str, container: str, action: str, place: Place = HOST) -> list[str]:
     """The contract's ``ctr run``. Its folders are bound from inside the place: the last step of a run removes ``/opt/gpu``, which a
     mount point there would forbid. Never a second argument after the action: the entrypoint would sleep for ever."""
     sources = {f"{place.base}{folder}": target for folder, target in _FOLDERS.items()}

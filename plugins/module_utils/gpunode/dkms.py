@@ -12,6 +12,13 @@ from pathlib import Path
 
 TREE = "var/lib/dkms"
 MODULE = "nvidia"
+# DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
+OWN_KEYS = (
+    f"{TREE}/mok.key",
+    f"{TREE}/mok.pub",
+    "var/lib/shim-signed/mok/MOK.priv",
+    "var/lib/shim-signed/mok/MOK.der",
+)
 _ENTRY = re.compile(r"nvidia(-current|-open|-srv)?")
 
 

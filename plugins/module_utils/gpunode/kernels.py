@@ -10,7 +10,8 @@ from typing import Any
 from . import bootloader
 from .errors import InputError, PreflightError
 
-NEWEST = "newest"
+NEWEST, ALL = "newest", "all"
+_NONE = "no kernel is installed under {root}lib/modules: install one, or name a release"
 _KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
 
 
@@ -52,21 +53,28 @@ def headers_package(kver: str) -> str:
     return f"linux-headers-{kver}"
 
 
-def target(root: Path, wanted: Any) -> str:
-    """The one kernel to bake for: ``newest``, or a release, or a list of one. Raises InputError, PreflightError.
+def targets(root: Path, wanted: Any) -> tuple[str, ...]:
+    """The kernels to bake for: ``newest``, ``all``, a release, or a list of releases. Raises InputError, PreflightError.
 
     ``newest`` is the one that the boot loader takes by default, which need not be the highest number, and never the running one by
     accident (B3).
     """
-    choices = wanted if isinstance(wanted, list) else [wanted]
-    if len(choices) != 1:
-        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: the mode in_place bakes for exactly one kernel")
-    choice = choices[0]
     present = installed(root)
-    if choice == NEWEST:
-        return _booting(root, present)
+    if wanted in (NEWEST, [NEWEST]):
+        return (_booting(root, present),)
+    if wanted in (ALL, [ALL]):
+        if not present:
+            raise PreflightError(_NONE.format(root=root), code="no_kernel")
+        return present
+    choices = wanted if isinstance(wanted, list) else [wanted]
+    if not choices or len(set(map(str, choices))) != len(choices):
+        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: name each kernel once, or say {NEWEST} or {ALL}")
+    return tuple(_one(root, choice, present) for choice in choices)
+
+
+def _one(root: Path, choice: Any, present: Sequence[str]) -> str:
     if not isinstance(choice, str) or not is_release(choice):
-        raise InputError(f"nvidia_prebake_kernels: {choice!r} is neither newest nor a kernel release as uname -r prints it")
+        raise InputError(f"nvidia_prebake_kernels: {choice!r} is neither {NEWEST} nor {ALL} nor a kernel release as uname -r prints it")
     if choice not in present and not has_headers(root, choice):
         raise PreflightError(
             f"kernel {choice} is not installed; installed are: {_listing(present)}. Install it or name one of these",
@@ -78,7 +86,7 @@ def target(root: Path, wanted: Any) -> str:
 def _booting(root: Path, present: Sequence[str]) -> str:
     """The kernel that boots: the only one, or the one that the boot loader takes by default."""
     if not present:
-        raise PreflightError(f"no kernel is installed under {root}lib/modules: install one, or name a release", code="no_kernel")
+        raise PreflightError(_NONE.format(root=root), code="no_kernel")
     if len(present) == 1:
         return present[0]
     choice = bootloader.default_kernel(root)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import bootloader, foreign, host, imageref, kernels, manifest, marker, toolchain
+from . import bootloader, foreign, host, imageref, kernels, manifest, marker, sandbox, toolchain
 from .containerd import Containerd, imports_dropins
 from .errors import InputError, PreflightError
 from .imageref import DriverWanted
@@ -16,11 +16,12 @@ from .runner import Runner
 
 # Names what was there before a bake that is under way, or was interrupted: see bake.py.
 JOURNAL = f"{manifest.STORE}/bake-under-way.json"
+MODES = (manifest.IN_PLACE, manifest.CAPTURED)
 FLAVOURS = ("any", "open", "proprietary")
 # A full driver: image 0.5 GB unpacked and 0.25 GB packed, its copy in /opt/gpu 0.3 GB, build folder up to 0.8 GB, result 0.3 GB.
 MIN_FREE_MB = 3072
 _MIN_INODES = 20000
-_SPACE_PATHS = ("usr", "var/lib/dkms", "var/lib/containerd", "opt", "tmp", "boot")
+_SPACE_PATHS = ("usr", "var/lib/dkms", manifest.STORE, "var/lib/containerd", "opt", "tmp", "boot")
 _BOOT_MIN_MB = 64
 
 
@@ -31,7 +32,7 @@ class BakeRequest:
     wanted: DriverWanted
     kernels: Any = kernels.NEWEST
     flavour: str = "any"
-    mode: str = "in_place"
+    mode: str = manifest.IN_PLACE
     marker_path: str = marker.DEFAULT_PATH
     tries: int = 3
     delay_s: float = 10.0
@@ -42,9 +43,9 @@ class BakeRequest:
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:
     """Validates the options of a bake, as a role's variables give them. Raises InputError."""
-    mode = params.get("mode") or "in_place"
-    if mode != "in_place":
-        raise InputError(f"nvidia_prebake_mode: {mode!r} is not known; known is in_place")
+    mode = params.get("mode") or manifest.IN_PLACE
+    if mode not in MODES:
+        raise InputError(f"nvidia_prebake_mode: {mode!r} is not one of {', '.join(MODES)}")
     flavour = params.get("flavour") or "any"
     if flavour not in FLAVOURS:
         raise InputError(f"nvidia_prebake_flavour: {flavour!r} is not one of {', '.join(FLAVOURS)}")
@@ -77,9 +78,9 @@ def _or(value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the target kernel, the architecture, packages that a compile still needs, and what is only worth saying."""
+    """What was found: the target kernels, the architecture, packages that a compile still needs, and what is only worth saying."""
 
-    kver: str
+    kernels: tuple[str, ...]
     arch: str
     missing_packages: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -89,16 +90,21 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
     """Raises GpuNodeError when a bake must not begin; changes nothing."""
     host.require_root()
     arch = host.require_supported(root, os.uname().machine)
-    kver = kernels.target(root, request.kernels)
+    targets = kernels.targets(root, request.kernels)
+    if request.mode == manifest.IN_PLACE and len(targets) != 1:
+        raise InputError(f"nvidia_prebake_kernels: {', '.join(targets)}: the mode in_place bakes for exactly one kernel")
     if not (root / JOURNAL).exists():  # else what is here is an interrupted bake's, which the next one takes back before it looks again
         _refuse_foreign(root, arch)
+    if request.mode == manifest.CAPTURED:
+        sandbox.require(root)
     require_space(root, request.min_free_mb)
     if not containerd.is_ready():
         raise PreflightError(
             "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
             code="containerd_unavailable",
         )
-    return Preflight(kver, arch, toolchain.missing_packages(runner, kver, root), _warnings(root, arch, request))
+    missing = [name for kver in targets for name in toolchain.missing_packages(runner, kver, root)]
+    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), _warnings(root, arch, request))
 
 
 def require_tools(root: Path, runner: Runner, kver: str) -> None:
@@ -107,12 +113,13 @@ def require_tools(root: Path, runner: Runner, kver: str) -> None:
 
 
 def _refuse_foreign(root: Path, arch: str) -> None:
-    layers, problems = manifest.read_all(root)
+    found_layers, problems = manifest.read_all(root)
     if problems:
         raise PreflightError(
             f"an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{manifest.LAYERS}",
             code="manifest_invalid",
         )
+    layers = [m for m in found_layers if m.mode == manifest.IN_PLACE]  # a captured one accounts for nothing in the image itself
     versions = {m.identity.version for m in layers}
     found = foreign.signs(root, arch, versions, {e.path for m in layers for e in m.files})
     if found:

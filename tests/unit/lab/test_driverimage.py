@@ -19,6 +19,8 @@ NAMES = (
     "standin-build-fails",
     "standin-build-hangs",
     "standin-build-hangs-once",
+    "standin-changes-distribution",
+    "standin-deletes-library",
     "standin-fills-disk",
     "standin-grid",
     "standin-no-build-only",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,7 @@ class FakeNode:
         self.sandbox_pid = 4242
         self.sandbox_says = "ready 4242"
         self.watcher_dies = False
+        self.overlays: list[FakeOverlay] = []
         self._make_root()
         self.add_image(IMAGE)
 
@@ -249,14 +253,41 @@ class FakeNode:
         return FakeRunning(at_end=None if self.watcher_dies else lambda: self._take_sandbox_away(words[-1]))
 
     def _take_sandbox_away(self, folder: str) -> None:
+        self.overlays = [overlay for overlay in self.overlays if not overlay.merged.is_relative_to(folder)]
         shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            Path(folder).parent.rmdir()
 
     def _do_flock(self, words: list[str]) -> Reply:
         self._take_sandbox_away(words[-1])
         return Reply()
 
     def _do_mount(self, words: list[str]) -> Reply:
+        if words[:2] == ["-t", "overlay"]:
+            options = dict(option.split("=") for option in words[4].split(","))
+            overlay = FakeOverlay(Path(options["lowerdir"]), Path(options["upperdir"]), Path(words[-1]))
+            overlay.mount(self.root / manifest.STORE)
+            self.overlays.append(overlay)
         return Reply()
+
+    def _do_nsenter(self, words: list[str]) -> Reply:
+        assert words[:3] == ["-t", str(self.sandbox_pid), "-m"], words
+        assert words[3] == "depmod", words
+        with self._in_sandbox(self.overlays[0].merged):
+            modules = sorted(str(p) for p in (self.root / "lib/modules" / words[4]).glob("updates/**/*.ko"))
+            self.put(f"usr/lib/modules/{words[4]}/modules.dep", "".join(f"{Path(m).name}:\n" for m in modules))
+        return Reply()
+
+    @contextlib.contextmanager
+    def _in_sandbox(self, merged: Path) -> Iterator[None]:
+        """What is done to the node's files in the body happens in ``merged``, and shows in the upper folders."""
+        outside, self.root = self.root, merged
+        try:
+            yield
+        finally:
+            self.root = outside
+            for overlay in self.overlays:
+                overlay.sync([other.merged for other in self.overlays if other is not overlay])
 
     def _answer(self, words: list[str]) -> Reply:
         name = words[0].replace("-", "_")
@@ -299,6 +330,10 @@ class FakeNode:
         if what == ["run", "--rm"]:
             return Reply(out=self.entrypoint) if words[3:] == ["gpuask", "cat", "/entrypoint.sh"] else Reply(1, err="no such file")
         if what == ["run", "--privileged"]:
+            source = next(word for word in words if "dst=/mnt/gpu" in word).split("src=")[1].split("/opt/gpu")[0]
+            if source:
+                with self._in_sandbox(Path(source)):
+                    return self._run_driver(words[-3], words[-1])
             return self._run_driver(words[-3], words[-1])
         assert what[0] in ("tasks", "snapshots") or what == ["images", "label"], words
         return Reply()
@@ -322,9 +357,8 @@ class FakeNode:
         if len(words) == 1:
             file = Path(words[0])
         else:
-            assert words[:2] == ["-b", str(self.root)]
-            assert words[2] == "-k"
-            file = self.root / "lib/modules" / words[3] / "updates/dkms" / f"{words[4]}.ko"
+            assert (words[0], words[2]) == ("-b", "-k")
+            file = Path(words[1]) / "lib/modules" / words[3] / "updates/dkms" / f"{words[4]}.ko"
         if not file.is_file():
             return Reply(1, err=f"modinfo: ERROR: Module {words[-1]} not found.\n")
         return Reply(out=f"filename:       {file}\n" + file.read_text(encoding="utf-8"))
@@ -404,6 +438,88 @@ class FakeNode:
 
     def _do_umount(self, words: list[str]) -> Reply:
         return Reply()
+
+
+@dataclass(frozen=True)
+class FakeOverlay:
+    """An overlay by copying: ``merged`` begins as a copy of ``lower``, and ``sync`` writes into ``upper`` what differs then.
+
+    ``copied_up`` are paths that a real one would have copied up as well, without a change.
+    """
+
+    lower: Path
+    upper: Path
+    merged: Path
+    copied_up: list[str] = field(default_factory=list)
+
+    def mount(self, store: Path) -> None:
+        def ignored(folder: str, names: list[str]) -> list[str]:
+            return [name for name in names if Path(folder, name) == store]
+
+        for path in self.merged.iterdir():
+            self._remove(path)
+        shutil.copytree(self.lower, self.merged, symlinks=True, ignore=ignored, dirs_exist_ok=True)
+        for path in self.upper.rglob("*"):
+            if stat.S_ISCHR(path.lstat().st_mode):
+                self._remove(self.merged / path.relative_to(self.upper))
+
+    def sync(self, others: Collection[Path] = ()) -> None:
+        """``others`` are what else is mounted, in which this one has no part."""
+        for path in sorted(self.merged.rglob("*")):
+            inside = path.relative_to(self.merged)
+            if any(path.is_relative_to(other) and other != path and not self.merged.is_relative_to(other) for other in others):
+                continue
+            if str(inside) in self.copied_up or self._differs(path, self.lower / inside):
+                self._copy_up(inside)
+        for path in sorted(self.lower.rglob("*")):
+            inside = path.relative_to(self.lower)
+            if any((self.merged / inside).is_relative_to(other) and not self.merged.is_relative_to(other) for other in others):
+                continue
+            above = self.merged / inside.parent
+            is_seen = above.is_symlink() or not above.is_dir() or str(inside).startswith(manifest.STORE)
+            if not is_seen and not os.path.lexists(self.merged / inside):
+                self._parents(inside)
+                self._remove(self.upper / inside)
+                os.mknod(self.upper / inside, stat.S_IFCHR, os.makedev(0, 0))
+
+    def _differs(self, path: Path, other: Path) -> bool:
+        if not os.path.lexists(other):
+            return True
+        one, two = path.lstat(), other.lstat()
+        if one.st_mode != two.st_mode:
+            return True
+        if stat.S_ISLNK(one.st_mode):
+            return path.readlink() != other.readlink()
+        return stat.S_ISREG(one.st_mode) and path.read_bytes() != other.read_bytes()
+
+    def _copy_up(self, inside: Path) -> None:
+        self._parents(inside)
+        source, target = self.merged / inside, self.upper / inside
+        if source.is_dir() and not source.is_symlink():
+            if target.exists() and not target.is_dir():
+                target.unlink()
+            target.mkdir(exist_ok=True)
+            target.chmod(source.stat().st_mode & 0o7777)
+            return
+        self._remove(target)
+        if stat.S_ISFIFO(source.lstat().st_mode):
+            os.mkfifo(target)
+        else:
+            shutil.copy2(source, target, follow_symlinks=False)
+
+    def _parents(self, inside: Path) -> None:
+        for parent in reversed(list(inside.parents)[:-1]):
+            if not (self.upper / parent).is_dir():
+                (self.upper / parent).unlink(missing_ok=True)
+                (self.upper / parent).mkdir()
+            (self.upper / parent).chmod((self.merged / parent).stat().st_mode & 0o7777)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class FakeRunning:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inventory, manifest, preflight, takeback
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inplace, inventory, manifest, preflight, takeback
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
@@ -25,7 +25,9 @@ def request(**changes: Any) -> BakeRequest:
 
 
 def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]:
-    return bake.bake(node, request(**changes), "", root=node.root)
+    baked = bake.bake(node, request(**changes), "", root=node.root)
+    assert len(baked.layers) == 1
+    return baked.layers[0], baked.changed, baked.report
 
 
 def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: Any) -> GpuNodeError:
@@ -34,7 +36,7 @@ def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: An
     with pytest.raises(error) as caught:
         run(node, **changes)
     assert {p: t for p, t in node.driver_tree().items() if p != MARKER} == {p: t for p, t in before.items() if p != MARKER}
-    assert not (node.root / bake.JOURNAL).exists()
+    assert not (node.root / preflight.JOURNAL).exists()
     assert manifest.read_all(node.root) == ((), ())
     assert not (node.root / "opt/gpu").exists() or not node.driver_runs
     return caught.value
@@ -61,7 +63,7 @@ def test_what_was_baked_is_recorded_and_reported(node: FakeNode) -> None:
     notes = (node.root / "var/lib/gpu-prebake/release-notes.txt").read_text()
     assert notes == bake.release_note(layer) + "\n"
     assert not (node.root / "opt/gpu").exists()
-    assert not (node.root / bake.JOURNAL).exists()
+    assert not (node.root / preflight.JOURNAL).exists()
 
 
 def test_the_release_notes_of_others_stay(node: FakeNode) -> None:
@@ -311,11 +313,11 @@ def test_a_killed_bake_is_taken_back_by_the_next(node: FakeNode, monkeypatch: py
 
     node.scripts = [dies]
     with monkeypatch.context() as patch:
-        patch.setattr(bake.Bake, "take_back", lambda self, before: 0)
+        patch.setattr(inplace.InPlace, "take_back", lambda self, before: 0)
         patch.setattr(takeback, "show_headers", lambda root: None)
         with pytest.raises(PowerCut):
             run(node, kernels=KVER)
-    assert (node.root / bake.JOURNAL).exists()
+    assert (node.root / preflight.JOURNAL).exists()
     assert not (node.root / f"lib/modules/{NEWER}/build").exists()
     node.containers = ["gpuprebuild-1", "somebody-elses"]
     node.put("usr/bin/nvidia-installed-meanwhile", "by apt")
@@ -339,7 +341,7 @@ def test_a_failure_after_the_record_takes_that_back_too(node: FakeNode, monkeypa
 
     def fails_once(path: Path) -> None:
         asked.append(path)
-        if path.name == Path(bake.JOURNAL).name and [p.name for p in asked].count(path.name) == 1:
+        if path.name == Path(preflight.JOURNAL).name and [p.name for p in asked].count(path.name) == 1:
             raise OSError("the disk went away")
         remove(path)
 
@@ -353,7 +355,7 @@ def test_a_failure_after_the_record_takes_that_back_too(node: FakeNode, monkeypa
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"paths": 7}', '{"paths": []}', '{"paths": "usr/bin"}', '{"paths": [1]}'])
 def test_a_broken_journal_removes_nothing(node: FakeNode, text: str) -> None:
-    node.put(bake.JOURNAL, text)
+    node.put(preflight.JOURNAL, text)
     before = node.tree()
     with pytest.raises(BuildError) as caught:
         run(node)
@@ -375,7 +377,7 @@ def test_a_layer_of_ours_is_never_foreign(node: FakeNode) -> None:
 
 def test_what_an_interrupted_bake_left_is_not_taken_for_a_foreign_driver(node: FakeNode) -> None:
     before = sorted(inventory.listing(node.root))
-    node.put(bake.JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
+    node.put(preflight.JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
     node.build()
     found = preflight.check(node.root, node, Containerd(node, ""), request())
-    assert found.kver == KVER
+    assert found.kernels == (KVER,)

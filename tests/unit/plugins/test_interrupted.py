@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, placed, record, remove
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, manifest, placed, preflight, record, remove, sandbox, store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import Result
 
-from tests.unit.plugins import test_apply, test_bake
+from tests.unit.plugins import test_apply, test_bake, test_capturing
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
-from tests.unit.plugins.support import KVER, NEWER
+from tests.unit.plugins.support import IMAGE, KVER, NEWER, VERSION
 
 KILLED, DONE = 9, 0
-MOST_EFFECTS = 400
+MOST_EFFECTS = 700
 
 
 class DyingNode(FakeNode):
@@ -75,14 +75,15 @@ def _count_effects(node: DyingNode) -> None:
         setattr(owner, name, counted)
 
 
-def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object]) -> int:
-    """Kills ``work`` at every effect, runs it again, and compares the node with that of an uninterrupted run. Returns how many."""
+def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object], stride: int) -> int:
+    """Kills ``work`` at every effect, or every ``stride``-th, runs it again, and compares the node with that of an uninterrupted run.
+    Returns at how many effects it could have been killed."""
     prepared = DyingNode(tmp_path / "prepared")
     prepare(prepared)
     clean = prepared.copy(tmp_path / "clean")
     work(clean)
     wanted = state(clean)
-    for number in range(1, MOST_EFFECTS):
+    for number in range(1, MOST_EFFECTS, stride):
         node = prepared.copy(tmp_path / str(number))
         if dies_at(node, number, work):
             return number - 1
@@ -101,9 +102,11 @@ def state(node: FakeNode) -> dict[str, Any]:
         "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
         "placed": (noted.files, noted.links),
         "containerd": (node.root / "run/containerd-config").exists() and (node.root / "run/containerd-config").read_text(),
-        "journal": (node.root / bake.JOURNAL).exists(),
-        "store": (node.root / bake.STORE).exists(),
+        "journal": (node.root / preflight.JOURNAL).exists(),
+        "store": (node.root / manifest.STORE).exists(),
         "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
+        "objects": sorted(p.name for p in (node.root / store.OBJECTS).glob("*/*")),
+        "sandboxes": (node.root / sandbox.CAPTURES).exists(),
         "scratch": [p for p in ("opt/gpu", "opt/actions") if (node.root / p).exists()],
     }
 
@@ -150,15 +153,32 @@ def removes(node: FakeNode) -> object:
     return remove.remove(node, remove.RemoveRequest(), root=node.root)
 
 
+def captured_before(node: FakeNode) -> None:
+    """Two kernels, and a layer of another driver for one of them."""
+    node.add_kernel(NEWER)
+    other = IMAGE.replace(VERSION, "550.90.07")
+    node.add_image(other)
+    node.scripts = [test_capturing.builds(version="550.90.07")]
+    test_capturing.run(node, image=other, kernels=KVER)
+
+
+def captures(node: FakeNode) -> object:
+    node.scripts = [test_capturing.builds()]
+    return test_capturing.run(node, kernels="all")
+
+
 @pytest.mark.parametrize(
-    ("prepare", "work", "at_least"),
+    ("prepare", "work", "at_least", "stride"),
     [
-        pytest.param(baked, boots, 40, id="fast path"),
-        pytest.param(gpu, boots, 40, id="full install"),
-        pytest.param(baked_with_another_version, boots, 60, id="another version out, a full install"),
-        pytest.param(newer_kernel, bakes, 40, id="bake"),
-        pytest.param(brought_up, removes, 60, id="removal after the fast path"),
-        pytest.param(brought_up_by_install, removes, 60, id="removal after a full install"),
+        pytest.param(baked, boots, 40, 1, id="fast path"),
+        pytest.param(gpu, boots, 40, 1, id="full install"),
+        pytest.param(baked_with_another_version, boots, 60, 1, id="another version out, a full install"),
+        pytest.param(newer_kernel, bakes, 40, 1, id="bake"),
+        pytest.param(brought_up, removes, 60, 1, id="removal after the fast path"),
+        pytest.param(brought_up_by_install, removes, 60, 1, id="removal after a full install"),
+        # Two builds, most of whose effects are the same again and again: an odd stride comes to each kind of them.
+        pytest.param(captured_before, captures, 200, 23, id="captured bake for two kernels over another"),
+        pytest.param(captured_before, captures, 200, 1, id="the same, every effect", marks=pytest.mark.faults),
     ],
 )
 def test_killed_at_every_effect_the_next_run_recovers(
@@ -167,6 +187,7 @@ def test_killed_at_every_effect_the_next_run_recovers(
     prepare: Callable[[FakeNode], object],
     work: Callable[[FakeNode], object],
     at_least: int,
+    stride: int,
 ) -> None:
     monkeypatch.setattr(bake, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(remove, "LOCK", tmp_path / "lock")
@@ -174,4 +195,4 @@ def test_killed_at_every_effect_the_next_run_recovers(
     for name in ("sync", "fsync"):  # the end is that of a process, not of a machine
         monkeypatch.setattr(os, name, lambda *_: None)
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", KVER, "#1 SMP", "x86_64")))
-    assert every_kill(tmp_path, prepare, work) >= at_least
+    assert every_kill(tmp_path, prepare, work, stride) >= at_least

@@ -56,44 +56,58 @@ def test_headers_are_there_only_where_a_makefile_is(node: FakeNode) -> None:
 
 @pytest.mark.parametrize("wanted", ["newest", ["newest"]], ids=str)
 def test_the_one_that_boots_is_the_target(node: FakeNode, wanted: Any) -> None:
-    assert kernels.target(node.root, wanted) == KVER, "the only one, whatever the boot loader"
+    assert kernels.targets(node.root, wanted) == (KVER,), "the only one, whatever the boot loader"
     node.add_kernel(NEWER)
     node.add_kernel(OLDER)
     node.put("boot/grub/grub.cfg", grub_menu(NEWER, KVER, OLDER))
-    assert kernels.target(node.root, wanted) == NEWER
+    assert kernels.targets(node.root, wanted) == (NEWER,)
     node.put("boot/grub/grub.cfg", 'set default="2"\n' + grub_menu(NEWER, KVER, OLDER))
-    assert kernels.target(node.root, wanted) == OLDER
+    assert kernels.targets(node.root, wanted) == (OLDER,)
 
 
 def test_which_of_several_boots_is_not_guessed(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     with pytest.raises(PreflightError, match=r"grub\.cfg is not there.*Set nvidia_prebake_kernels") as caught:
-        kernels.target(node.root, "newest")
+        kernels.targets(node.root, "newest")
     assert caught.value.code == "kernel_unclear"
     node.put("boot/grub/grub.cfg", grub_menu("6.99.0-gone"))
     with pytest.raises(PreflightError, match=r"which boots 6\.99\.0-gone, not installed"):
-        kernels.target(node.root, "newest")
+        kernels.targets(node.root, "newest")
 
 
 def grub_menu(*kvers: str) -> str:
     return "".join(f"menuentry 'Linux {kver}' {{\n\tlinux /boot/vmlinuz-{kver} ro\n}}\n" for kver in kvers)
 
 
+@pytest.mark.parametrize("wanted", ["all", ["all"]], ids=str)
+def test_all_that_are_installed_oldest_first(node: FakeNode, wanted: Any) -> None:
+    node.add_kernel(NEWER)
+    node.add_kernel(OLDER)
+    node.put("usr/lib/modules/9.9.9-headers-only/build", "")
+    assert kernels.targets(node.root, wanted) == (OLDER, KVER, NEWER)
+
+
+def test_a_list_is_taken_in_its_order(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+    assert kernels.targets(node.root, [NEWER, KVER]) == (NEWER, KVER)
+
+
 def test_a_named_one_is_the_target(node: FakeNode) -> None:
     node.add_kernel(NEWER)
-    assert kernels.target(node.root, [KVER]) == KVER
+    assert kernels.targets(node.root, [KVER]) == (KVER,)
 
 
 @pytest.mark.parametrize(
     ("wanted", "error", "message"),
     [
-        pytest.param([KVER, NEWER], InputError, "exactly one kernel", id="two"),
-        pytest.param([], InputError, "exactly one kernel", id="none"),
-        pytest.param(6.1, InputError, "neither newest nor a kernel release", id="number"),
-        pytest.param("../x", InputError, "neither newest nor a kernel release", id="leads out"),
+        pytest.param([KVER, KVER], InputError, "name each kernel once", id="twice"),
+        pytest.param([], InputError, "name each kernel once", id="none"),
+        pytest.param([KVER, "all"], InputError, "'all' is neither newest nor all nor a kernel release", id="all in a list"),
+        pytest.param(6.1, InputError, "neither newest nor all nor a kernel release", id="number"),
+        pytest.param("../x", InputError, "neither newest nor all nor a kernel release", id="leads out"),
         pytest.param("6.99.0-no", PreflightError, f"6.99.0-no is not installed; installed are: {KVER}", id="not installed"),
     ],
 )
 def test_what_cannot_be_baked_for_is_refused(node: FakeNode, wanted: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
-        kernels.target(node.root, wanted)
+        kernels.targets(node.root, wanted)

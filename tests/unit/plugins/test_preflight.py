@@ -15,7 +15,7 @@ from tests.unit.plugins.support import IMAGE
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"mode": "captured"}, "nvidia_prebake_mode: 'captured'", id="mode"),
+        pytest.param({"mode": "sealed"}, "nvidia_prebake_mode: 'sealed' is not one of in_place, captured", id="mode"),
         pytest.param({"flavour": "closed"}, "nvidia_prebake_flavour: 'closed'", id="flavour"),
         pytest.param({"marker_path": "opt/marker"}, "nvidia_prebake_marker_path", id="relative path"),
         pytest.param({"release_notes": "/etc/../x"}, "nvidia_prebake_release_notes", id="path up"),

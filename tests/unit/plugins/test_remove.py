@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, holders, manifest, placed, record, remove
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import (
+    activation,
+    bake,
+    holders,
+    manifest,
+    placed,
+    preflight,
+    record,
+    remove,
+)
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import LOGS
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import STORE
@@ -273,7 +282,7 @@ def test_a_damaged_document_stays_and_is_named(node: FakeNode, before: dict[str,
 
 
 def test_a_bake_that_was_killed_must_be_taken_back_by_a_bake(node: FakeNode) -> None:
-    node.put(bake.JOURNAL, "{}")
+    node.put(preflight.JOURNAL, "{}")
     assert refused(node, PreflightError).code == "bake_unfinished"
 
 

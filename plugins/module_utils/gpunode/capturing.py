@@ -1,0 +1,133 @@
+"""Baking captured: each kernel's build runs in a sandbox, and what it wrote becomes an inert layer in the store.
+
+Nothing needs to be taken back. Until the manifests are written, last of all, the store holds objects that no document names; a failure
+drops them, and so does the next bake after one that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from . import captured, files, inventory, manifest, sandbox
+from .build import Builder
+from .captured import Captured
+from .contract import ContainerRun, Place
+from .errors import DataError
+from .manifest import CAPTURED, Manifest
+from .sandbox import Sandbox
+from .store import Store, objects_of
+
+_DEPMOD_S = 120.0
+
+
+class Capturing:
+    """The mode ``captured``: a layer for each of several kernels."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.root = builder.root
+        self.store = Store(builder.root)
+
+    def present(self, kver: str) -> Manifest | None:
+        """The layer that is asked for, if it is in the store, whole, and its guards still hold."""
+        layer = self.builder.asked_for(manifest.read_all(self.root)[0], CAPTURED, kver)
+        if layer and not self.store.problems(objects_of(layer)) and not inventory.problems(self.root, layer.originals):
+            return layer
+        return None
+
+    def sweep(self) -> None:
+        """What a killed bake left: its sandbox, and objects that nothing names. Raises BuildError."""
+        left = sandbox.sweep(self.root, self.builder.runner)
+        dropped = self._collect()
+        if left or dropped:
+            with self.builder.events.step("take-away-interrupted", sandboxes=list(left), dropped=dropped):
+                pass
+
+    def bake(self, kernels: Sequence[str]) -> list[Manifest]:
+        """Builds for each of ``kernels``, then writes their manifests. Raises GpuNodeError; the store then is as it was."""
+        try:
+            made = [self._bake_one(kver) for kver in kernels]
+        except BaseException:
+            self._collect()
+            raise
+        with self.builder.events.step("record", layers=[layer.layer for layer in made]):
+            for layer in made:
+                manifest.write(self.root, layer)
+        return made
+
+    def leftover(self, wanted: Collection[str]) -> list[Manifest]:
+        """Layers of ours that are captured and not among the ``wanted`` names."""
+        return [m for m in manifest.read_all(self.root)[0] if m.mode == CAPTURED and m.layer not in wanted]
+
+    def discard(self, layers: Sequence[Manifest]) -> None:
+        """Drops layers, the record first, and every object that no document names any more."""
+        with self.builder.events.step("discard-old-layers", layers=[m.layer for m in layers]) as event:
+            for layer in layers:
+                path = manifest.path_of(self.root, layer.layer)
+                files.remove_durably(path)
+                shutil.rmtree(path.parent, ignore_errors=True)
+            event["dropped"] = self._collect()
+
+    def _collect(self) -> int:
+        try:
+            return self.store.collect()
+        except DataError as error:  # what an unreadable document names cannot be told from garbage, which is only kept longer
+            self.builder.events.say(str(error))
+            return 0
+
+    # --- one kernel --------------------------------------------------------------------------------------------------
+
+    def _bake_one(self, kver: str) -> Manifest:
+        builder = self.builder
+        for number in range(1, builder.request.tries + 1):
+            name = builder.next_container()
+            with self._sandbox(kver, name) as box:
+                (box.merged / builder.request.marker_path.lstrip("/")).unlink(missing_ok=True)  # an inherited one is no success (B7)
+                with builder.events.step("build", kernel=kver) as event:
+                    container = builder.container(Place(str(box.merged), box.pid))
+                    run = builder.attempt(container, name, kver, number)
+                    event.update(tries=number, rc=run.rc, log=run.log)
+                if run.succeeded:
+                    container.sweep()
+                    return self._capture(box, kver, run, number)
+                builder.judge_failure(box.merged, kver, run, number)
+            builder.pause()
+        raise AssertionError("the last try either returns or raises")
+
+    @contextlib.contextmanager
+    def _sandbox(self, kver: str, container: str) -> Iterator[Sandbox]:
+        events = self.builder.events
+        with contextlib.ExitStack() as stack:
+            with events.step("open-sandbox", kernel=kver):
+                box = stack.enter_context(sandbox.opened(self.root, self.builder.runner, kver, container, events.say))
+            yield box
+            with events.step("close-sandbox", kernel=kver):
+                stack.close()
+
+    def _capture(self, box: Sandbox, kver: str, run: ContainerRun, tries: int) -> Manifest:
+        builder = self.builder
+        with builder.events.step("assert", kernel=kver):
+            # In there, so that a depmod.d(5) of the driver's counts; a container need not have run it after its last module.
+            builder.runner.run(["nsenter", "-t", str(box.pid), "-m", "depmod", kver], timeout_s=_DEPMOD_S)
+            built = builder.check(box.merged, kver)
+        with builder.events.step("capture", kernel=kver) as event:
+            found = captured.read(self.root, box, kver)
+            if captured.packages_changed(self.root, box.merged):
+                builder.warnings.append(
+                    "packages were installed or removed during the build: their files are captured, their registration is not"
+                )
+            event.update(
+                files=len(found.files), bytes=sum(e.size for e in found.files), replaced=list(found.replaced), deleted=list(found.deleted)
+            )
+            event.update(left_out=list(found.left_out))
+        layer = builder.layer(box.merged, built, run, tries, CAPTURED, **_lists(found))
+        with builder.events.step("store", kernel=kver) as event:
+            event["objects"] = len({self.store.put(Path(box.merged / e.path), e) for e in objects_of(layer)})
+        return layer
+
+
+def _lists(found: Captured) -> dict[str, object]:
+    return {name: getattr(found, name) for name in ("files", "replaced", "deleted", "originals", "indexes")}

@@ -1,0 +1,157 @@
+"""Baking in place: the driver container installs into the image itself; on any failure what it added is taken back.
+
+A journal names the work under way, so that a run that was killed at any point is taken back by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import dkms, files, inventory, manifest, removal, takeback
+from .build import Builder
+from .contract import ContainerRun
+from .errors import BuildError, GpuNodeError
+from .manifest import IN_PLACE, STORE, Manifest
+from .preflight import JOURNAL
+
+
+class InPlace:
+    """The mode ``in_place``: one layer, for one kernel, live in the image."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder = builder
+        self.root = builder.root
+
+    def present(self, kver: str) -> Manifest | None:
+        """The layer that is asked for, if it is here and unchanged."""
+        layer = self.builder.asked_for(manifest.read_all(self.root)[0], IN_PLACE, kver)
+        return layer if layer and not self._problems(layer) else None
+
+    def _problems(self, layer: Manifest) -> tuple[str, ...]:
+        try:
+            wrong = self.builder.marker_problems(self.root, layer.identity.kver)
+        except GpuNodeError as error:
+            return (str(error),)
+        return wrong or inventory.problems(self.root, layer.deciding_files)
+
+    def remove_layers(self) -> None:
+        """Layers of ours in the image itself make way; our own files are never foreign."""
+        layers = [layer for layer in manifest.read_all(self.root)[0] if layer.mode == IN_PLACE]
+        if not layers:
+            return
+        builder = self.builder
+        with builder.events.step("remove-old-layers", layers=[m.layer for m in layers]) as event:
+            path, say = builder.request.marker_path, builder.events.say
+            done = removal.remove_driver(self.root, builder.runner, builder.arch, layers, None, None, path, say)
+            event.update(removed=len(done.removed), kept=done.kept)
+
+    def bake(self, kver: str) -> Manifest:
+        """Builds, asserts, records last. Raises GpuNodeError; what the build added is then gone again."""
+        builder = self.builder
+        files.remove_durably(self._marker_file())  # an inherited marker would count as this build's (B7)
+        before = inventory.listing(self.root)
+        self._write_journal(kver, before)
+        with self._taken_back_on_failure(before):
+            with builder.events.step("build", kernel=kver) as event:
+                run, tries = self._build(kver, set(before))
+                event.update(tries=tries, log=run.log)
+            with builder.events.step("assert-and-record"):
+                return self._record(kver, run, tries, before)
+
+    def _build(self, kver: str, before: set[str]) -> tuple[ContainerRun, int]:
+        builder = self.builder
+        for number in range(1, builder.request.tries + 1):
+            files.remove_durably(self._marker_file())
+            with takeback.only_headers_of(self.root, kver):
+                run = builder.attempt(builder.container(), builder.next_container(), kver, number)
+            if run.succeeded:
+                return run, number
+            builder.judge_failure(self.root, kver, run, number)
+            takeback.remove_added(self.root, before)  # every try is clean: nothing of a killed one comes into the layer
+            builder.pause()
+        raise AssertionError("the last try either returns or raises")
+
+    def _record(self, kver: str, run: ContainerRun, tries: int, before: inventory.Listing) -> Manifest:
+        builder = self.builder
+        builder.container().sweep()
+        built = builder.check(self.root, kver)
+        for key in dkms.OWN_KEYS:
+            if key not in before:
+                (self.root / key).unlink(missing_ok=True)
+        change = inventory.difference(before, inventory.listing(self.root))
+        added = inventory.drivers_part(change.added)
+        strange = sorted(set(change.added) - set(added))
+        if strange:
+            builder.warnings.append(
+                f"appeared during the build and is not taken for the driver's: {', '.join('/' + p for p in strange[:5])}"
+            )
+        entries = inventory.describe(self.root, added)
+        lists = {"files": entries, "replaced": change.replaced, "deleted": change.deleted}
+        layer = builder.layer(self.root, built, run, tries, IN_PLACE, **lists)
+        manifest.write(self.root, layer)
+        files.remove_durably(self.root / JOURNAL)
+        return layer
+
+    # --- taking back -------------------------------------------------------------------------------------------------
+
+    def _marker_file(self) -> Path:
+        return self.root / self.builder.request.marker_path.lstrip("/")
+
+    def _write_journal(self, kver: str, before: inventory.Listing) -> None:
+        files.make_private(self.root / STORE)
+        files.write_atomic(self.root / JOURNAL, json.dumps({"schema": 1, "kver": kver, "paths": sorted(before)}), 0o600)
+
+    @contextlib.contextmanager
+    def _taken_back_on_failure(self, before: inventory.Listing) -> Iterator[None]:
+        """Any failure in the body takes back what the build added, then goes on to the caller (B8)."""
+        try:
+            yield
+        except BaseException as error:
+            self.builder.events.say("the build failed: taking back what it added")
+            self.take_back(set(before))
+            change = inventory.difference(before, inventory.listing(self.root))
+            if isinstance(error, GpuNodeError):
+                error.details.update(replaced=list(change.replaced), deleted=list(change.deleted))
+            raise
+
+    def take_back_interrupted(self) -> None:
+        """What a killed bake left: its containers, mounts, hidden headers, files. Raises BuildError."""
+        takeback.show_headers(self.root)
+        try:
+            journal = json.loads((self.root / JOURNAL).read_text(encoding="utf-8"))
+            paths = {str(path) for path in journal["paths"]}
+            if not paths or paths != set(journal["paths"]) or not isinstance(journal["paths"], list):
+                raise ValueError("it lists no files, and what it does not list would be removed")
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise BuildError(
+                f"an earlier bake was interrupted and its journal /{JOURNAL} cannot be read ({error}): start from a fresh machine",
+                code="journal_invalid",
+            ) from error
+        with self.builder.events.step("take-back-interrupted-bake") as event:
+            event["removed"] = self.take_back(paths)
+
+    def take_back(self, before: set[str]) -> int:
+        """Removes every path that is here now and was not ``before``; indexes are made anew. Returns how many."""
+        self._drop_records()
+        container = self.builder.container()
+        container.clean_slate()
+        container.sweep()
+        takeback.show_headers(self.root)
+        removed = takeback.remove_added(self.root, before)
+        removal.make_indexes_anew(self.root, self.builder.runner)
+        files.remove_durably(self.root / JOURNAL)
+        return removed
+
+    def _drop_records(self) -> None:
+        """Older layers went before the journal was written: one that is here is this bake's, and its record goes first (B8).
+        A captured one lies in the store alone, and stays."""
+        captured = {layer.layer for layer in manifest.read_all(self.root)[0] if layer.mode != IN_PLACE}
+        for folder in sorted((self.root / manifest.LAYERS).glob("*")):
+            if folder.name not in captured:
+                shutil.rmtree(folder, ignore_errors=True)
