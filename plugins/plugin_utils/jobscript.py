@@ -50,7 +50,7 @@ def begin(log: str) -> str:
 
 def begun(output: str) -> str | None:
     """The inode that ``begin`` printed, empty without a log; None where it did not get that far."""
-    _, mark, rest = output.partition(_MARK)
+    _before, mark, rest = output.partition(_MARK)
     return rest.strip() if mark else None
 
 
@@ -70,7 +70,7 @@ def look(log: str, passed_inode: str, offset: int, jid: str, tmp: str) -> str:
 
 def looked(output: str) -> Look | None:
     """What ``look`` printed; None where it cannot be read."""
-    _, mark, rest = output.partition(_MARK)
+    _before, mark, rest = output.partition(_MARK)
     head, newline, data = rest.partition("\n")
     words = head.strip().rstrip(".").split()
     if not mark or not newline or not words:

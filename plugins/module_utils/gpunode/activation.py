@@ -31,7 +31,7 @@ _AT_ONCE = 200
 _TOOL_S = 120.0
 
 
-def _nothing(_: str) -> None:
+def _nothing(_line: str) -> None:
     """Says nothing."""
 
 

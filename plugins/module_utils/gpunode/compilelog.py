@@ -47,7 +47,7 @@ class _Told:
                 offset = 0
             with contextlib.suppress(OSError), path.open("rb") as stream:
                 stream.seek(offset)
-                whole, newline, _ = stream.read().rpartition(b"\n")
+                whole, newline, _rest = stream.read().rpartition(b"\n")
                 self.told[path] = inode, offset + len(whole + newline)
                 for line in whole.decode("utf-8", "replace").splitlines():
                     self.say(line)

@@ -29,7 +29,7 @@ def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
 def is_newer(error: DataError, schema: int) -> bool:
     """Whether ``load`` refused a document for a later layout than ``schema``."""
     found = error.details.get("schema")
-    return type(found) is int and found > schema
+    return isinstance(found, int) and not isinstance(found, bool) and found > schema
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

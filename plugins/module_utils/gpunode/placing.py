@@ -43,7 +43,7 @@ class Placing:
 
     def staged(self, path: str) -> str:
         """The temporary name beside ``path``: always the same, so that the next run finds it."""
-        folder, _, _ = path.rpartition("/")
+        folder = path.rpartition("/")[0]
         return f"{self._prefix}{folder}/.gpu-prebake.{hashlib.sha256(path.encode()).hexdigest()[:20]}"
 
     def device(self, folder: str) -> int:

@@ -51,7 +51,7 @@ def urgent(entries: Iterable[Entry]) -> list[Entry]:
     """Files whose contents are hashed before anything is touched: modules, what is setuid, programs."""
 
     def is_urgent(entry: Entry) -> bool:
-        folder, _, name = entry.path.rpartition("/")
+        folder, _slash, name = entry.path.rpartition("/")
         is_program = folder.rpartition("/")[2] in _PROGRAMS
         return entry.type == "file" and (is_driver_file(name) or bool(entry.mode & _SPECIAL) or is_program)
 
