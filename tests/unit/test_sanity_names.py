@@ -11,10 +11,9 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 def test_no_plugin_binds_the_name_underscore() -> None:
     found = []
     for path in sorted(PLUGINS.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            is_bound = (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == "_") or (
-                isinstance(node, ast.arg) and node.arg == "_"
-            )
-            if is_bound:
-                found.append(f"{path.relative_to(PLUGINS)}:{node.lineno}: give it a name that begins with _")
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [node for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == "_"]
+        signatures = [node.args for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]  # a lambda may
+        parameters = [a for s in signatures for a in (*s.posonlyargs, *s.args, *s.kwonlyargs) if a.arg == "_"]
+        found += [f"{path.relative_to(PLUGINS)}:{node.lineno}" for node in (*names, *parameters)]
     assert found == []
