@@ -27,8 +27,6 @@ from .takeaway import TakenAway, in_order, take_away
 
 Say = Callable[[str], None]
 _BY_ERRNO = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EROFS: "read_only"}
-_AT_ONCE = 200
-_TOOL_S = 120.0
 
 
 def _nothing(_line: str) -> None:
@@ -122,7 +120,7 @@ class _Activating:
         for entry in planned.placed:
             if _is_dkms(entry):
                 self._place_one(entry, how)
-        self._label(planned)
+        self.placing.label(self.runner, [*planned.folders, *(entry.path for entry in planned.placed)], self.say)
         self.say("activate: flush what is in place")
         self.placing.flush()
         return replace(planned, derived=made, how={path: way for path, way in how.items() if way}, verified=self.hash_user_space)
@@ -179,18 +177,6 @@ class _Activating:
             self.say(f"activate: {one.program}")
             derived.make(self.root, self.runner, one, self.layer.identity.kver)
         return derived.made(self.root, one, self.layer)
-
-    def _label(self, planned: Activation) -> None:
-        """Labels what was placed by the node's policy; without restorecon, what the kernel gave by the folder's label stays."""
-        if not self.placing.selinux or self.root != Path("/"):
-            return
-        paths = [f"/{path}" for path in (*planned.folders, *(entry.path for entry in planned.placed))]
-        for start in range(0, len(paths), _AT_ONCE):
-            try:
-                self.runner.run(["restorecon", "-F", *paths[start : start + _AT_ONCE]], timeout_s=_TOOL_S)
-            except GpuNodeError as error:
-                self.say(f"activate: not labelled by the policy: {error}")
-                return
 
 
 def _is_dkms(entry: Entry) -> bool:

@@ -12,13 +12,14 @@ import errno
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from . import files
 from .activated import COPY, LINK, MADE, REFLINK, Kept
-from .errors import LayerError
+from .errors import CommandError, LayerError
 from .inventory import Entry
+from .runner import Runner
 from .store import Store, is_linkable
 
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
@@ -26,6 +27,8 @@ CLONE_FROM = 1 << 16  # bytes; a smaller file is copied faster than cloned
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 _SELINUX = "sys/fs/selinux/enforce"
+_AT_ONCE = 200  # paths on one command line
+_TOOL_S = 120.0
 
 
 class Placing:
@@ -58,6 +61,17 @@ class Placing:
         """Makes everything last that was done in the filesystems that were used, and in the store."""
         for path in {**self._tops, self._store_device: str(self.store.objects.parent)}.values():
             files.sync_filesystem(Path(path))
+
+    def label(self, runner: Runner, paths: Sequence[str], say: Callable[[str], None]) -> None:
+        """With SELinux on, labels ``paths`` by the node's policy; without restorecon, what the kernel gave by the folder's label stays."""
+        if not self.selinux or self._prefix != "/":
+            return
+        for start in range(0, len(paths), _AT_ONCE):
+            try:
+                runner.run(["restorecon", "-F", *(f"/{path}" for path in paths[start : start + _AT_ONCE])], timeout_s=_TOOL_S)
+            except CommandError as error:
+                say(f"not labelled by the policy: {error}")
+                return
 
     # --- staging ----------------------------------------------------------------------------------------------------
 

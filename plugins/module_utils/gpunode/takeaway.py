@@ -79,6 +79,7 @@ class _Taking:
                 self.say(f"taking away: {renewal.run.program}")
                 derived.make(self.root, self.runner, renewal.run, activation.identity.kver)
         self._folders()
+        self.placing.label(self.runner, self.done.restored, self.say)
         self.say("taking away: flush")
         self.placing.flush()
         return self.done

@@ -15,6 +15,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest impor
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
 
 from tests.unit.plugins import layernode
+from tests.unit.plugins.fakenode import Reply
 from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, MODULES, REPLACED, REPLACED_LINK, SETUID, LayerNode, snapshot
 from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, MACHINE, VERSION
 
@@ -106,6 +107,26 @@ def test_with_selinux_everything_is_copied(node: LayerNode, layer: Manifest) -> 
     node.put("sys/fs/selinux/enforce", "1")
     active = activation.activate(node.root, node, layer)
     assert set(active.how.values()) == {activated.COPY, activated.MADE}
+
+
+def test_with_selinux_what_is_in_place_is_labelled_by_the_policy() -> None:
+    """The policy is the system's, so only the one at / is asked; a fake restorecon takes the paths down."""
+    with layernode.fast_folder() as folder:
+        node, asked = LayerNode(folder / "root"), list[list[str]]()
+        here = placing.Placing(node.root, Store(node.root))
+        node._do_restorecon = lambda words: (asked.append(words), Reply())[1]  # type: ignore[attr-defined]
+        here.label(node, ["etc/x"], print)
+        here.selinux = True
+        here.label(node, ["etc/x"], print)
+        assert asked == []
+        here._prefix = "/"
+        here.label(node, [f"etc/{number}" for number in range(201)], print)
+        assert [len(words) for words in asked] == [201, 2]
+        assert asked[1] == ["-F", "/etc/200"]
+        node.missing_programs = {"restorecon"}
+        said: list[str] = []
+        here.label(node, ["etc/x"], said.append)
+        assert "restorecon" in said[0]
 
 
 def test_what_a_filesystem_can_clone_is_not_linked(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
