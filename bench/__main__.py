@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from bench import boot_look, controller, report
+from bench import boot_look, controller, layer, report
 from bench.ground import Ground, ground
 from bench.rows import Row
 from lab import paths, session
@@ -22,6 +22,7 @@ OUT = paths.TOP / "build/bench"
 BENCHES: dict[str, Callable[[Ground], list[Row]]] = {
     "boot-look": boot_look.bench,
     "controller": controller.bench,
+    "layer": layer.bench,
 }
 
 

@@ -25,15 +25,16 @@ def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: Tex
     arguments = _parser().parse_args(argv)
 
     def say(line: str) -> None:
-        print(line, file=err, flush=True)
+        err.write(f"{line}\n")
+        err.flush()
 
     try:
         done = layers.set_state(runner, _STATES[arguments.command], arguments.layer or "", arguments.check, say, Path(arguments.root))
     except GpuNodeError as error:
         say(f"{error.code}: {error}")
-        print(json.dumps({"code": error.code, "error": str(error)}), file=out)
+        out.write(json.dumps({"code": error.code, "error": str(error)}) + "\n")
         return _BUSY if isinstance(error, BusyError) else _FAILED
-    print(json.dumps(vars(done), sort_keys=True), file=out)
+    out.write(json.dumps(vars(done), sort_keys=True) + "\n")
     return 0
 
 
@@ -53,4 +54,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], SystemRunner()))
+    raise SystemExit(main(sys.argv[1:], SystemRunner()))

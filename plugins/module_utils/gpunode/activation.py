@@ -80,6 +80,8 @@ class _Activating:
         layer = self.layer
         self.say("activate: check")
         folders = readiness.check(self.root, self.store, layer)
+        self.say("activate: read modules and programs")
+        readiness.check_contents(self.store, layer)
         self.placing = Placing(self.root, self.store)
         self.say("activate: keep aside")
         planned = Activation(
@@ -92,7 +94,6 @@ class _Activating:
             originals=derived.keep(self.root, self.store, layer.originals),
             derived=derived.plan(self.root, self.store, layer),
         )
-        files.sync_filesystem(self.store.objects)  # what was kept aside lasts before the journal names it
         self.say("activate: journal")
         activated.write_journal(self.root, Journal(ACTIVATE, planned))
         with _taken_back_on_failure(self.root, self.runner, planned, self.say):
@@ -108,6 +109,7 @@ class _Activating:
         with self._hashing() as hashed:
             self.say("activate: stage")
             how = self._stage(planned)
+            # What was kept aside lasts from here on too: nothing has made way before.
             self.say("activate: flush what is staged")
             self.placing.flush()
             problems = hashed.result()

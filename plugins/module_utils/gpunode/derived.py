@@ -44,7 +44,7 @@ def plan(root: Path, store: Store, layer: Manifest) -> tuple[Derived, ...]:
     """What must be made anew for ``layer``; what is there now is kept aside."""
     indexes = {index.path: index for index in layer.indexes}
     present = _present(root, [*_index_paths(root, layer), *indexes])
-    before = keep(root, store, (entry for _path, entry in sorted(present.items())))
+    before = keep(root, store, (present[path] for path in sorted(present)))
     if indexes and _are_those_of_the_bake(indexes, present):
         found = [Derived(DEPMOD, before, tuple(index.after for index in layer.indexes), swapped=True)]
     else:
@@ -97,4 +97,4 @@ def made(root: Path, derived: Derived, layer: Manifest) -> Derived:
         return derived
     paths = [_LOADER_CACHE] if derived.program == LDCONFIG else _index_paths(root, layer)
     after = _present(root, [*paths, *(kept.entry.path for kept in derived.before)])
-    return replace(derived, after=tuple(entry for _path, entry in sorted(after.items())))
+    return replace(derived, after=tuple(after[path] for path in sorted(after)))

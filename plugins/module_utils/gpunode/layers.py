@@ -96,6 +96,7 @@ def _would_change(root: Path, state: str, layer: str) -> bool:
         found = activation.find(root, layer)
         if active is None and not under_way:
             readiness.check(root, Store(root), found)
+            readiness.check_contents(Store(root), found)
         else:
             activation.refuse_another(active, found)
         return active is None

@@ -36,8 +36,12 @@ def check(root: Path, store: Store, layer: Manifest) -> tuple[str, ...]:
     missing, problems = _places(root, layer)
     _refuse("path_taken", "move it out of the way, or find out whose it is", problems)
     _check_space(root, Placing(root, store), layer, missing)
-    _refuse("layer_damaged", "bake anew", store.problems(urgent(layer.files)))
     return missing
+
+
+def check_contents(store: Store, layer: Manifest) -> None:
+    """Reads and hashes what must be right before anything is touched. Raises LayerError."""
+    _refuse("layer_damaged", "bake anew", store.problems(urgent(layer.files)))
 
 
 def _refuse(code: str, advice: str, problems: Iterable[str]) -> None:
@@ -51,7 +55,7 @@ def urgent(entries: Iterable[Entry]) -> list[Entry]:
     """Files whose contents are hashed before anything is touched: modules, what is setuid, programs."""
 
     def is_urgent(entry: Entry) -> bool:
-        folder, _slash, name = entry.path.rpartition("/")
+        folder, name = os.path.split(entry.path)
         is_program = folder.rpartition("/")[2] in _PROGRAMS
         return entry.type == "file" and (is_driver_file(name) or bool(entry.mode & _SPECIAL) or is_program)
 
