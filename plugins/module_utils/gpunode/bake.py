@@ -88,6 +88,7 @@ def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]
     for kver in checked.kernels:
         preflight.require_tools(builder.root, builder.runner, kver)
     builder.digest = builder.image_digest()
+    capturing.deactivate()
     present = {kver: _mode(builder).present(kver) for kver in checked.kernels}
     missing = [kver for kver in checked.kernels if present[kver] is None]
     made: list[Manifest] = []

@@ -7,11 +7,10 @@ drops them, and so does the next bake after one that was killed.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from . import captured, files, inventory, manifest, sandbox
+from . import activated, activation, captured, inventory, manifest, sandbox
 from .build import Builder
 from .captured import Captured
 from .contract import ContainerRun, Place
@@ -64,12 +63,17 @@ class Capturing:
 
     def discard(self, layers: Sequence[Manifest]) -> None:
         """Drops layers, the record first, and every object that no document names any more."""
-        with self.builder.events.step("discard-old-layers", layers=[m.layer for m in layers]) as event:
+        runner, events = self.builder.runner, self.builder.events
+        with events.step("discard-old-layers", layers=[m.layer for m in layers]) as event:
             for layer in layers:
-                path = manifest.path_of(self.root, layer.layer)
-                files.remove_durably(path)
-                shutil.rmtree(path.parent, ignore_errors=True)
+                activation.discard(self.root, runner, layer.layer, events.say)
             event["dropped"] = self._collect()
+
+    def deactivate(self) -> None:
+        """Takes an active layer out of the image, as one made from a used node has it: it would be built upon, and be in its way."""
+        if activated.read(self.root) or activated.read_journal(self.root):
+            with self.builder.events.step("deactivate-old-layer") as event:
+                event["layer"] = activation.deactivate(self.root, self.builder.runner, self.builder.events.say).layer
 
     def _collect(self) -> int:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import bootloader, foreign, host, imageref, kernels, manifest, marker, sandbox, toolchain
+from . import activated, bootloader, foreign, host, imageref, kernels, manifest, marker, sandbox, toolchain
 from .containerd import Containerd, imports_dropins
 from .errors import InputError, PreflightError
 from .imageref import DriverWanted
@@ -119,7 +119,9 @@ def _refuse_foreign(root: Path, arch: str) -> None:
             f"an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{manifest.LAYERS}",
             code="manifest_invalid",
         )
-    layers = [m for m in found_layers if m.mode == manifest.IN_PLACE]  # a captured one accounts for nothing in the image itself
+    active = activated.read(root)
+    # A captured layer accounts for what is in the image itself only while it is active; the bake then takes it away first.
+    layers = [m for m in found_layers if m.mode == manifest.IN_PLACE or (active and m.layer == active.layer)]
     versions = {m.identity.version for m in layers}
     found = foreign.signs(root, arch, versions, {e.path for m in layers for e in m.files})
     if found:

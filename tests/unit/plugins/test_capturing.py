@@ -7,7 +7,7 @@ import stat
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, inventory, manifest, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, inventory, manifest, sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import Baked
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key, objects_of
@@ -205,6 +205,21 @@ def test_another_mode_replaces_the_layer_of_the_first(node: FakeNode) -> None:
     run(node)
     assert [m.mode for m in manifest.read_all(node.root)[0]] == ["captured"]
     assert outside(node) == plain, "what was in place is out of the image again"
+
+
+@pytest.mark.parametrize("image", [IMAGE, IMAGE.replace(VERSION, OTHER)], ids=["the same", "another"])
+def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: str) -> None:
+    """As in an image that was made from a node with a driver."""
+    plain = outside(node)
+    (layer,) = run(node).layers
+    activation.activate(node.root, node, layer)
+    assert (node.root / MARKER).exists()
+    node.add_image(image)
+    node.scripts = [builds(version=VERSION if image == IMAGE else OTHER)]
+    baked = run(node, image=image)
+    assert "deactivate-old-layer" in [step["name"] for step in baked.report["steps"]]
+    assert outside(node) == plain
+    assert [m.layer for m in manifest.read_all(node.root)[0]] == [baked.layers[0].layer]
 
 
 # --- what fails --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""Captured bakes where the root is made of several filesystems of other kinds, loop-mounted disks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lab import loopdisk
+from lab.native import NativeNode
+from tests.lab.bakery import Bakery
+from tests.lab.snapshot import difference, snapshot
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        pytest.param({"boot": "ext4", "usr": "xfs", "var": "btrfs"}, id="boot on ext4, usr on xfs, var on btrfs"),
+        pytest.param({"": "xfs"}, id="all on xfs"),
+        pytest.param({"": "btrfs", "var/lib/dkms": "ext4"}, id="all on btrfs, DKMS's tree on ext4"),
+    ],
+)
+def test_each_filesystem_stays_as_it_is_and_the_layer_is_whole(tmp_path: Path, folders: dict[str, str]) -> None:
+    node = NativeNode.create(f"disks-{os.getpid()}")
+    try:
+        with loopdisk.separate(node, folders):
+            kinds = node.ssh("findmnt -rn -o TARGET,FSTYPE").stdout
+            for folder, kind in folders.items():
+                assert f"/{folder} {kind}\n" in kinds
+            bakery = Bakery(node, tmp_path)
+            before = snapshot(bakery.root)
+            ran = bakery.capture()
+            assert ran.rc == 0, ran.out
+            assert difference(before, snapshot(bakery.root)) == []
+            assert bakery.captures() == []
+            (layer,) = bakery.layers()
+            assert (layer.replaced, layer.deleted) == ((), ())
+            paths = {e.path for e in layer.files}
+            assert {f"usr/lib/modules/{bakery.kver}/updates/dkms/nvidia.ko", "usr/bin/nvidia-smi", "etc/ld.so.conf.d/nvidia.conf"} <= paths
+            assert f"var/lib/dkms/nvidia/kernel-{bakery.kver}-x86_64" in paths
+            assert not any(path.startswith("boot/") for path in paths), "update-initramfs wrote there, and nothing of it is carried"
+    finally:
+        node.destroy()
