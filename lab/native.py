@@ -16,7 +16,7 @@ from lab.node import Node, wait_end
 from lab.progress import step
 from lab.record import Record
 
-BOOT_TIMEOUT_S = 60.0
+BOOT_TIMEOUT_S = 240.0  # for a machine that does much else; alone it takes 1
 STOP_TIMEOUT_S = 60.0
 
 # nspawn mounts the cgroup trees read-only for a node; containerd needs to write there.
@@ -48,10 +48,14 @@ class NativeNode(Node):
             state = record.new(name, cls.kind)
         state.root = f"{state.folder}/root"
         record.save(state)
-        with step(f"{name}: copying {source}"):
-            host.run(["cp", "-a", "--reflink=auto", str(source), state.root], timeout_s=600)
         node = cls(state)
-        node.start()
+        try:
+            with step(f"{name}: copying {source}"):
+                host.run(["cp", "-a", "--reflink=auto", str(source), state.root], timeout_s=600)
+            node.start()
+        except BaseException:
+            node.destroy()
+            raise
         return node
 
     def start(self) -> None:

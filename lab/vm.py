@@ -73,8 +73,12 @@ class VM(Node):
             state.smp, state.memory_mb, state.append = smp, memory_mb, append
             record.save(state)
         vm = cls(state)
-        disk.overlay(source.path, vm.overlay)
-        vm.start()
+        try:
+            disk.overlay(source.path, vm.overlay)
+            vm.start()
+        except BaseException:
+            vm.destroy()
+            raise
         return vm
 
     @property
