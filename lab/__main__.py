@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bake", help="bake driver images into the base by Packer, and print the disks' folders")
     command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
     command.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
+    command.add_argument(
+        "--mode", default=bakedimage.IN_PLACE, choices=[bakedimage.IN_PLACE, bakedimage.CAPTURED], help="default: %(default)s"
+    )
     _variant_option(command)
     command.set_defaults(call=_bake)
     command = commands.add_parser("list", help="list the session's nodes")
@@ -155,7 +158,7 @@ def _image(options: argparse.Namespace) -> int:
 
 def _bake(options: argparse.Namespace) -> int:
     for name in options.names:
-        print(bakedimage.bake(name, options.kernel, base.VARIANTS[options.base]).folder)
+        print(bakedimage.bake(name, options.kernel, base.VARIANTS[options.base], options.mode).folder)
     return 0
 
 

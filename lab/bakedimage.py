@@ -22,6 +22,7 @@ from lab.native import NativeNode
 from lab.progress import say, step
 
 PACKER_TIMEOUT_S = 1800.0
+IN_PLACE, CAPTURED = "in_place", "captured"
 _CODE = (
     "ansible.cfg",
     "packer/existing-machine.pkr.hcl",
@@ -47,22 +48,22 @@ class BakedImage:
         return containersteps.parse((self.folder / "containers.log").read_text(errors="replace"))
 
 
-def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD) -> BakedImage:
-    """A base baked with driver image `image` for the kernel of `series`, from the cache. Needs a session."""
+def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD, mode: str = IN_PLACE) -> BakedImage:
+    """A base baked with driver image `image` for the kernel of `series` in a mode of the role's, from the cache. Needs a session."""
     driver = driverimage.build(image)
     root = base.root(variant)
     kver = base.choose(base.kernels(root / "boot"), series).kver
-    parts = [*base.key_parts(variant), driver.digest, kver, _code_hash(), Path(__file__).read_text()]
-    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, kver, root), keep=12)
+    parts = [*base.key_parts(variant), driver.digest, kver, mode, _code_hash(), Path(__file__).read_text()]
+    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, variables(driver.reference, kver, mode), root), keep=12)
     kept = json.loads((folder / "bake.json").read_text())
     return BakedImage(disk.load(folder), folder, json.loads((folder / "report.json").read_text()), **kept)
 
 
-def _bake(out: Path, driver: driverimage.ImageDir, kver: str, source: Path) -> None:
+def _bake(out: Path, driver: driverimage.ImageDir, role_variables: dict[str, Any], source: Path) -> None:
     registry.push(driver.layout, driver.reference)
     node = NativeNode.create(f"bake-{driver.name}-{os.getpid()}", source)
     try:
-        packer_s = packer_build(node, out, variables(driver.reference, kver))
+        packer_s = packer_build(node, out, role_variables)
         logs = sorted((node.root / "var/log/gpu-prebake").glob("gpuprebuild-*.log"))
         (out / "containers.log").write_text("".join(log.read_text(errors="replace") for log in logs))
         with step(f"disk of the baked {driver.name}"):
@@ -73,9 +74,14 @@ def _bake(out: Path, driver: driverimage.ImageDir, kver: str, source: Path) -> N
     (out / "bake.json").write_text(json.dumps({"packer_s": round(packer_s, 1), "made": made}) + "\n")
 
 
-def variables(reference: str, kver: str) -> dict[str, Any]:
+def variables(reference: str, kver: str, mode: str = IN_PLACE) -> dict[str, Any]:
     """The role's variables for a bake in the lab."""
-    return {"nvidia_prebake_enabled": True, "nvidia_prebake_image": reference, "nvidia_prebake_kernels": [kver]}
+    return {
+        "nvidia_prebake_enabled": True,
+        "nvidia_prebake_image": reference,
+        "nvidia_prebake_kernels": [kver],
+        "nvidia_prebake_mode": mode,
+    }
 
 
 def playbook_program() -> str:

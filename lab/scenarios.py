@@ -29,12 +29,14 @@ CORE = "core"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A folder of molecule/: its part, its disk's base, the driver image baked into it (or none), the one that the node is to run."""
+    """A folder of molecule/: its part, its disk's base, the driver image baked into it (or none) and in which mode, the one that the node
+    is to run."""
 
     name: str
     part: str
     base: str
     baked: str
+    mode: str
     image: str
     boots_twice: bool
 
@@ -85,6 +87,7 @@ def _read(folder: Path) -> Scenario:
         part=said.get("lab_part", CORE),
         base=said.get("lab_base", base.CLOUD.name),
         baked=said["lab_baked"],
+        mode=said.get("lab_mode", bakedimage.IN_PLACE),
         image=said["lab_image"],
         boots_twice=(folder / "after_reboot.yml").exists(),
     )
@@ -107,11 +110,11 @@ def prepare(wanted: Iterable[Scenario]) -> None:
     for name in sorted({scenario.image for scenario in wanted}):
         driver = driverimage.build(name)
         registry.push(driver.layout, driver.reference)
-    for variant, name in sorted({(scenario.base, scenario.baked) for scenario in wanted}):
+    for variant, name, mode in sorted({(scenario.base, scenario.baked, scenario.mode) for scenario in wanted}):
         if name == "none":
             disk.of_base(base.VARIANTS[variant])
         else:
-            bakedimage.bake(name, variant=base.VARIANTS[variant])
+            bakedimage.bake(name, variant=base.VARIANTS[variant], mode=mode)
 
 
 def run(name: str) -> Ended:
