@@ -94,6 +94,18 @@ class Containerd:
         """Labels an image so that kubelet's image garbage collection leaves it (honoured from containerd 1.6.25 on)."""
         self.runner.run([*self.ctr, "images", "label", reference, "io.cri-containerd.pinned=pinned"], timeout_s=_ASK_S)
 
+    def is_pinned(self, reference: str) -> bool:
+        """Whether an image carries the label that ``pin`` gives. Raises CommandError."""
+        shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S).stdout
+        line = next((line for line in shown.splitlines() if line.split()[:1] == [reference]), "")
+        return "io.cri-containerd.pinned=pinned" in line
+
+    def honours_pins(self) -> bool:
+        """Whether this containerd keeps pinned images: from 1.6.25 on. Raises CommandError."""
+        shown = self.runner.run(["containerd", "--version"], timeout_s=_ASK_S).stdout
+        match = re.search(r"\bv?(\d+)\.(\d+)\.(\d+)", shown)
+        return match is not None and tuple(map(int, match.groups())) >= (1, 6, 25)
+
     def read_file(self, reference: str, container: str, path: str) -> str:
         """A text file of an image, by a plain container that prints it. Raises CommandError."""
         argv = [*self.ctr, "run", "--rm", reference, container, "cat", path]

@@ -101,3 +101,9 @@ class InterruptedRunError(GpuNodeError):
     """The run was told to stop from outside."""
 
     code = "interrupted"
+
+
+class SealError(GpuNodeError):
+    """A finished image is not what it is said to be, and must not ship."""
+
+    code = "seal_refused"

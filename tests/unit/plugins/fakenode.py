@@ -69,6 +69,7 @@ class FakeNode:
         self.scripts: list[Script] = [behave]
         self.clock = FakeClock()
         self.images: dict[str, str] = {}
+        self.pinned: set[str] = set()
         self.content: dict[str, dict[str, Any]] = {}
         self.containers: list[str] = []
         self.entrypoint = ENTRYPOINT
@@ -308,7 +309,7 @@ class FakeNode:
     def _ctr(self, words: list[str]) -> Reply:
         what = words[:2]
         if what == ["images", "ls"]:
-            return Reply(out=images_listing({r: d for r, d in self.images.items() if words[2:] in ([f"name=={r}"], [])}))
+            return Reply(out=images_listing({r: d for r, d in self.images.items() if words[2:] in ([f"name=={r}"], [])}, self.pinned))
         if what == ["images", "rm"]:
             del self.images[words[-1]]
             return Reply()
@@ -349,6 +350,8 @@ class FakeNode:
         return reply
 
     def _do_containerd(self, words: list[str]) -> Reply:
+        if words == ["--version"]:
+            return Reply(out="containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1\n")
         assert words == ["config", "dump"]
         file = self.root / DROPIN
         return Reply(out="base\n" + (file.read_text(encoding="utf-8") if file.exists() else ""))
@@ -539,10 +542,13 @@ class FakeRunning:
         return 0
 
 
-def images_listing(images: Mapping[str, str]) -> str:
+def images_listing(images: Mapping[str, str], pinned: Collection[str] = ()) -> str:
     """As ``ctr images ls`` of containerd 1.6 prints it."""
     kind = "application/vnd.oci.image.index.v1+json"
-    rows = [f"{reference} {kind} {target} 245.1 MiB linux/amd64 -" for reference, target in images.items()]
+    rows = [
+        f"{reference} {kind} {target} 245.1 MiB linux/amd64 {'io.cri-containerd.pinned=pinned' if reference in pinned else '-'}"
+        for reference, target in images.items()
+    ]
     return "\n".join(["REF TYPE DIGEST SIZE PLATFORMS LABELS", *rows]) + "\n"
 
 

@@ -1,0 +1,219 @@
+"""The seal: proof that an image is what it is said to be. Inert, covered, usable, and *right*: the decision is replayed on it.
+
+It runs last in an image build, or on a mounted image offline (``root`` other than ``/``), where containerd cannot be asked. Its report
+stays in the image.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from . import bootloader, document, files, generations, host, inert, inventory, kernels, manifest, preflight, toolchain
+from .containerd import Containerd
+from .decide import decide
+from .errors import CommandError, DataError, GpuNodeError, InputError, SealError
+from .generations import Generation
+from .imageref import wanted as wanted_image
+from .manifest import CAPTURED, STORE, Manifest
+from .model import Action, Facts, Policy
+from .pci import PciFunction
+from .probe import probe
+from .runner import Runner
+from .store import Store, objects_of
+
+SCHEMA = 1
+REPORT = f"{STORE}/seal-report.json"
+REPORTED, FAIL = "report", "fail"
+_ADDRESS, _CLASS = "0000:00:00.0", "030200"
+
+
+@dataclass(frozen=True)
+class SealRequest:
+    """``kernels`` as the bake has them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the GPUs that
+    the image is meant for, empty for all that a layer supports."""
+
+    kernels: Any = kernels.NEWEST
+    uncovered: str = REPORTED
+    generations: tuple[str, ...] = ()
+    marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
+    min_free_mb: int = 0
+
+
+@dataclass
+class Report:
+    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision."""
+
+    root: str
+    offline: bool
+    kernels: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    refusals: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    replayed: list[dict[str, str]] = field(default_factory=list)
+    sealed: str = ""
+
+    def refuse(self, check: str, problems: Iterable[str]) -> None:
+        self.refusals += [{"check": check, "problem": problem} for problem in problems]
+
+
+def request_from(params: Mapping[str, Any]) -> SealRequest:
+    """Validates the options of a seal. Raises InputError."""
+    uncovered = params.get("uncovered") or REPORTED
+    if uncovered not in (REPORTED, FAIL):
+        raise InputError(f"nvidia_prebake_uncovered: {uncovered!r} is neither {REPORTED} nor {FAIL}")
+    asked = tuple(params.get("gpu_generations") or ())
+    unknown = [name for name in asked if name not in generations.NAMES]
+    if unknown:
+        raise InputError(f"nvidia_prebake_gpu_generations: {', '.join(unknown)} unknown; known are {', '.join(generations.NAMES)}")
+    return SealRequest(
+        kernels=params.get("kernels") or kernels.NEWEST,
+        uncovered=uncovered,
+        generations=asked,
+        marker_path=params.get("marker_path") or SealRequest.marker_path,
+        min_free_mb=int(params.get("min_free_mb") or 0),
+    )
+
+
+def seal(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, write: bool = True) -> Report:
+    """Looks at everything and writes the report into the image. Raises SealError, with the report in its details, when the image must
+    not ship; ``containerd`` is None offline."""
+    report = Report(str(root), containerd is None)
+    layers, damaged = manifest.read_all(root)
+    arch = host.require_supported(root, os.uname().machine)
+    report.layers = [layer.layer for layer in layers]
+    report.refuse("layers", damaged)
+    if not layers and not damaged:
+        report.refuse("layers", ["no layer is in the store: nothing was baked (B4)"])
+    for layer in layers:  # all of it is read here; a boot reads what it must, when it must
+        problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else inventory.problems(root, layer.files)
+        report.refuse("layers", [f"layer {layer.layer}: {problem}" for problem in problems])
+    in_place = [layer for layer in layers if layer.mode != CAPTURED]
+    report.refuse("inert", inert.leftovers(root) if in_place else inert.problems(root, runner, arch, layers))
+    _check_covered(root, request, layers, report)
+    _check_usable(root, runner, containerd, request, layers, report)
+    for layer in layers:
+        report.refuse("right", _replay(root, runner, containerd, request, layer, report))
+    report.sealed = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    if write:
+        _write(root, report)
+    if report.refusals:
+        first = report.refusals[0]
+        more = f" (and {len(report.refusals) - 1} more in the report)" if len(report.refusals) > 1 else ""
+        raise SealError(f"this image must not ship: {first['check']}: {first['problem']}{more}", details={"report": asdict(report)})
+    return report
+
+
+def _write(root: Path, report: Report) -> None:
+    files.make_private(root / STORE)
+    files.write_atomic(root / REPORT, document.dump({"schema": SCHEMA, **asdict(report)}), 0o600)
+
+
+# --- covered ---------------------------------------------------------------------------------------------------------
+
+
+def _check_covered(root: Path, request: SealRequest, layers: Sequence[Manifest], report: Report) -> None:
+    """The kernel that boots and each that was asked for has a layer; another bootable one is reported, or refused."""
+    covered = {layer.identity.kver for layer in layers}
+    present = kernels.installed(root)
+    report.kernels = list(present)
+    choice = bootloader.default_kernel(root)
+    asked = request.kernels if isinstance(request.kernels, list) else [request.kernels]
+    needed = [kver for kver in asked if kver not in (kernels.NEWEST, "all")]
+    if "all" in asked:
+        needed += present
+    if choice.kver:
+        needed.append(choice.kver)
+    elif len(present) == 1:
+        needed += present
+    elif not needed:
+        report.refuse(
+            "covered", [f"several kernels are installed, and which one boots cannot be told: {choice.reason}; set nvidia_prebake_kernels"]
+        )
+    else:
+        report.notes.append(f"which kernel boots by default cannot be told: {choice.reason}")
+    report.notes += choice.warnings
+    for kver in dict.fromkeys(needed):
+        if kver not in covered:
+            report.refuse(
+                "covered", [f"kernel {kver} boots or was asked for, and no layer is for it (B3, B17): bake after the last kernel change"]
+            )
+    others = [kver for kver in present if kver not in covered and kver not in needed]
+    if others and request.uncovered == FAIL:
+        report.refuse("covered", [f"kernel {kver} can be booted and has no layer: remove it or bake for it" for kver in others])
+    elif others:
+        report.notes.append(f"no layer is for kernel {', '.join(others)}, which can be booted too: a node that does compiles there")
+
+
+# --- usable ----------------------------------------------------------------------------------------------------------
+
+
+def _check_usable(
+    root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layers: Sequence[Manifest], report: Report
+) -> None:
+    """What a node needs besides the layer: the driver image, the compile tools for the fallback, space."""
+    if root == Path("/"):
+        for kver in sorted({layer.identity.kver for layer in layers}):
+            report.refuse("usable", [f"the fallback cannot compile for {kver}: {p} (B16)" for p in toolchain.problems(runner, root, kver)])
+    try:
+        preflight.require_space(root, request.min_free_mb)
+    except GpuNodeError as error:
+        report.refuse("usable", [str(error)])
+    if containerd is None:
+        report.notes.append("offline: containerd was not asked whether it has the driver image")
+        return
+    for image in sorted({layer.image for layer in layers}):
+        report.refuse("usable", _image_problems(containerd, image, report))
+
+
+def _image_problems(containerd: Containerd, image: str, report: Report) -> list[str]:
+    try:
+        if containerd.target_digest(image) is None:
+            return [f"driver image {image} is not in containerd: device initialisation takes the container toolkit and more from it"]
+        if not containerd.is_pinned(image):
+            return [f"driver image {image} is not labelled as pinned: kubelet's garbage collection may take it"]
+        if not containerd.honours_pins():
+            report.notes.append(
+                "this containerd is older than 1.6.25 and ignores the pinned label: nodes may have to pull the driver image again"
+            )
+    except CommandError as error:
+        return [f"containerd cannot be asked about {image}: {error}"]
+    return []
+
+
+# --- right -----------------------------------------------------------------------------------------------------------
+
+
+def accepted(layer: Manifest, request: SealRequest) -> tuple[Generation, ...]:
+    """The GPU generations that an image with this layer is meant for."""
+    if not request.generations:
+        return generations.supported(layer.identity.flavour, layer.identity.version)
+    return tuple(g for g in generations.GENERATIONS if g.name in request.generations)
+
+
+def _replay(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layer: Manifest, report: Report) -> list[str]:
+    """The decision on this image, for the layer's kernel, with one GPU of each generation: it must be the fast path."""
+    identity = layer.identity
+    try:
+        wanted = wanted_image(layer.image, None, identity.kind, identity.version)
+    except DataError as error:
+        return [f"layer {layer.layer}: {error}"]
+    problems = []
+    facts: Facts | None = None
+    for generation in accepted(layer, request):
+        gpu = PciFunction(_ADDRESS, f"{generation.ids[0][0]:04x}", _CLASS, None)
+        if facts is None:  # contents are read once; only the GPU differs
+            facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
+            if containerd is None:
+                facts = replace(facts, containerd_ready=True, image_present=True, config_digest=identity.config_digest)
+        plan = decide(replace(facts, functions=(gpu,)), Policy(wanted))
+        report.replayed.append({"layer": layer.layer, "gpu": generation.name, "action": plan.action.value, "code": plan.code})
+        if plan.action is not Action.INSTALL_SKIP_BUILD:
+            problems.append(
+                f"a node with kernel {identity.kver} and a {generation.name} GPU would not take the fast path: {plan.code}: {plan.reason}"
+            )
+    return problems

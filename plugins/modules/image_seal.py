@@ -1,0 +1,112 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Thin module: see gpunode/seal.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_seal
+short_description: Prove that an image is what a bake says it is
+version_added: 0.1.0
+description:
+  - Looks at a finished image, last in its build, or mounted somewhere. Inert, so that nothing of a captured driver is live outside the
+    store. Covered, so that the kernel that boots has a layer. Usable, so that a node finds the driver image, the tools for the fallback
+    and space. Right, so that the decision, replayed for each kernel and GPU generation, takes the fast path.
+  - Fails when one of these does not hold. The report stays in the image, C(/var/lib/gpu-prebake/seal-report.json).
+  - Of a layer that was baked in place, which is live, only leftovers of the bake are looked for, besides the other three.
+options:
+  root:
+    description: The image's root filesystem. Another than C(/) is an image that lies mounted, whose containerd cannot be asked.
+    type: path
+    default: /
+  kernels:
+    description: The kernels that must have a layer besides the one that boots, as in the bake.
+    type: raw
+    default: newest
+  uncovered:
+    description: What another bootable kernel without a layer is, something to report or a reason to fail.
+    type: str
+    choices: [report, fail]
+    default: report
+  gpu_generations:
+    description: GPU generations that the image is meant for; empty for all that a layer's modules drive.
+    type: list
+    elements: str
+    default: []
+  marker_path:
+    description: Where driver containers write their marker.
+    type: str
+    default: /opt/azure/aks-gpu/dkms-marker
+  min_free_mb:
+    description: Space in MB that must be free in the image.
+    type: int
+    default: 0
+attributes:
+  check_mode:
+    support: full
+    description: Looks at everything and writes no report.
+author:
+  - gpu-prebake maintainers (@gpu-prebake)
+"""
+
+EXAMPLES = r"""
+- name: Prove the image
+  gpu.prebake.image_seal:
+    uncovered: fail
+    gpu_generations: [ampere, hopper]
+
+- name: Prove an image that is mounted on this machine
+  gpu.prebake.image_seal:
+    root: /mnt/image
+"""
+
+RETURN = r"""
+report:
+  description: What was found. On failure too.
+  returned: always
+  type: dict
+  sample: {"kernels": ["6.1.0-45-cloud-amd64"], "refusals": [], "notes": [], "replayed": [{"gpu": "hopper", "code": "baked_layer_matches"}]}
+code:
+  description: On failure, the cause as a word that never changes (docs/codes.md).
+  returned: failure
+  type: str
+  sample: seal_refused
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, seal
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+
+def body(module: AnsibleModule) -> dict[str, Any]:
+    host.require_root()
+    root = Path(module.params["root"])
+    runner = SystemRunner()
+    containerd = Containerd(runner) if root == Path("/") else None
+    found = seal.seal(root, runner, containerd, seal.request_from(module.params), write=not module.check_mode)
+    return {"changed": False, "report": asdict(found), "notes": found.notes}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "default": "/"},
+            "kernels": {"type": "raw", "default": "newest"},
+            "uncovered": {"type": "str", "choices": ["report", "fail"], "default": "report"},
+            "gpu_generations": {"type": "list", "elements": "str", "default": []},
+            "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
+            "min_free_mb": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    run_module(module, body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The seal on a fake image: inert, covered, usable, right; and what each refusal names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, generations, manifest, seal
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError, SealError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import Report, SealRequest
+
+from tests.unit.plugins import layernode
+from tests.unit.plugins.layernode import LIBRARY, LayerNode, snapshot
+from tests.unit.plugins.support import IMAGE, KVER, NEWER
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[LayerNode, Manifest]]:
+    with layernode.fast_folder() as folder:
+        node, layer = layernode.a_node(folder)
+        shutil.rmtree(node.root / "sys", ignore_errors=True)
+        node.pinned.add(IMAGE)
+        yield node, layer
+
+
+@pytest.fixture
+def node(both: tuple[LayerNode, Manifest]) -> LayerNode:
+    return both[0]
+
+
+@pytest.fixture
+def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
+    return both[1]
+
+
+def sealed(node: LayerNode, offline: bool = False, **request: Any) -> Report:
+    return seal.seal(node.root, node, None if offline else Containerd(node, ""), SealRequest(**request))
+
+
+def refusals(node: LayerNode, **request: Any) -> dict[str, str]:
+    """What each check refused, all in one text."""
+    with pytest.raises(SealError) as caught:
+        sealed(node, **request)
+    found: dict[str, str] = {}
+    for refusal in caught.value.details["report"]["refusals"]:
+        found[refusal["check"]] = f"{found.get(refusal['check'], '')}{refusal['problem']}; "
+    return found
+
+
+def test_an_inert_image_is_sealed_and_the_decision_is_replayed_for_every_generation(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    report = sealed(node)
+    assert report.refusals == []
+    wanted = [g.name for g in generations.supported(layer.identity.flavour, layer.identity.version)]
+    assert [r["gpu"] for r in report.replayed] == wanted
+    assert {(r["action"], r["code"]) for r in report.replayed} == {("install-skip-build", "baked_layer_matches")}
+    assert snapshot(node.root) == before
+    kept = json.loads((node.root / seal.REPORT).read_text())
+    assert (kept["kernels"], kept["layers"], kept["refusals"]) == ([KVER], [layer.layer], [])
+
+
+def test_offline_containerd_is_not_asked(node: LayerNode) -> None:
+    node.calls.clear()
+    report = sealed(node, offline=True)
+    assert report.refusals == []
+    assert not node.called("ctr")
+    assert "containerd was not asked" in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(
+            lambda n: n.put(f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko.zst", "x"), "nvidia.ko.zst: a kernel module", id="module"
+        ),
+        pytest.param(
+            lambda n: n.put(f"usr/lib/modules/{KVER}/modules.alias", "alias pci:v000010DEd* nvidia_drm\nalias pci:x nouveau\n"),
+            "udev would load nvidia_drm:",
+            id="alias",
+        ),
+        pytest.param(
+            lambda n: n.put("var/lib/dkms/nvidia/580.126.09/source/dkms.conf", "x"), "/var/lib/dkms/nvidia: registered", id="DKMS"
+        ),
+        pytest.param(lambda n: n.put("usr/bin/nvidia-modprobe", "x", 0o4755), "/usr/bin/nvidia-modprobe: setuid", id="setuid"),
+        pytest.param(lambda n: n.put("usr/bin/nvidia-smi", "x"), "/usr/bin/nvidia-smi: a file of layer", id="program"),
+        pytest.param(lambda n: n.put("usr/lib/x86_64-linux-gnu/libcuda.so.1", "x"), "libcuda.so.1: it is live", id="library"),
+        pytest.param(lambda n: n.put("var/lib/dkms/mok.key", "x"), "/var/lib/dkms/mok.key: a private key", id="key"),
+        pytest.param(lambda n: n.put("opt/gpu/config.sh", "x"), "/opt/gpu: a scratch folder", id="scratch"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/x/merged", "x"), "captures/x: left by a capture", id="capture"),
+        pytest.param(lambda n: activation.activate(n.root, n, manifest.read_all(n.root)[0][0]), "in place", id="the layer itself"),
+    ],
+)
+def test_what_is_live_or_left_over_is_named(node: LayerNode, change: Callable[[LayerNode], object], said: str) -> None:
+    change(node)
+    assert said in refusals(node)["inert"]
+
+
+def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
+    node.put("usr/bin/lsinitramfs")
+    node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/kernel/video/nvidiafb.ko\n")
+    assert sealed(node).refusals == []
+    node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko.zst\n")
+    assert f"/boot/initrd.img-{KVER}: holds a module" in refusals(node)["inert"]
+
+
+def test_without_a_layer_nothing_is_sealed(node: LayerNode, layer: Manifest) -> None:
+    shutil.rmtree(node.root / manifest.LAYERS)
+    assert "nothing was baked" in refusals(node)["layers"]
+
+
+def test_a_kernel_that_boots_must_have_a_layer(node: LayerNode) -> None:
+    node.add_kernel(NEWER)
+    assert "which one boots cannot be told" in refusals(node)["covered"]
+    node.put("boot/grub/grub.cfg", f"menuentry 'x' {{\n\tlinux /boot/vmlinuz-{NEWER}\n}}\n")
+    assert f"kernel {NEWER} boots or was asked for, and no layer" in refusals(node)["covered"]
+
+
+def test_another_kernel_is_reported_or_refused(node: LayerNode) -> None:
+    node.add_kernel(NEWER)
+    node.put("boot/grub/grub.cfg", f"menuentry 'x' {{\n\tlinux /boot/vmlinuz-{KVER}\n}}\n")
+    assert f"no layer is for kernel {NEWER}" in " ".join(sealed(node).notes)
+    assert f"kernel {NEWER} can be booted and has no layer" in refusals(node, uncovered="fail")["covered"]
+    assert f"kernel {NEWER} boots or was asked for" in refusals(node, kernels="all")["covered"]
+
+
+def test_a_node_must_find_the_driver_image(node: LayerNode) -> None:
+    node.pinned.clear()
+    assert "not labelled as pinned" in refusals(node)["usable"]
+    node.images.clear()
+    assert "is not in containerd" in refusals(node)["usable"]
+
+
+def test_generations_that_the_modules_do_not_drive_are_refused(node: LayerNode) -> None:
+    assert sealed(node, generations=("hopper",)).refusals == []
+    assert "volta GPUs are driven by proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
+
+
+def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None:
+    module = next(entry for entry in layer.files if entry.path.endswith("/nvidia.ko"))
+    object_file = node.root / "var/lib/gpu-prebake/objects"
+    for path in object_file.rglob("*"):
+        if path.is_file() and path.stat().st_size == module.size:
+            path.write_bytes(b"x" * module.size)
+    assert "contents_mismatch" in refusals(node)["right"]
+
+
+def test_check_mode_writes_no_report(node: LayerNode) -> None:
+    seal.seal(node.root, node, Containerd(node, ""), SealRequest(), write=False)
+    assert not (node.root / seal.REPORT).exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        pytest.param({"uncovered": "ignore"}, "neither report nor fail", id="uncovered"),
+        pytest.param({"gpu_generations": ["hoper"]}, "hoper unknown; known are maxwell", id="generation"),
+    ],
+)
+def test_bad_input_is_named(params: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        seal.request_from(params)
+
+
+def test_an_image_with_every_object_is_needed_to_boot(node: LayerNode) -> None:
+    """A library's content is part of what is proven, although a boot hashes it later."""
+    for path in (node.root / "var/lib/gpu-prebake/objects").rglob("*"):
+        if path.is_file() and path.read_bytes().startswith(b"libcuda"):
+            path.write_bytes(b"x" * path.stat().st_size)
+            break
+    else:
+        raise AssertionError(f"no object of {LIBRARY}")
+    assert "libcuda" in refusals(node)["layers"]
