@@ -65,7 +65,7 @@ def measure(image: str, policy: Policy, runs: int) -> dict[str, object]:
 def facts(policy: Policy) -> Facts:
     """A whole look at this node."""
     runner = SystemRunner()
-    return probe(Path("/"), runner, Containerd(runner, "/etc/containerd/certs.d"), policy.wanted)
+    return probe(Path("/"), runner, Containerd(runner), policy.wanted)
 
 
 def timed_decision(found: Facts, policy: Policy) -> float:

@@ -1,14 +1,14 @@
-"""Runs the module of this name: in one call, or followed where ``progress`` asks for it. See plugin_utils/followed.py."""
+"""Runs the module of this name: in one call, or followed where ``progress`` asks for it. See plugin_utils/."""
 
 from __future__ import annotations
 
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.gpu.prebake.plugins.plugin_utils.followed import FollowedAction
+from ansible_collections.gpu.prebake.plugins.plugin_utils.imagearchive import ImageArchiveAction
 
 _BESIDE_DEADLINE_S = 300.0
 
 
-class ActionModule(FollowedAction):
+class ActionModule(ImageArchiveAction):
     """A boot step; nobody may pay for lines that nobody asked for."""
 
     log = "/var/log/gpu-prebake/boot.log"

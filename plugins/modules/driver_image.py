@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/containerd.py."""
+"""Thin module: see gpunode/fetch.py."""
 
 from __future__ import annotations
 
@@ -10,24 +10,11 @@ short_description: Have a driver image in containerd under its canonical name
 version_added: 0.1.0
 description:
   - Sees that a driver image is in containerd's C(k8s.io) namespace under exactly the reference by which driver containers are run,
-    and pulls it only if it is not.
+    and fetches it only if it is not, from a registry or from an archive.
   - Labels it as pinned, so that image garbage collection leaves it.
 options:
-  image:
-    description: Canonical reference, by tag or digest.
-    type: raw
-    required: true
-  pull_image:
-    description: Reference to pull by, where it is another one; the image is then tagged with I(image).
-    type: str
-  kind:
-    description: Driver kind, C(cuda) or C(grid); needed where the name of I(image) does not say it.
-    type: str
-  version:
-    description: Driver version in quotes; needed where the tag of I(image) does not say it.
-    type: raw
   tries:
-    description: Tries to pull.
+    description: Tries to pull. What cannot succeed is not tried again, and an archive is imported once.
     type: int
     default: 3
   delay_s:
@@ -35,17 +22,16 @@ options:
     type: float
     default: 10
   timeout_s:
-    description: Seconds that one try may take.
+    description: Seconds that one try, or the import of an archive, may take.
     type: float
     default: 120
-  hosts_dir:
-    description: containerd's folder of registry hosts; mirrors, plain HTTP and certificates are configured there.
-    type: str
-    default: /etc/containerd/certs.d
+extends_documentation_fragment:
+  - gpu.prebake.options.image
+  - gpu.prebake.options.source
 attributes:
   check_mode:
     support: full
-    description: Says whether the image would be pulled.
+    description: Says whether the image would be fetched.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
@@ -54,6 +40,19 @@ EXAMPLES = r"""
 - name: Have the driver image
   gpu.prebake.driver_image:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
+
+- name: Have it from a registry of one's own, with a login and a private authority
+  gpu.prebake.driver_image:
+    image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
+    pull_image: registry.example.com:5000/aks/aks-gpu-cuda:580.126.09-20260430040408
+    registry_username: puller
+    registry_password: "{{ vault_registry_password }}"
+    registry_ca: "{{ lookup('ansible.builtin.file', 'registry-ca.pem') }}"
+
+- name: Have it without a network
+  gpu.prebake.driver_image:
+    image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
+    image_archive: /srv/images/aks-gpu-cuda-580.126.09.tar
 """
 
 RETURN = r"""
@@ -67,50 +66,68 @@ digest:
   returned: success
   type: str
   sample: "sha256:0f1e2d"
+config_digest:
+  description: Digest of the image's config for this machine's architecture, equal through every registry and archive; empty if unknown.
+  returned: success
+  type: str
+  sample: "sha256:4b5a69"
+image_wanted:
+  description: In check mode, whether the image would be fetched.
+  returned: in check mode
+  type: bool
+  sample: true
+code:
+  description: On failure, the cause as a word that never changes (docs/codes.md).
+  returned: failure
+  type: str
+  sample: registry_login
 """
 
+import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, imageref
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd, ensure_image
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, imageref, imagesource
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.fetch import Tries, ensure_image
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+ARGUMENTS: options.Spec = {
+    **options.IMAGE,
+    "tries": {"type": "int", "default": 3},
+    "delay_s": {"type": "float", "default": 10},
+    "timeout_s": {"type": "float", "default": 120},
+    **options.SOURCE,
+}
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     wanted = imageref.wanted(params["image"], params["pull_image"], params["kind"], params["version"])
+    source = imagesource.source_from(params)
     host.require_root()
-    containerd = Containerd(SystemRunner(), params["hosts_dir"])
+    containerd = Containerd(SystemRunner())
     if not containerd.is_ready():
         raise PreflightError("containerd does not answer: install and start it", code="containerd_unavailable")
+    name, result = wanted.image.text, {}
     if module.check_mode:
-        digest = containerd.target_digest(wanted.image.text)
-        return {"changed": digest is None, "image": wanted.image.text, "digest": digest or ""}
-    total = params["tries"] * (params["timeout_s"] + params["delay_s"])
-    changed = ensure_image(containerd, wanted, Deadline(total), params["tries"], params["delay_s"], params["timeout_s"])
-    containerd.pin(wanted.image.text)
-    return {"changed": changed, "image": wanted.image.text, "digest": containerd.target_digest(wanted.image.text) or ""}
+        changed = containerd.target_digest(name) is None
+        result = {"image_wanted": changed}
+    else:
+        tries = Tries(params["tries"], params["delay_s"], params["timeout_s"])
+        changed = ensure_image(containerd, wanted, Deadline(tries.number * (tries.timeout_s + tries.delay_s)), source, tries)
+        containerd.pin(name)
+    arch = host.normal_arch(os.uname().machine) or ""
+    digests = {"digest": containerd.target_digest(name) or "", "config_digest": containerd.config_digest(name, arch) or ""}
+    return {"changed": changed, "image": name, **digests, **result}
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "image": {"type": "raw", "required": True},
-            "pull_image": {"type": "str"},
-            "kind": {"type": "str"},
-            "version": {"type": "raw"},
-            "tries": {"type": "int", "default": 3},
-            "delay_s": {"type": "float", "default": 10},
-            "timeout_s": {"type": "float", "default": 120},
-            "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},
-        },
-        supports_check_mode=True,
-    )
-    run_module(module, body)
+    run_module(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), body)
 
 
 if __name__ == "__main__":

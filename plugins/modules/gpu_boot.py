@@ -15,19 +15,6 @@ description:
     record. A second run changes nothing and runs no container.
   - While it runs, C(/var/log/gpu-prebake/boot.log) on the node can be followed.
 options:
-  image:
-    description: Canonical reference of the driver image that this node must run, by tag or digest.
-    type: raw
-    required: true
-  pull_image:
-    description: Reference to pull by, where it is another one.
-    type: str
-  kind:
-    description: Driver kind, C(cuda) or C(grid); needed where the name of I(image) does not say it.
-    type: str
-  version:
-    description: Driver version in quotes; needed where the tag of I(image) does not say it.
-    type: raw
   managed:
     description: Whether this node's driver is managed here; where not, nothing is done.
     type: bool
@@ -82,14 +69,13 @@ options:
     description: Where the driver container writes its marker.
     type: str
     default: /opt/azure/aks-gpu/dkms-marker
-  hosts_dir:
-    description: containerd's folder of registry hosts.
-    type: str
-    default: /etc/containerd/certs.d
   progress:
     description: Whether the lines of the log are shown as they come, which takes a few more calls than one.
     type: bool
     default: false
+extends_documentation_fragment:
+  - gpu.prebake.options.image
+  - gpu.prebake.options.source
 attributes:
   check_mode:
     support: full
@@ -106,6 +92,11 @@ EXAMPLES = r"""
   gpu.prebake.gpu_boot:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
     expected_gpus: 8
+
+- name: Bring up the driver of a node that reaches no registry, and whose image does not hold the driver image
+  gpu.prebake.gpu_boot:
+    image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
+    image_archive: /srv/images/aks-gpu-cuda-580.126.09.tar
 """
 
 RETURN = r"""
@@ -154,6 +145,11 @@ provisional:
   returned: success
   type: bool
   sample: false
+image_wanted:
+  description: In check mode, whether the driver image would be fetched.
+  returned: in check mode
+  type: bool
+  sample: false
 containers:
   description: How many driver containers ran.
   returned: success
@@ -191,13 +187,32 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import outcome_result, run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import boot
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref, imagesource
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import boot, may_need_image
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome, Policy, expected_gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
 
+ARGUMENTS: options.Spec = {
+    **options.IMAGE,
+    "managed": {"type": "bool", "default": True},
+    "expected_gpus": {"type": "raw", "default": "auto"},
+    "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
+    "require_digest": {"type": "bool", "default": True},
+    "accept_no_device": {"type": "bool", "default": False},
+    "deadline_s": {"type": "float", "default": 780},
+    "tries": {"type": "int", "default": 5},
+    "delay_s": {"type": "float", "default": 10},
+    "try_s": {"type": "float", "default": 600},
+    "fallback_s": {"type": "float", "default": 240},
+    "late_gpus_s": {"type": "float", "default": 30},
+    "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
+    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
+    "progress": {"type": "bool", "default": False},
+    **options.SOURCE,
+}
 _POLICY_OPTIONS = (
     "managed",
     "flavour",
@@ -220,13 +235,12 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         expected_gpus=expected_gpus(params["expected_gpus"]),
         **{name: params[name] for name in _POLICY_OPTIONS},
     )
-    if module.check_mode:
-        _facts, outcome = boot(SystemRunner(), policy, True, params["marker_path"], params["hosts_dir"])
-    else:
-        _facts, outcome = boot(
-            SystemRunner(), policy, False, params["marker_path"], params["hosts_dir"], ProgressLog(Path("/"), "boot.log")
-        )
+    source = imagesource.source_from(params)
+    say = (lambda _line: None) if module.check_mode else ProgressLog(Path("/"), "boot.log")
+    facts, outcome = boot(SystemRunner(), policy, module.check_mode, params["marker_path"], source, say)
     result = outcome_result(outcome)
+    if module.check_mode:
+        result["image_wanted"] = may_need_image(facts, outcome.plan)
     if module._diff:
         result["diff"] = diff(outcome)
     return result
@@ -240,31 +254,7 @@ def diff(outcome: Outcome) -> dict[str, str]:
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "image": {"type": "raw", "required": True},
-            "pull_image": {"type": "str"},
-            "kind": {"type": "str"},
-            "version": {"type": "raw"},
-            "managed": {"type": "bool", "default": True},
-            "expected_gpus": {"type": "raw", "default": "auto"},
-            "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
-            "require_digest": {"type": "bool", "default": True},
-            "accept_no_device": {"type": "bool", "default": False},
-            "deadline_s": {"type": "float", "default": 780},
-            "tries": {"type": "int", "default": 5},
-            "delay_s": {"type": "float", "default": 10},
-            "try_s": {"type": "float", "default": 600},
-            "fallback_s": {"type": "float", "default": 240},
-            "late_gpus_s": {"type": "float", "default": 30},
-            "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
-            "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-            "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},
-            "progress": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
-    run_module(module, body)
+    run_module(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), body)
 
 
 if __name__ == "__main__":

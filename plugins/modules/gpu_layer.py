@@ -102,10 +102,16 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import plain, run_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+ARGUMENTS: options.Spec = {
+    "layer": {"type": "str"},
+    "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
+}
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
@@ -118,10 +124,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "layer": {"type": "str"},
-            "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
-        },
+        argument_spec=ARGUMENTS,
         required_if=[("state", "active", ["layer"]), ("state", "absent", ["layer"])],
         supports_check_mode=True,
     )

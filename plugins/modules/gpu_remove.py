@@ -147,10 +147,21 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import plain, run_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import Removed, RemoveRequest, remove
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+ARGUMENTS: options.Spec = {
+    "scope": {"type": "str", "choices": ["everything", "driver"], "default": "everything"},
+    "images": {"type": "bool", "default": False},
+    "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
+    "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
+    "deadline_s": {"type": "float", "default": 300},
+    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
+    "release_notes": {"type": "str", "default": "/var/lib/gpu-prebake/release-notes.txt"},
+}
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
@@ -174,19 +185,7 @@ def diff(done: Removed) -> dict[str, str]:
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "scope": {"type": "str", "choices": ["everything", "driver"], "default": "everything"},
-            "images": {"type": "bool", "default": False},
-            "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
-            "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
-            "deadline_s": {"type": "float", "default": 300},
-            "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-            "release_notes": {"type": "str", "default": "/var/lib/gpu-prebake/release-notes.txt"},
-        },
-        supports_check_mode=True,
-    )
-    run_module(module, body)
+    run_module(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), body)
 
 
 if __name__ == "__main__":

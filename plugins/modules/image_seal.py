@@ -78,10 +78,20 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, seal
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+
+ARGUMENTS: options.Spec = {
+    "root": {"type": "path", "default": "/"},
+    "kernels": {"type": "raw", "default": "newest"},
+    "uncovered": {"type": "str", "choices": ["report", "fail"], "default": "report"},
+    "gpu_generations": {"type": "list", "elements": "str", "default": []},
+    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
+    "min_free_mb": {"type": "int", "default": 0},
+}
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
@@ -94,18 +104,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "root": {"type": "path", "default": "/"},
-            "kernels": {"type": "raw", "default": "newest"},
-            "uncovered": {"type": "str", "choices": ["report", "fail"], "default": "report"},
-            "gpu_generations": {"type": "list", "elements": "str", "default": []},
-            "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-            "min_free_mb": {"type": "int", "default": 0},
-        },
-        supports_check_mode=True,
-    )
-    run_module(module, body)
+    run_module(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), body)
 
 
 if __name__ == "__main__":

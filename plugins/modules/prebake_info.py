@@ -11,50 +11,9 @@ version_added: 0.1.0
 description:
   - Looks at inputs, machine, kernels, space, foreign drivers and containerd, and fails with what to do when a bake must not begin.
   - Changes nothing.
-options:
-  image:
-    description: Canonical reference of the driver image, by tag or digest.
-    type: raw
-    required: true
-  pull_image:
-    description: Reference to pull by, where it is another one.
-    type: str
-  kind:
-    description: Driver kind, C(cuda) or C(grid); needed where the name of I(image) does not say it.
-    type: str
-  version:
-    description: Driver version in quotes; needed where the tag of I(image) does not say it.
-    type: raw
-  kernels:
-    description:
-      - C(newest) is the one that the boot loader takes by default. Or C(all) that are installed, a kernel release, or a list of releases.
-      - In I(mode) C(in_place) they must come to one.
-    type: raw
-    default: newest
-  flavour:
-    description: Which kernel modules the build must give; asserted, since an unmodified image chooses by itself.
-    type: str
-    choices: [any, open, proprietary]
-    default: any
-  mode:
-    description:
-      - How to bake. C(in_place) leaves the driver live in the image.
-      - C(captured) leaves the image as it is, and the driver as an inert layer in a store that only root may enter.
-    type: str
-    choices: [in_place, captured]
-    default: in_place
-  marker_path:
-    description: Where the driver container writes its marker.
-    type: str
-    default: /opt/azure/aks-gpu/dkms-marker
-  min_free_mb:
-    description: Space in MB that must be free before the bake, on each filesystem that it writes to.
-    type: int
-    default: 3072
-  hosts_dir:
-    description: containerd's folder of registry hosts.
-    type: str
-    default: /etc/containerd/certs.d
+extends_documentation_fragment:
+  - gpu.prebake.options.image
+  - gpu.prebake.options.bake
 attributes:
   check_mode:
     support: full
@@ -94,22 +53,33 @@ notes:
   type: list
   elements: str
   sample: []
+code:
+  description: On failure, the cause as a word that never changes (docs/codes.md).
+  returned: failure
+  type: str
+  sample: foreign_driver
 """
 
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import preflight
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
 
+ARGUMENTS: options.Spec = {
+    **options.IMAGE,
+    **options.BAKE,
+}
+
 
 def body(module: AnsibleModule) -> dict[str, Any]:
     runner = SystemRunner()
     request = preflight.request_from(module.params)
-    found = preflight.check(Path("/"), runner, Containerd(runner, module.params["hosts_dir"]), request)
+    found = preflight.check(Path("/"), runner, Containerd(runner), request)
     return {
         "changed": False,
         "kernels": list(found.kernels),
@@ -120,22 +90,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "image": {"type": "raw", "required": True},
-            "pull_image": {"type": "str"},
-            "kind": {"type": "str"},
-            "version": {"type": "raw"},
-            "kernels": {"type": "raw", "default": "newest"},
-            "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
-            "mode": {"type": "str", "choices": ["in_place", "captured"], "default": "in_place"},
-            "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-            "min_free_mb": {"type": "int", "default": 3072},
-            "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},
-        },
-        supports_check_mode=True,
-    )
-    run_module(module, body)
+    run_module(AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True), body)
 
 
 if __name__ == "__main__":

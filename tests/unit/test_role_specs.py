@@ -6,6 +6,7 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -37,9 +38,19 @@ def module_calls(role: str) -> Iterator[tuple[str, dict[str, str]]]:
                     yield key[len(COLLECTION) :], arguments
 
 
+def module(name: str) -> ModuleType:
+    return importlib.import_module(f"ansible_collections.gpu.prebake.plugins.modules.{name}")
+
+
 def module_options(name: str) -> dict[str, dict[str, Any]]:
-    module = importlib.import_module(f"ansible_collections.gpu.prebake.plugins.modules.{name}")
-    return yaml.safe_load(module.DOCUMENTATION)["options"]
+    """The options of a module as it documents them, those of its fragments too."""
+    document = yaml.safe_load(module(name).DOCUMENTATION)
+    found = dict(document.get("options", {}))
+    for fragment in document.get("extends_documentation_fragment", []):
+        file, _, section = fragment.removeprefix(COLLECTION).partition(".")
+        fragments = importlib.import_module(f"ansible_collections.gpu.prebake.plugins.doc_fragments.{file}").ModuleDocFragment
+        found |= yaml.safe_load(getattr(fragments, section.upper()))["options"]
+    return found
 
 
 def readme_table(role: str) -> list[tuple[str, str]]:
@@ -56,6 +67,8 @@ def shown(default: Any) -> str:
 
 
 CALLS = [pytest.param(role, name, given, id=f"{role}-{name}") for role in ROLES for name, given in module_calls(role)]
+
+MODULES = sorted(path.stem for path in (TOP / "plugins/modules").glob("*.py"))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -103,6 +116,22 @@ def test_module_has_the_defaults_and_choices_of_the_role(role: str, name: str, g
         if "default" in found:
             assert found["default"] == defaults(role)[variable], option
         assert found.get("choices") == options(role)[variable].get("choices"), option
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_takes_what_it_documents(name: str) -> None:
+    documented = {
+        option: {key: value for key, value in facts.items() if key in ("type", "default", "choices", "required", "elements")}
+        for option, facts in module_options(name).items()
+    }
+    assert {n: {k: v for k, v in spec.items() if k != "no_log"} for n, spec in module(name).ARGUMENTS.items()} == documented
+
+
+def test_a_password_is_logged_nowhere() -> None:
+    for name in MODULES:
+        assert all(spec.get("no_log") is ("password" in option or None) for option, spec in module(name).ARGUMENTS.items())
+    for role in ROLES:
+        assert all(spec.get("no_log") is ("password" in option or None) for option, spec in options(role).items())
 
 
 def test_roles_call_our_modules() -> None:

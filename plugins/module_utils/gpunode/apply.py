@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import activation, buildlog, dkms, dpkglock, driver, evidence, kmod, manifest, marker, record, removal, userspace
-from .containerd import Containerd, ensure_image
+from .containerd import Containerd
 from .contract import ContainerRun, DriverContainer
 from .deadline import Deadline
 from .decide import decide
 from .errors import BootError, GpuNodeError, ImageError, LayerError
 from .events import Events
+from .fetch import ensure_image
+from .imagesource import DEFAULT_SOURCE, ImageSource
 from .judge import Evidence, Verdict, judge
 from .manifest import CAPTURED, IN_PLACE, Identity
 from .model import Action, Facts, Outcome, Plan, Policy, Step
@@ -40,6 +42,7 @@ class Apply:
     deadline: Deadline
     events: Events
     marker_path: str = marker.DEFAULT_PATH
+    source: ImageSource = DEFAULT_SOURCE
     running_config: str = ""
     _activated: bool = False
 
@@ -82,7 +85,7 @@ class Apply:
     def _pull(self) -> Plan:
         wanted = self.policy.wanted
         with self.events.step(Step.PULL_IMAGE.value, image=wanted.pull.text):
-            ensure_image(self.containerd, wanted, self.deadline, say=self.events.say)
+            ensure_image(self.containerd, wanted, self.deadline, self.source, say=self.events.say)
         self.facts = with_image(self.facts, self.containerd, wanted)
         if not self.facts.image_present:
             raise ImageError(f"driver image {wanted.image.text} was pulled, and containerd does not have it", code="image_missing")

@@ -11,7 +11,7 @@ from typing import Any
 from . import dpkglock, files, preflight
 from .build import Builder
 from .capturing import Capturing
-from .containerd import HOSTS_DIR, Containerd
+from .containerd import Containerd
 from .contract import LOCK
 from .deadline import Deadline
 from .errors import BuildError, CommandError
@@ -38,7 +38,6 @@ class Baked:
 def bake(
     runner: Runner,
     request: BakeRequest,
-    hosts_dir: str = HOSTS_DIR,
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
 ) -> Baked:
@@ -49,7 +48,7 @@ def bake(
     """
     with files.locked(LOCK, "a bake"):
         events = Events(say)
-        builder = Builder(root, runner, Containerd(runner, hosts_dir), request, events)
+        builder = Builder(root, runner, Containerd(runner), request, events)
         try:
             layers, new, changed = _run(builder)
         except CommandError as error:
@@ -61,9 +60,9 @@ def bake(
         return Baked(layers, new, changed, report)
 
 
-def would_bake(runner: Runner, request: BakeRequest, hosts_dir: str = HOSTS_DIR, root: Path = Path("/")) -> bool:
+def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:
     """Whether ``bake`` would build; changes nothing. Raises GpuNodeError when it would refuse."""
-    builder = Builder(root, runner, Containerd(runner, hosts_dir), request, Events())
+    builder = Builder(root, runner, Containerd(runner), request, Events())
     checked = preflight.check(root, runner, builder.containerd, request)
     builder.arch = checked.arch
     digest = builder.containerd.config_digest(request.wanted.image.text, checked.arch)

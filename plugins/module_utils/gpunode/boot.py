@@ -8,13 +8,14 @@ from pathlib import Path
 
 from . import activated, activation, files, host, marker, pci
 from .apply import Apply
-from .containerd import HOSTS_DIR, Containerd
+from .containerd import Containerd
 from .contract import LOCK
 from .deadline import Deadline
 from .decide import decide
 from .errors import GpuNodeError, InputError
 from .events import Events
-from .model import Facts, Outcome, Plan, Policy
+from .imagesource import DEFAULT_SOURCE, ImageSource
+from .model import Facts, Outcome, Plan, Policy, Step
 from .probe import probe
 from .runner import Runner
 
@@ -24,7 +25,7 @@ def boot(
     policy: Policy,
     check: bool = False,
     marker_path: str = marker.DEFAULT_PATH,
-    hosts_dir: str = HOSTS_DIR,
+    source: ImageSource = DEFAULT_SOURCE,
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
 ) -> tuple[Facts, Outcome]:
@@ -35,7 +36,7 @@ def boot(
     host.require_root()
     check_figures(policy)
     deadline = Deadline(policy.deadline_s)
-    containerd = Containerd(runner, hosts_dir)
+    containerd = Containerd(runner)
     if check:
         facts, plan = look(root, runner, containerd, policy, marker_path)
         return facts, Outcome(plan, plan.action, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
@@ -49,13 +50,18 @@ def boot(
             facts, plan = look(root, runner, containerd, policy, marker_path)
         say(f"{plan.action.value}: {plan.code}: {plan.reason}")
         try:
-            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path).run(plan)
+            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path, source).run(plan)
         except GpuNodeError as error:
             say(f"failed: {error.code}: {error}")
             error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
             error.details.update(refused=[asdict(refusal) for refusal in plan.refused], node_warnings=list(plan.warnings))
             raise
         return facts, replace(outcome, steps=events.steps)
+
+
+def may_need_image(facts: Facts, plan: Plan) -> bool:
+    """Whether carrying ``plan`` out would fetch the driver image, or could once GPUs that are late have come."""
+    return not facts.image_present and (Step.PULL_IMAGE in plan.steps or plan.code == "gpu_missing")
 
 
 def check_figures(policy: Policy) -> None:

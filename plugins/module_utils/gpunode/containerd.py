@@ -5,37 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from .deadline import Deadline
-from .errors import CommandError, ImageError, InputError
+from .errors import CommandError, ImageError
 from .files import read_text
-from .imageref import DriverWanted
+from .imagesource import ImageSource
 from .runner import LineSink, Runner
 
 NAMESPACE = "k8s.io"
-HOSTS_DIR = "/etc/containerd/certs.d"
 CONFIG = "etc/containerd/config.toml"
-_OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
+OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _ASK_S = 30.0
-PULL_S = 120.0
-# What no further try can mend: the registry has answered, and its answer is no.
-_FINAL = re.compile(r"unauthorized|forbidden|denied|invalid reference|no match for platform", re.IGNORECASE)
-# "not found" may also be a blob that went between two steps, or a name server's word: only in a registry's answer is it a no.
-_NOT_FOUND = re.compile(r"\b404\b.*not found|failed to resolve reference.*not found", re.IGNORECASE)
-_NO_ANSWER = re.compile(r"no such host|server misbehaving|failed to do request", re.IGNORECASE)
-_NO_SPACE = re.compile(r"no space left", re.IGNORECASE)
-_STORE = "/var/lib/containerd"
+_REMOVE_S = 120.0
+# The name that an import gives what it brings, until it is tagged with the one that is wanted.
+_IMPORTED = "gpu-prebake-import"
 
 
 class Containerd:
     """containerd in one namespace, driven by ``runner``."""
 
-    def __init__(self, runner: Runner, hosts_dir: str = HOSTS_DIR, namespace: str = NAMESPACE) -> None:
+    def __init__(self, runner: Runner, namespace: str = NAMESPACE) -> None:
         self.runner = runner
-        self.hosts_dir = hosts_dir
         self.ctr = ["ctr", "-n", namespace]
 
     def is_ready(self) -> bool:
@@ -60,7 +53,7 @@ class Containerd:
 
     def remove(self, reference: str) -> None:
         """Removes a name of an image, and what no other name needs. Raises CommandError."""
-        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=PULL_S)
+        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=_REMOVE_S)
 
     def config_digest(self, reference: str, arch: str) -> str | None:
         """The digest of the image's config for ``arch``: the same through every index and mirror. None where it is not here."""
@@ -69,7 +62,7 @@ class Containerd:
             return None
         document = self._content(digest)
         if "manifests" in document:
-            digest = platform_manifest(document, _OCI_ARCH.get(arch, arch))
+            digest = platform_manifest(document, OCI_ARCH.get(arch, arch))
             document = self._content(digest) if digest else {}
         config = document.get("config", {}).get("digest")
         return config if isinstance(config, str) else None
@@ -81,10 +74,48 @@ class Containerd:
             return {}
         return document if isinstance(document, dict) else {}
 
-    def pull(self, reference: str, timeout_s: float, on_line: LineSink = None) -> None:
-        """One pull. Raises CommandError."""
-        hosts = ["--hosts-dir", self.hosts_dir] if self.hosts_dir and Path(self.hosts_dir).is_dir() else []
-        self.runner.run([*self.ctr, "images", "pull", *hosts, reference], timeout_s=timeout_s, on_line=on_line)
+    def names(self) -> tuple[str, ...]:
+        """The names of all images."""
+        return tuple(self.runner.run([*self.ctr, "images", "ls", "-q"], timeout_s=_ASK_S).stdout.split())
+
+    def pull(self, reference: str, source: ImageSource, timeout_s: float, on_line: LineSink = None) -> None:
+        """One pull, in which no password is on a command line. Raises CommandError; InputError for a ``source`` that cannot be."""
+        argv = [*self.ctr, "images", "pull", *self._by_itself("pull")]
+        if source.hosts_dir and Path(source.hosts_dir).is_dir():
+            argv += ["--hosts-dir", source.hosts_dir]
+        if source.plain_http:
+            argv.append("--plain-http")
+        if source.username:
+            argv += ["--user", source.username]
+        with source.trust() as env:
+            self.runner.run([*argv, reference], timeout_s=timeout_s, env=env, on_line=on_line, typed=source.password or None)
+
+    def import_archive(self, path: str, timeout_s: float) -> str:
+        """Imports an archive of one image and returns a name that it has here, to be removed again, whatever the archive calls it.
+
+        Raises CommandError; a failed import leaves no image behind.
+        """
+        before = set(self.names())
+        argv = [*self.ctr, "images", "import", *self._by_itself("import"), "--digests", "--base-name", _IMPORTED, path]
+        try:
+            self.runner.run(argv, timeout_s=timeout_s)
+            found = [name for name in self.names() if name.startswith(f"{_IMPORTED}@")]
+            if not found:
+                raise CommandError(argv, 0, "", "it ended well, and brought no image")
+        except BaseException:
+            self._discard([name for name in self.names() if name not in before])
+            raise
+        return found[0]
+
+    def _by_itself(self, command: str) -> list[str]:
+        """From containerd 2.0 on, ctr leaves the work to the daemon, which does not see this process's environment, unless told so."""
+        shown = self.runner.run([*self.ctr, "images", command, "--help"], ok=None, timeout_s=_ASK_S).stdout
+        return ["--local"] if re.search(r"^\s+--local\b", shown, re.MULTILINE) else []
+
+    def _discard(self, names: Sequence[str]) -> None:
+        """Removes what a failed import left; some of it may be gone by itself."""
+        if names:
+            self.runner.run([*self.ctr, "images", "rm", "--sync", *names], ok=None, timeout_s=_REMOVE_S)
 
     def tag(self, source: str, target: str) -> None:
         """Gives an image a second name, replacing what had it."""
@@ -163,75 +194,3 @@ def imports_dropins(root: Path) -> bool:
     text = re.sub(r"^\s*#.*$", "", read_text(root / CONFIG) or "", flags=re.MULTILINE)
     match = re.search(r"^imports\s*=\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
     return bool(match and "config.d/" in match[1])
-
-
-def is_final(error: CommandError) -> bool:
-    """Whether a failed pull would fail again: the registry said no (B12)."""
-    if _FINAL.search(error.output):
-        return True
-    return any(_NOT_FOUND.search(line) and not _NO_ANSWER.search(line) for line in error.output.splitlines())
-
-
-def ensure_image(
-    containerd: Containerd,
-    wanted: DriverWanted,
-    deadline: Deadline,
-    tries: int = 3,
-    delay_s: float = 10.0,
-    timeout_s: float = PULL_S,
-    say: Callable[[str], None] = lambda _: None,
-) -> bool:
-    """Sees that the driver image is here under its canonical name; pulls only if not. Returns whether anything was done.
-
-    Raises ImageError, which names the reference and what the registry said; InputError for less than one try.
-    """
-    if tries < 1:
-        raise InputError(f"tries: {tries}: an image is pulled in at least one try, give 1 or more")
-    name = wanted.image.text
-    if containerd.target_digest(name):
-        return False
-    source = wanted.pull.text
-    if source == name or not containerd.target_digest(source):
-        _pull(containerd, source, deadline, tries, delay_s, timeout_s, say)
-    if source != name:
-        containerd.tag(source, name)
-    return True
-
-
-def _pull(
-    containerd: Containerd,
-    source: str,
-    deadline: Deadline,
-    tries: int,
-    delay_s: float,
-    timeout_s: float,
-    say: Callable[[str], None],
-) -> None:
-    for attempt in range(1, tries + 1):
-        say(f"pulling {source} (try {attempt} of {tries})")
-        limit_s = deadline.cut_s(timeout_s, f"pulling {source}")
-        try:
-            containerd.pull(source, limit_s)
-            return
-        except CommandError as error:
-            reason = (error.output.strip().splitlines() or [str(error)])[-1]
-            if error.timed_out:  # the last that ctr said is its progress
-                reason = f"the pull did not end within {limit_s:.0f} s"
-            if _NO_SPACE.search(error.output):
-                raise ImageError(
-                    f"driver image {source} cannot be pulled, a filesystem is full: {reason}. "
-                    f"Make room where containerd keeps its images ({_STORE}, unless its configuration sets another root)",
-                    code="no_space",
-                ) from error
-            if is_final(error):
-                raise ImageError(
-                    f"driver image {source} cannot be pulled: {reason}. The registry answered, so it was not tried again: "
-                    "check the reference, and the credentials in containerd's hosts folder",
-                    code="image_refused",
-                ) from error
-            if attempt == tries or not deadline.pause(delay_s):
-                raise ImageError(
-                    f"driver image {source} cannot be pulled after {attempt} tries: {reason}. "
-                    "Check that this machine reaches the registry, or set a pull reference that it reaches",
-                    code="image_unreachable",
-                ) from error

@@ -1,4 +1,4 @@
-"""The only place that starts programs: an argv list, no shell, no standard input, a limit on time, the whole group killed."""
+"""The only place that starts programs: an argv list, no shell, no input but a typed line, a limit on time, the whole group killed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import selectors
 import signal
 import subprocess
+import termios
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Optional, Protocol
 
@@ -48,10 +49,12 @@ class Runner(Protocol):
         ok: Collection[int] | None = (0,),
         env: Mapping[str, str] | None = None,
         on_line: LineSink = None,
+        typed: str | None = None,
     ) -> Result:
         """Runs ``argv``. ``ok`` names the exit statuses that are no error (None: all).
 
-        With ``on_line`` both outputs are merged and each line is handed on as it comes.
+        With ``on_line`` both outputs are merged and each line is handed on as it comes. ``typed`` is a line, at most 4094 bytes, that the
+        program reads from a terminal as its standard input: how a secret stays off the command line and out of the environment.
         Raises CommandError: rc None when the program is missing (``missing``) or was killed at its limit (``timed out``).
         """
 
@@ -69,24 +72,13 @@ class SystemRunner:
         ok: Collection[int] | None = (0,),
         env: Mapping[str, str] | None = None,
         on_line: LineSink = None,
+        typed: str | None = None,
     ) -> Result:
         start = time.monotonic()
-        process = _popen(argv, subprocess.DEVNULL, subprocess.STDOUT if on_line else subprocess.PIPE, env)
-        try:
-            if on_line:
-                stdout, stderr = _follow(process, start + timeout_s, on_line), ""
-            else:
-                out, err = process.communicate(timeout=timeout_s)
-                stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-        except subprocess.TimeoutExpired as error:
-            _kill_group(process)
-            raise CommandError(argv, None, _text(error.output), f"timed out after {timeout_s:.0f} s, killed", True) from error
-        except BaseException:
-            _kill_group(process)
-            raise
-        if ok is not None and process.returncode not in ok:
-            raise CommandError(argv, process.returncode, stdout + stderr, f"exit status {process.returncode}")
-        return Result(process.returncode, stdout, stderr, time.monotonic() - start)
+        with contextlib.ExitStack() as stack:
+            stdin = subprocess.DEVNULL if typed is None else stack.enter_context(_terminal(typed))
+            process = _popen(argv, stdin, subprocess.STDOUT if on_line else subprocess.PIPE, env)
+            return _await(process, argv, start, timeout_s, ok, on_line)
 
     def start(self, argv: Sequence[str]) -> Running:
         return Background(_popen(argv, subprocess.PIPE, subprocess.STDOUT, None))
@@ -124,6 +116,32 @@ class Background:
         return status
 
 
+def _await(
+    process: subprocess.Popen[bytes],
+    argv: Sequence[str],
+    start: float,
+    timeout_s: float,
+    ok: Collection[int] | None,
+    on_line: LineSink,
+) -> Result:
+    """The result of a program that was started at ``start``."""
+    try:
+        if on_line:
+            stdout, stderr = _follow(process, start + timeout_s, on_line), ""
+        else:
+            out, err = process.communicate(timeout=timeout_s)
+            stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+    except subprocess.TimeoutExpired as error:
+        _kill_group(process)
+        raise CommandError(argv, None, _text(error.output), f"timed out after {timeout_s:.0f} s, killed", True) from error
+    except BaseException:
+        _kill_group(process)
+        raise
+    if ok is not None and process.returncode not in ok:
+        raise CommandError(argv, process.returncode, stdout + stderr, f"exit status {process.returncode}")
+    return Result(process.returncode, stdout, stderr, time.monotonic() - start)
+
+
 def _popen(argv: Sequence[str], stdin: int, stderr: int, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
     full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LANGUAGE": "", **(env or {})}
     # A node's unit or an Ansible module may have been started without the administrator's folders.
@@ -139,6 +157,21 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     if stream is None:
         raise AssertionError("a program was started without a pipe that is needed")
     return stream
+
+
+@contextlib.contextmanager
+def _terminal(typed: str) -> Iterator[int]:
+    """A terminal at which ``typed`` and a line end have been typed, without echo; it hangs up at the end."""
+    ours, theirs = os.openpty()
+    try:
+        attributes = termios.tcgetattr(theirs)
+        attributes[3] &= ~termios.ECHO
+        termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+        os.write(ours, typed.encode() + b"\n")
+        yield theirs
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 def _text(output: bytes | str | None) -> str:

@@ -58,7 +58,7 @@ class FakeNode:
     """Files below ``root``, a kernel, containerd with images, and the programs that the library calls, all in one runner.
 
     ``scripts`` says what each run of a driver container does, one after the other, the last again and again. ``calls`` is every
-    argv, ``limits`` the time limit that each had.
+    argv, ``limits``, ``typed`` and ``environments`` what each had.
     """
 
     def __init__(self, root: Path) -> None:
@@ -66,6 +66,8 @@ class FakeNode:
         self.kver = KVER
         self.calls: list[list[str]] = []
         self.limits: list[float] = []
+        self.typed: list[str | None] = []
+        self.environments: list[dict[str, str]] = []
         self.scripts: list[Script] = [behave]
         self.clock = FakeClock()
         self.images: dict[str, str] = {}
@@ -80,6 +82,9 @@ class FakeNode:
         self.held_modules: set[str] = set()
         self.missing_programs: set[str] = set()
         self.pulls: list[Reply] = []
+        self.imports: list[Reply] = []
+        self.archive_names: list[str] = []
+        self.help = "   --user value   user[:password]\n"
         self.remote: dict[str, str] = {}
         self.mountinfo = ROOT_MOUNT
         self.sandbox_pid = 4242
@@ -228,9 +233,12 @@ class FakeNode:
         ok: Collection[int] | None = (0,),
         env: Mapping[str, str] | None = None,
         on_line: LineSink = None,
+        typed: str | None = None,
     ) -> Result:
         words = list(argv)
         self.calls.append(words)
+        self.typed.append(typed)
+        self.environments.append(dict(env or {}))
         self.limits.append(timeout_s)
         if words[0] in self.missing_programs:
             raise CommandError(words, None, "", "missing or not executable (No such file or directory)")
@@ -308,19 +316,8 @@ class FakeNode:
 
     def _ctr(self, words: list[str]) -> Reply:
         what = words[:2]
-        if what == ["images", "ls"]:
-            return Reply(out=images_listing({r: d for r, d in self.images.items() if words[2:] in ([f"name=={r}"], [])}, self.pinned))
-        if what == ["images", "rm"]:
-            del self.images[words[-1]]
-            return Reply()
-        if what == ["images", "pull"]:
-            reply = self.pulls.pop(0) if self.pulls else Reply()
-            if reply.rc == 0:
-                self.add_image(words[-1], config=self.remote.get(words[-1], CONFIG_DIGEST))
-            return reply
-        if what == ["images", "tag"]:
-            self.images[words[4]] = self.images[words[3]]
-            return Reply()
+        if what[0] == "images":
+            return self._images(what[1], words[2:])
         if what == ["content", "get"]:
             return Reply(out=json.dumps(self.content[words[2]])) if words[2] in self.content else Reply(1, err="not found")
         if what == ["containers", "ls"]:
@@ -336,8 +333,37 @@ class FakeNode:
                 with self._in_sandbox(Path(source)):
                     return self._run_driver(words[-3], words[-1])
             return self._run_driver(words[-3], words[-1])
-        assert what[0] in ("tasks", "snapshots") or what == ["images", "label"], words
+        assert what[0] in ("tasks", "snapshots"), words
         return Reply()
+
+    def _images(self, command: str, words: list[str]) -> Reply:
+        if words == ["--help"]:
+            return Reply(out=self.help)
+        if command == "ls":
+            shown = {r: d for r, d in self.images.items() if words in (["-q"], [f"name=={r}"], [])}
+            return Reply(out="".join(f"{r}\n" for r in shown) if words == ["-q"] else images_listing(shown, self.pinned))
+        if command == "pull":
+            reply = self.pulls.pop(0) if self.pulls else Reply()
+            if reply.rc == 0:
+                self.add_image(words[-1], config=self.remote.get(words[-1], CONFIG_DIGEST))
+            return reply
+        if command == "import":
+            return self._import(words)
+        if command == "tag":
+            self.images[words[2]] = self.images[words[1]]
+        elif command == "rm":
+            assert words[0] == "--sync"
+            for name in words[1:]:
+                self.images.pop(name, None)
+        else:
+            assert command == "label", words
+        return Reply()
+
+    def _import(self, words: list[str]) -> Reply:
+        """As containerd 1.6: the names in the archive, and one by digest below the base name; both stay where unpacking failed."""
+        for name in (*self.archive_names, f"{words[words.index('--base-name') + 1]}@{digest('archived')}"):
+            self.add_image(name)
+        return self.imports.pop(0) if self.imports else Reply()
 
     def _run_driver(self, container: str, action: str) -> Reply:
         assert (self.root / "opt/gpu").is_dir(), "the contract's folder is not there"

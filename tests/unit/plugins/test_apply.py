@@ -27,7 +27,7 @@ def boot(node: FakeNode, want: Policy | None = None) -> Outcome:
     """Look, decide, carry out, as boot.boot does, on the fake node's clock."""
     want = want or policy()
     deadline = Deadline(want.deadline_s, node.clock, node.clock.sleep)
-    containerd = Containerd(node, "")
+    containerd = Containerd(node)
     facts = probe(node.root, node, containerd, want.wanted)
     return Apply(node.root, node, containerd, want, facts, deadline, Events()).run(decide(facts, want))
 
@@ -456,7 +456,7 @@ def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None
     node.put("sys/module/module/parameters/sig_enforce", "Y\n")
     node.remote[IMAGE] = digest("other")
     want = policy()
-    containerd = Containerd(without_image(node), "")
+    containerd = Containerd(without_image(node))
     facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=())
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"

@@ -25,7 +25,7 @@ def request(**changes: Any) -> BakeRequest:
 
 
 def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]:
-    baked = bake.bake(node, request(**changes), "", root=node.root)
+    baked = bake.bake(node, request(**changes), root=node.root)
     assert len(baked.layers) == 1
     return baked.layers[0], baked.changed, baked.report
 
@@ -101,11 +101,11 @@ def test_a_damaged_layer_is_baked_anew(node: FakeNode) -> None:
 
 def test_check_mode_answers_and_writes_nothing(node: FakeNode) -> None:
     before = node.tree()
-    assert bake.would_bake(node, request(), "", node.root)
+    assert bake.would_bake(node, request(), node.root)
     assert node.tree() == before
     run(node)
     before = node.tree()
-    assert not bake.would_bake(node, request(), "", node.root)
+    assert not bake.would_bake(node, request(), node.root)
     assert node.tree() == before
 
 
@@ -260,7 +260,7 @@ def test_an_image_for_another_architecture_is_an_error(node: FakeNode) -> None:
     [
         pytest.param(lambda n: setattr(n, "daemon_ready", False), "containerd_unavailable", id="no containerd"),
         pytest.param(lambda n: n.put("etc/os-release", "ID=fedora\n"), "unsupported", id="rpm system"),
-        pytest.param(lambda n: n.put("var/lib/dkms/nvidia-current/535.1/x", ""), "foreign_driver", id="another's driver"),
+        pytest.param(lambda n: n.put("var/lib/dkms/nvidia-current/535.1/x"), "foreign_driver", id="another's driver"),
         pytest.param(lambda n: (n.root / f"usr/lib/modules/{KVER}/build").unlink(), "tools_missing", id="no headers"),
         pytest.param(lambda n: n.missing_programs.add("gcc"), "tools_missing", id="no compiler"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/layers/x/manifest.json", "{"), "manifest_invalid", id="broken manifest"),
@@ -379,5 +379,5 @@ def test_what_an_interrupted_bake_left_is_not_taken_for_a_foreign_driver(node: F
     before = sorted(inventory.listing(node.root))
     node.put(preflight.JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
     node.build()
-    found = preflight.check(node.root, node, Containerd(node, ""), request())
+    found = preflight.check(node.root, node, Containerd(node), request())
     assert found.kernels == (KVER,)

@@ -23,7 +23,7 @@ def test_check_mode_says_the_plan_and_touches_nothing(node: FakeNode, is_baked: 
     if is_baked:
         bake_layer(node)
     before = node.tree()
-    _, outcome = boot(node, policy(), check=True, hosts_dir="", root=node.root)
+    _, outcome = boot(node, policy(), check=True, root=node.root)
     assert node.tree() == before
     assert (outcome.result, outcome.changed) == ("planned", True)
     assert outcome.code == ("baked_layer_matches" if is_baked else "never_baked")
@@ -35,8 +35,8 @@ def test_check_mode_says_the_plan_and_touches_nothing(node: FakeNode, is_baked: 
 def test_boots_once_and_then_changes_nothing(node: FakeNode) -> None:
     node.add_gpu()
     bake_layer(node)
-    _, first = boot(node, policy(), hosts_dir="", root=node.root)
-    _, second = boot(node, policy(), hosts_dir="", root=node.root)
+    _, first = boot(node, policy(), root=node.root)
+    _, second = boot(node, policy(), root=node.root)
     assert (first.result, first.changed, second.result, second.changed) == ("fast", True, "ready", False)
     assert first.steps[0]["name"] == "probe-and-decide"
 
@@ -44,7 +44,7 @@ def test_boots_once_and_then_changes_nothing(node: FakeNode) -> None:
 def test_a_node_without_a_gpu_is_not_even_looked_into(node: FakeNode) -> None:
     bake_layer(node)
     before = node.tree()
-    _, outcome = boot(node, policy(), hosts_dir="", root=node.root)
+    _, outcome = boot(node, policy(), root=node.root)
     assert (outcome.code, outcome.changed, node.calls) == ("no_gpu", False, [])
     assert node.tree() == before
 
@@ -54,24 +54,24 @@ def test_a_corrupt_store_is_never_fatal(node: FakeNode) -> None:
     for path in ("layers/x/manifest.json", "node-record.json"):
         node.put(f"var/lib/gpu-prebake/{path}", '{"schema": 1, "libraries": []')
     node.put("opt/azure/aks-gpu/dkms-marker", "driver_version=../x\n")
-    _, outcome = boot(node, policy(), hosts_dir="", root=node.root)
+    _, outcome = boot(node, policy(), root=node.root)
     assert (outcome.result, outcome.code) == ("compiled", "manifest_invalid")
 
 
 def test_two_boots_at_once_are_refused(node: FakeNode) -> None:
     with files.locked(boot_module.LOCK, "gpu_boot"), pytest.raises(BusyError, match=str(os.getpid())):
-        boot(node, policy(), hosts_dir="", root=node.root)
+        boot(node, policy(), root=node.root)
 
 
 def test_not_root_is_said_first(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PreflightError, match="become: true"):
-        boot(node, policy(), hosts_dir="", root=node.root)
+        boot(node, policy(), root=node.root)
 
 
 def test_gpus_that_do_not_come_are_an_error_of_their_own(node: FakeNode) -> None:
     with pytest.raises(BootError) as caught:
-        boot(node, policy(expected_gpus=1), hosts_dir="", root=node.root)
+        boot(node, policy(expected_gpus=1), root=node.root)
     assert caught.value.code == "gpu_missing"
 
 

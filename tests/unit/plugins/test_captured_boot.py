@@ -49,7 +49,7 @@ def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
 
 
 def boot(node: LayerNode, want: Policy | None = None, check: bool = False) -> Outcome:
-    return boot_module.boot(node, want or policy(delay_s=0), check, hosts_dir="", root=node.root)[1]
+    return boot_module.boot(node, want or policy(delay_s=0), check, root=node.root)[1]
 
 
 def lose_gpu(node: LayerNode) -> None:

@@ -20,7 +20,7 @@ OTHER = "580.159.04"
 
 
 def run(node: FakeNode, **changes: Any) -> Baked:
-    return bake.bake(node, request(mode="captured", **changes), "", root=node.root)
+    return bake.bake(node, request(mode="captured", **changes), root=node.root)
 
 
 def outside(node: FakeNode) -> dict[str, str]:
@@ -129,7 +129,7 @@ def test_a_kernel_without_headers_is_a_clear_error(node: FakeNode) -> None:
 def test_in_place_is_for_one_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     with pytest.raises(InputError, match="in_place bakes for exactly one kernel"):
-        bake.bake(node, request(kernels="all"), "", root=node.root)
+        bake.bake(node, request(kernels="all"), root=node.root)
 
 
 def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
@@ -140,13 +140,13 @@ def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNod
     assert (again.layers, again.new, again.changed) == (first.layers, (), False)
     assert node.tree() == before
     assert node.driver_runs == []
-    assert not bake.would_bake(node, request(mode="captured", kernels="all"), "", node.root)
+    assert not bake.would_bake(node, request(mode="captured", kernels="all"), node.root)
 
 
 def test_a_kernel_that_came_is_built_for_alone(node: FakeNode) -> None:
     first = run(node, kernels="all")
     node.add_kernel(NEWER)
-    assert bake.would_bake(node, request(mode="captured", kernels="all"), "", node.root)
+    assert bake.would_bake(node, request(mode="captured", kernels="all"), node.root)
     second = run(node, kernels="all")
     assert second.new == (f"cuda-{VERSION}-open-{NEWER}",)
     assert second.layers[0] == first.layers[0]
@@ -198,7 +198,7 @@ def test_a_layer_whose_guarded_file_has_changed_is_baked_anew(node: FakeNode) ->
 def test_another_mode_replaces_the_layer_of_the_first(node: FakeNode) -> None:
     plain = outside(node)
     run(node)
-    in_place = bake.bake(node, request(), "", root=node.root)
+    in_place = bake.bake(node, request(), root=node.root)
     assert [m.mode for m in manifest.read_all(node.root)[0]] == ["in_place"]
     assert list((node.root / "var/lib/gpu-prebake/objects").glob("*/*")) == []
     assert in_place.changed
@@ -314,4 +314,4 @@ def test_an_overlay_root_is_refused_before_anything_runs(node: FakeNode) -> None
     node.put("proc/self/mountinfo", "28 1 0:9 / / rw - overlay overlay rw\n")
     error = failed(node, GpuNodeError)
     assert (error.code, node.driver_runs) == ("root_unsupported", [])
-    assert bake.would_bake(node, request(), "", node.root), "in place it can be baked"
+    assert bake.would_bake(node, request(), node.root), "in place it can be baked"

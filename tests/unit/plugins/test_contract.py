@@ -12,7 +12,7 @@ from tests.unit.plugins.support import IMAGE
 
 
 def container(node: FakeNode) -> DriverContainer:
-    return DriverContainer(Containerd(node, ""), node, node.root)
+    return DriverContainer(Containerd(node), node, node.root)
 
 
 def test_the_command_is_the_contracts(node: FakeNode) -> None:
@@ -21,11 +21,11 @@ def test_the_command_is_the_contracts(node: FakeNode) -> None:
         "--mount type=bind,src=/opt/gpu,dst=/mnt/gpu,options=rbind --mount type=bind,src=/opt/actions,dst=/mnt/actions,options=rbind "
         f"{IMAGE} gpuprebuild /entrypoint.sh build-only"
     )
-    assert " ".join(run_argv(Containerd(node, ""), IMAGE, "gpuprebuild", "build-only")) == wanted
+    assert " ".join(run_argv(Containerd(node), IMAGE, "gpuprebuild", "build-only")) == wanted
 
 
 def test_in_a_sandbox_the_folders_are_bound_from_inside_it(node: FakeNode) -> None:
-    words = run_argv(Containerd(node, ""), IMAGE, "gpuprebuild-1", "build-only", Place("/store/merged", 4242))
+    words = run_argv(Containerd(node), IMAGE, "gpuprebuild-1", "build-only", Place("/store/merged", 4242))
     assert "pid:/proc/4242/ns/pid" in words
     assert "type=bind,src=/store/merged/opt/gpu,dst=/mnt/gpu,options=rbind" in words
     assert "type=bind,src=/store/merged/opt/actions,dst=/mnt/actions,options=rbind" in words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -117,3 +118,24 @@ def test_a_program_in_the_background_sees_the_end_of_a_killed_starter(tmp_path: 
     while not (tmp_path / "seen").exists():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+PROMPT = """
+import os, sys
+print("Password: ", end="")
+print(sys.stdin.readline().rstrip("\\n")[::-1], os.isatty(0), os.isatty(1))
+"""
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("line", ["se cret:\"$w'ord", "ü" * 2000, "x" * 4094], ids=["special", "wide", "longest"])
+def test_a_line_is_typed_at_a_terminal_and_shown_nowhere(line: str) -> None:
+    result = RUNNER.run([sys.executable, "-c", PROMPT], typed=line)
+    assert result.stdout == f"Password: {line[::-1]} True False\n"
+
+
+@pytest.mark.subprocess
+def test_a_typed_line_nobody_reads_does_no_harm() -> None:
+    assert RUNNER.run(["true"], typed="x").rc == 0
+    with pytest.raises(CommandError, match="timed out"):
+        RUNNER.run(["sleep", "60"], timeout_s=0.2, typed="x")

@@ -39,7 +39,7 @@ def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
 
 
 def sealed(node: LayerNode, offline: bool = False, **request: Any) -> Report:
-    return seal.seal(node.root, node, None if offline else Containerd(node, ""), SealRequest(**request))
+    return seal.seal(node.root, node, None if offline else Containerd(node), SealRequest(**request))
 
 
 def refusals(node: LayerNode, **request: Any) -> dict[str, str]:
@@ -150,7 +150,7 @@ def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None
 
 
 def test_check_mode_writes_no_report(node: LayerNode) -> None:
-    seal.seal(node.root, node, Containerd(node, ""), SealRequest(), write=False)
+    seal.seal(node.root, node, Containerd(node), SealRequest(), write=False)
     assert not (node.root / seal.REPORT).exists()
 
 
