@@ -5,9 +5,12 @@ Images are baked here, at native speed. No module can be loaded: the kernel is t
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lab import base, host, network, paths, record, ssh
@@ -72,6 +75,15 @@ class NativeNode(Node):
             ssh.wait(self.target, self.state.pid, BOOT_TIMEOUT_S, what, self.console)
             self.ssh(REMOUNT)
 
+    def kill(self) -> None:
+        """Cut the power. systemd-nspawn, killed, leaves the node's first process behind, and with it all others."""
+        payload = self._children() if self.is_running else []
+        super().kill()
+        for pid in payload:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            wait_end(pid, 10)
+
     def stop(self) -> Path:
         """Power off cleanly and return the root's folder, free of the lab's traces."""
         if self.is_running:
@@ -93,18 +105,24 @@ class NativeNode(Node):
     def _leader(self) -> int:
         """The node's PID 1 (by our pid), once it is in a network namespace of its own."""
         mine = Path("/proc/self/ns/net").readlink()
-        children = Path(f"/proc/{self.state.pid}/task/{self.state.pid}/children")
         end = time.monotonic() + 20
         while time.monotonic() < end and self.is_running:
-            for child in children.read_text().split():
+            for child in self._children():
                 try:
                     if Path(f"/proc/{child}/ns/net").readlink() != mine:
-                        return int(child)
+                        return child
                 except OSError:
                     continue
             time.sleep(0.03)
         self.kill()
         raise LabError(f"systemd-nspawn did not start {self.state.name}; its output:\n{host.read_tail(self.console)}")
+
+    def _children(self) -> list[int]:
+        """The processes that systemd-nspawn has started: the node's first one."""
+        try:
+            return [int(pid) for pid in Path(f"/proc/{self.state.pid}/task/{self.state.pid}/children").read_text().split()]
+        except OSError:
+            return []
 
 
 def nspawn_argv(root: Path, name: str) -> list[str]:
