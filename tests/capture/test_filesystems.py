@@ -22,7 +22,7 @@ from tests.lab.snapshot import difference, snapshot
     ],
 )
 def test_each_filesystem_stays_as_it_is_and_the_layer_is_whole(tmp_path: Path, folders: dict[str, str]) -> None:
-    node = NativeNode.create(f"disks-{os.getpid()}")
+    node = NativeNode.create(f"disks-{'-'.join(folders.values())}-{os.getpid()}")
     try:
         with loopdisk.separate(node, folders):
             kinds = node.ssh("findmnt -rn -o TARGET,FSTYPE").stdout

@@ -67,7 +67,8 @@ class Bakery:
     def bake(self, image: str = "standin", **variables: Any) -> Ran:
         """Runs playbooks/prebake.yml with a driver image of the lab."""
         full = {"nvidia_prebake_image": self.reference(image), **variables}
-        done = host.run(self.argv(full), timeout_s=600, check=False, env=ENVIRONMENT)
+        limit_s = 600 + variables.get("nvidia_prebake_try_s", 0)
+        done = host.run(self.argv(full), timeout_s=limit_s, check=False, env=ENVIRONMENT)
         return Ran(done.rc, done.stdout + done.stderr)
 
     def capture(self, image: str = "standin", **variables: Any) -> Ran:
