@@ -150,16 +150,17 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted) -> Facts:
     for layer in layers:
         if facts.is_in_place(layer):
             problems += inventory.problems(root, layer.deciding_files)
-        elif facts.active_layer:  # it is in its own way, or another is: what is in the way shows when that has gone
-            problems += Store(root).problems(readiness.urgent(layer.files))
-        else:
-            try:
-                readiness.check(root, Store(root), layer)
-            except LayerError as error:
-                if error.code == "layer_damaged":
-                    problems.append(str(error))
-                else:
-                    obstacle = str(error)
+            continue
+        problems += Store(root).problems(readiness.urgent(layer.files))
+        if facts.active_layer:
+            continue  # it is in its own way, or another is: what else is in the way shows when that has gone
+        try:
+            readiness.check(root, Store(root), layer)
+        except LayerError as error:
+            if error.code == "layer_damaged":
+                problems.append(str(error))
+            else:
+                obstacle = str(error)
     bad = tuple(m.layer for m in layers if manifest.is_judged_bad(root, m.layer, facts.machine_id))
     return replace(facts, layer_contents=tuple(problems), layer_obstacle=obstacle, layers_judged_bad=bad)
 
