@@ -137,10 +137,10 @@ def packer_values(begin_with: Disk, kernel: base.Kernel, vars_file: Path, output
     }
 
 
-def read_file(source: Disk, name: str) -> str | None:
-    """The text of a file on a disk that does not run; None if there is none. By debugfs, as nothing has to be mounted."""
+def read_files(source: Disk, *names: str) -> dict[str, str | None]:
+    """The texts of files on a disk that does not run, None where there is none. By debugfs: nothing has to be mounted."""
     with tempfile.TemporaryDirectory(dir=source.path.parent) as temporary:
         raw = Path(temporary) / "raw"
         host.run(["qemu-img", "convert", "-q", "-O", "raw", str(source.path), str(raw)], timeout_s=300)
-        said = host.run(["debugfs", "-R", f"cat {name}", str(raw)], timeout_s=60)
-        return None if "File not found" in said.stderr else said.stdout
+        said = {name: host.run(["debugfs", "-R", f"cat {name}", str(raw)], timeout_s=60) for name in names}
+    return {name: None if "File not found" in result.stderr else result.stdout for name, result in said.items()}

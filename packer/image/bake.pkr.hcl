@@ -8,7 +8,7 @@ build {
     "source.qemu.image",
   ]
 
-  # The reboot cuts the connection inside this step.
+  # The reboot cuts the connection inside this step, so that Packer cannot remove its copies; the last step does.
   provisioner "shell" {
     scripts           = ["${path.root}/../scripts/settle.sh", "${path.root}/../scripts/upgrade.sh"]
     environment_vars  = ["UPGRADE=${var.upgrade}", "REBOOT=${var.reboot}"]
@@ -40,7 +40,7 @@ build {
     ]
   }
 
-  # The script removes itself: on Azure nobody is left afterwards who could.
+  # It removes Packer's copies of the scripts itself: on Azure nobody is left afterwards who could.
   provisioner "shell" {
     script          = "${path.root}/../scripts/generalise.sh"
     execute_command = local.execute

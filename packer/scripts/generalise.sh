@@ -16,10 +16,13 @@ if [ "$PACKER_BUILDER_TYPE" = azure-arm ]; then
     waagent -force -deprovision+user
 fi
 
+# Stopped, because at shutdown it would write a seed again, the same for every node.
+systemctl stop systemd-random-seed
 # Empty, not absent: an absent one makes the next boot a first boot with systemd's presets.
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed
 find /var/log/journal -mindepth 1 -delete 2>/dev/null || true
-rm -f "$0"
+# Packer's copies of its scripts, this one too.
+rm -f /tmp/script_*.sh
 sync
 echo "generalised"

@@ -7,9 +7,7 @@ if command -v cloud-init >/dev/null; then
     timeout 600 cloud-init status --wait >/dev/null || [ $? = 2 ] || echo "cloud-init did not end well: cloud-init status --long says why"
 fi
 
-for unit in apt-daily apt-daily-upgrade unattended-upgrades; do
-    systemctl stop "$unit.timer" 2>/dev/null || true
-done
+systemctl stop apt-daily.timer apt-daily-upgrade.timer 2>/dev/null || true
 # What runs already is let finish, not killed in the middle of dpkg.
 for unit in apt-daily apt-daily-upgrade; do
     tries=0

@@ -78,6 +78,15 @@ def test_both_templates_call_the_playbook_in_the_same_way() -> None:
     assert ansible_block(FOLDER / "existing-machine.pkr.hcl") == ansible_block(FOLDER / "image/bake.pkr.hcl")
 
 
+def test_the_readme_and_the_page_show_the_same_six_lines() -> None:
+    shown = [
+        re.findall(r'^provisioner "ansible" \{.*?^\}', (paths.TOP / name).read_text(), re.M | re.S)
+        for name in ("README.md", "docs/packer.md")
+    ]
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 1
+
+
 def test_every_builder_is_in_the_build_in_the_dummy_lint_and_has_a_plugin() -> None:
     sources = set(re.findall(r'^source "([a-z-]+)" "image"', "".join(p.read_text() for p in (FOLDER / "image").iterdir()), re.MULTILINE))
     assert sources == set(BUILDERS)

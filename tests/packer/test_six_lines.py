@@ -1,0 +1,72 @@
+"""The README's provisioner, word for word, in a template of its own, on a native node whose login is a user with sudo."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import base, driverimage, host, packerqemu, paths, registry, ssh
+from lab.bakedimage import variables
+from lab.errors import LabError
+from lab.native import NativeNode
+
+CLONE = "/opt/gpu-prebake"
+TEMPLATE = """
+source "null" "machine" {{
+  communicator         = "ssh"
+  ssh_host             = "{host}"
+  ssh_username         = "packer"
+  ssh_private_key_file = "{key}"
+}}
+build {{
+  sources = ["source.null.machine"]
+  {provisioner}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[NativeNode]:
+    made = NativeNode.create(f"six-lines-{os.getpid()}")
+    packerqemu.prepare(made)
+    yield made
+    made.destroy()
+
+
+def build(node: NativeNode, folder: Path) -> None:
+    """Runs the README's lines with this clone, and a driver.json of the lab's."""
+    driver = driverimage.build("standin")
+    registry.push(driver.layout, driver.reference)
+    kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
+    values = folder / "driver.json"
+    values.write_text(json.dumps({**variables(driver.reference, kver), "nvidia_prebake_report_path": str(folder / "report.json")}))
+    lines = re.search(r'^provisioner "ansible" \{.*?^\}', (paths.TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert lines
+    provisioner = lines[0].replace(f"{CLONE}/driver.json", str(values)).replace(CLONE, str(paths.TOP))
+    template = folder / "own.pkr.hcl"
+    template.write_text(TEMPLATE.format(host=node.target.address, key=ssh.key(), provisioner=provisioner))
+    # Only so that no host key of the lab's is kept on this machine.
+    env = {"CHECKPOINT_DISABLE": "1", "ANSIBLE_SSH_COMMON_ARGS": "-o UserKnownHostsFile=/dev/null"}
+    host.run(["packer", "build", "-color=false", str(template)], timeout_s=900, log=folder / "packer.log", env=env)
+
+
+def test_without_the_right_to_sudo_nothing_is_baked_and_the_log_says_why(node: NativeNode, tmp_path: Path) -> None:
+    node.ssh("mv /etc/sudoers.d/packer /root/")
+    try:
+        with pytest.raises(LabError, match=r"[Pp]assword"):
+            build(node, tmp_path)
+    finally:
+        node.ssh("mv /root/packer /etc/sudoers.d/")
+    assert not (node.root / "var/lib/gpu-prebake").exists()
+
+
+def test_the_six_lines_bake_as_a_user_with_sudo(node: NativeNode, tmp_path: Path) -> None:
+    build(node, tmp_path)
+    identity = json.loads((tmp_path / "report.json").read_text())["identity"]
+    module = f"/lib/modules/{identity['kver']}/updates/dkms/nvidia.ko"
+    assert node.ssh(f"modinfo -F version {module}").stdout.strip() == identity["version"]
