@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
     command.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
     command.add_argument(
-        "--mode", default=bakedimage.IN_PLACE, choices=[bakedimage.IN_PLACE, bakedimage.CAPTURED], help="default: %(default)s"
+        "--mode", default=bakedimage.CAPTURED, choices=[bakedimage.CAPTURED, bakedimage.IN_PLACE], help="default: %(default)s"
     )
     _variant_option(command)
     command.set_defaults(call=_bake)

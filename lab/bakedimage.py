@@ -48,7 +48,7 @@ class BakedImage:
         return containersteps.parse((self.folder / "containers.log").read_text(errors="replace"))
 
 
-def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD, mode: str = IN_PLACE) -> BakedImage:
+def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD, mode: str = CAPTURED) -> BakedImage:
     """A base baked with driver image `image` for the kernel of `series` in a mode of the role's, from the cache. Needs a session."""
     driver = driverimage.build(image)
     root = base.root(variant)
@@ -74,7 +74,7 @@ def _bake(out: Path, driver: driverimage.ImageDir, role_variables: dict[str, Any
     (out / "bake.json").write_text(json.dumps({"packer_s": round(packer_s, 1), "made": made}) + "\n")
 
 
-def variables(reference: str, kver: str, mode: str = IN_PLACE) -> dict[str, Any]:
+def variables(reference: str, kver: str, mode: str = CAPTURED) -> dict[str, Any]:
     """The role's variables for a bake in the lab."""
     return {
         "nvidia_prebake_enabled": True,

@@ -87,7 +87,7 @@ def _read(folder: Path) -> Scenario:
         part=said.get("lab_part", CORE),
         base=said.get("lab_base", base.CLOUD.name),
         baked=said["lab_baked"],
-        mode=said.get("lab_mode", bakedimage.IN_PLACE),
+        mode=said.get("lab_mode", bakedimage.CAPTURED),
         image=said["lab_image"],
         boots_twice=(folder / "after_reboot.yml").exists(),
     )

@@ -74,11 +74,11 @@ options:
     default: any
   mode:
     description:
-      - How to bake. V(in_place) leaves the driver live in the image.
-      - V(captured) leaves the image as it is, and the driver as an inert layer in a store that only root may enter.
+      - How to bake. V(captured) leaves the image as it is, and the driver as an inert layer in a store that only root may enter.
+      - V(in_place) leaves the driver live in the image, for images that serve GPU nodes only.
     type: str
-    choices: [in_place, captured]
-    default: in_place
+    choices: [captured, in_place]
+    default: captured
   marker_path:
     description: Where the driver container writes its marker.
     type: str

@@ -26,7 +26,7 @@ SOURCE: Spec = {
 BAKE: Spec = {
     "kernels": {"type": "raw", "default": "newest"},
     "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
-    "mode": {"type": "str", "choices": ["in_place", "captured"], "default": "in_place"},
+    "mode": {"type": "str", "choices": ["captured", "in_place"], "default": "captured"},
     "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
     "min_free_mb": {"type": "int", "default": 3072},
 }

@@ -72,8 +72,12 @@ class Bakery:
         return Ran(done.rc, done.stdout + done.stderr)
 
     def capture(self, image: str = "standin", **variables: Any) -> Ran:
-        """A captured bake."""
+        """A captured bake, said so."""
         return self.bake(image, nvidia_prebake_mode="captured", **variables)
+
+    def bake_in_place(self, image: str = "standin", **variables: Any) -> Ran:
+        """A bake that leaves the driver live in the image."""
+        return self.bake(image, nvidia_prebake_mode="in_place", **variables)
 
     def layers(self) -> tuple[Manifest, ...]:
         """The captured layers in the store, whose objects are whole."""

@@ -11,9 +11,9 @@ from tests.lab.bakery import Bakery
 TRY_S = 30  # four times what the try that works takes alone
 
 
-def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery: Bakery) -> None:
+def test_a_bake_in_place_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery: Bakery) -> None:
     before = bakery.files()
-    first = bakery.start("standin-build-hangs", nvidia_prebake_tries=1)
+    first = bakery.start("standin-build-hangs", nvidia_prebake_mode="in_place", nvidia_prebake_tries=1)
     end = time.monotonic() + 60
     while "make" not in bakery.processes():
         assert time.monotonic() < end
@@ -22,7 +22,7 @@ def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery:
     first.kill()
     assert bakery.processes() != "", "the container outlives the killed module: that is what must be cleaned up"
     try:
-        assert bakery.bake().rc == 0
+        assert bakery.bake_in_place().rc == 0
         assert bakery.mounts() == bakery.processes() == ""
         report = json.loads((bakery.root / "var/lib/gpu-prebake/bake-report.json").read_text())
         assert "take-back-interrupted-bake" in [step["name"] for step in report["steps"]]
@@ -30,12 +30,12 @@ def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery:
         assert not (bakery.root / "var/lib/dkms/mok.key").exists()
 
         baked = bakery.files()
-        again = bakery.bake()
+        again = bakery.bake_in_place()
         assert again.rc == 0
         assert "changed=0" in again.out
         assert bakery.files() == baked
 
-        replaced = bakery.bake("standin-other-version")
+        replaced = bakery.bake_in_place("standin-other-version")
         assert replaced.rc == 0
         layers = [p.parent.name for p in (bakery.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")]
         assert layers == [f"cuda-550.90.07-open-{bakery.kver}"]
@@ -44,11 +44,11 @@ def test_a_bake_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery:
         bakery.restore(before)
 
 
-def test_a_build_that_hangs_past_its_timeout_is_undone_and_the_next_try_works(bakery: Bakery) -> None:
+def test_a_build_in_place_that_hangs_past_its_timeout_is_undone_and_the_next_try_works(bakery: Bakery) -> None:
     before = bakery.files()
     bakery.ssh("rm -f /dev/shm/standin-has-hung")
     try:
-        ran = bakery.bake("standin-build-hangs-once", nvidia_prebake_tries=2, nvidia_prebake_try_s=TRY_S)
+        ran = bakery.bake_in_place("standin-build-hangs-once", nvidia_prebake_tries=2, nvidia_prebake_try_s=TRY_S)
         assert ran.rc == 0, ran.out
         said = bakery.ssh("cat /var/log/gpu-prebake/bake.log")
         assert f"timed out after {TRY_S} s, killed" in said

@@ -25,7 +25,7 @@ def different(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ..
     return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 
-def test_after_a_bake_the_whole_listing_is_as_before_and_the_second_run_finds_nothing(bakery: Bakery) -> None:
+def test_after_a_bake_in_place_the_whole_listing_is_as_before_and_the_second_run_finds_nothing(bakery: Bakery) -> None:
     shutil.rmtree(bakery.root / LOGS, ignore_errors=True)  # an earlier test's
     before = bakery.files()
     never = remove(bakery)
@@ -33,7 +33,7 @@ def test_after_a_bake_the_whole_listing_is_as_before_and_the_second_run_finds_no
     assert "nothing of ours is here" in never.message
     assert different(before, bakery.files()) == set()
 
-    assert bakery.bake().rc == 0
+    assert bakery.bake_in_place().rc == 0
     baked = bakery.files()
     assert f"usr/lib/modules/{bakery.kver}/updates/dkms/nvidia.ko" in baked
     planned = remove(bakery, "--check", "--diff")
@@ -58,7 +58,7 @@ def test_after_a_bake_the_whole_listing_is_as_before_and_the_second_run_finds_no
 
 def test_an_edited_file_stays_and_is_named_and_the_image_goes_where_asked(bakery: Bakery) -> None:
     before = bakery.files()
-    assert bakery.bake().rc == 0
+    assert bakery.bake_in_place().rc == 0
     (bakery.root / NOUVEAU).write_text("blacklist nouveau\n# mine\n")
     try:
         removed = remove(bakery, gpu_remove_images=True, gpu_remove_scope="driver")

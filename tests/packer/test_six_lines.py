@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
 
 from lab import base, driverimage, host, packerqemu, paths, registry, ssh
 from lab.bakedimage import variables
@@ -68,5 +70,6 @@ def test_without_the_right_to_sudo_nothing_is_baked_and_the_log_says_why(node: N
 def test_the_six_lines_bake_as_a_user_with_sudo(node: NativeNode, tmp_path: Path) -> None:
     build(node, tmp_path)
     identity = json.loads((tmp_path / "report.json").read_text())["identity"]
-    module = f"/lib/modules/{identity['kver']}/updates/dkms/nvidia.ko"
-    assert node.ssh(f"modinfo -F version {module}").stdout.strip() == identity["version"]
+    (layer,), problems = manifest.read_all(node.root)
+    assert (problems, Store(node.root).problems(objects_of(layer))) == ((), ())
+    assert (layer.mode, layer.identity.kver, layer.identity.version) == (manifest.CAPTURED, identity["kver"], identity["version"])

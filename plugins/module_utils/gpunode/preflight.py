@@ -16,7 +16,7 @@ from .runner import Runner
 
 # Names what was there before a bake that is under way, or was interrupted: see bake.py.
 JOURNAL = f"{manifest.STORE}/bake-under-way.json"
-MODES = (manifest.IN_PLACE, manifest.CAPTURED)
+MODES = (manifest.CAPTURED, manifest.IN_PLACE)
 FLAVOURS = ("any", "open", "proprietary")
 # A full driver: image 0.5 GB unpacked and 0.25 GB packed, its copy in /opt/gpu 0.3 GB, build folder up to 0.8 GB, result 0.3 GB.
 MIN_FREE_MB = 3072
@@ -32,7 +32,7 @@ class BakeRequest:
     wanted: DriverWanted
     kernels: Any = kernels.NEWEST
     flavour: str = "any"
-    mode: str = manifest.IN_PLACE
+    mode: str = manifest.CAPTURED
     marker_path: str = marker.DEFAULT_PATH
     tries: int = 3
     delay_s: float = 10.0
@@ -43,7 +43,7 @@ class BakeRequest:
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:
     """Validates the options of a bake, as a role's variables give them. Raises InputError."""
-    mode = params.get("mode") or manifest.IN_PLACE
+    mode = params.get("mode") or manifest.CAPTURED
     if mode not in MODES:
         raise InputError(f"nvidia_prebake_mode: {mode!r} is not one of {', '.join(MODES)}")
     flavour = params.get("flavour") or "any"

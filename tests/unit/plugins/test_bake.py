@@ -21,7 +21,7 @@ BUILD = "build-only"
 
 
 def request(**changes: Any) -> BakeRequest:
-    return request_from({"image": IMAGE, "min_free_mb": 0, "delay_s": 0, **changes})
+    return request_from({"image": IMAGE, "mode": "in_place", "min_free_mb": 0, "delay_s": 0, **changes})
 
 
 def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]:

@@ -15,7 +15,7 @@ from tests.unit.plugins.support import IMAGE
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        pytest.param({"mode": "sealed"}, "nvidia_prebake_mode: 'sealed' is not one of in_place, captured", id="mode"),
+        pytest.param({"mode": "sealed"}, "nvidia_prebake_mode: 'sealed' is not one of captured, in_place", id="mode"),
         pytest.param({"flavour": "closed"}, "nvidia_prebake_flavour: 'closed'", id="flavour"),
         pytest.param({"marker_path": "opt/marker"}, "nvidia_prebake_marker_path", id="relative path"),
         pytest.param({"release_notes": "/etc/../x"}, "nvidia_prebake_release_notes", id="path up"),
@@ -31,6 +31,7 @@ def test_bad_input_is_named(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_is_left_out_has_its_default_and_zero_stays_zero() -> None:
+    assert preflight.request_from({"image": IMAGE}).mode == "captured"
     assert preflight.request_from({"image": IMAGE}) == preflight.BakeRequest(preflight.request_from({"image": IMAGE}).wanted)
     found = preflight.request_from({"image": IMAGE, "delay_s": 0, "min_free_mb": 0, "tries": None})
     assert (found.delay_s, found.min_free_mb, found.tries) == (0, 0, 3)
