@@ -74,11 +74,13 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
     _prune(files, before, changes.written - carried)
     deleted = sorted(p for p in changes.deleted if _is_carried(p, root, left_out) and not _INDEX.fullmatch(p))
     replaced = sorted(p for p in files if p in before)
+    gone = inventory.describe(root, deleted)
+    _refuse_special(gone)
     return Captured(
         files=tuple(files[p] for p in sorted(files)),
         replaced=tuple(replaced),
         deleted=tuple(deleted),
-        originals=tuple(sorted((*(before[p] for p in replaced), *inventory.describe(root, deleted)), key=lambda e: e.path)),
+        originals=tuple(sorted((*(before[p] for p in replaced), *gone), key=lambda e: e.path)),
         indexes=tuple(Index(p, before[p].sha256 if p in before else "", now[p]) for p in sorted(indexes) if _is_of(p, kver)),
         left_out=tuple(sorted(left_out)),
     )
@@ -101,7 +103,8 @@ def changes_in(root: Path, sandbox: Sandbox) -> Changes:
     return changes
 
 
-def _walk(folder: Path, path: str, hidden: Collection[str], changes: Changes, root: Path) -> Iterator[str]:
+def _walk(folder: Path, path: str, hidden: Collection[str], changes: Changes, root: Path, opaque: bool = False) -> Iterator[str]:
+    """Every path that is in ``folder``, the upper one of ``path``; ``opaque`` below an opaque folder, since only the topmost is marked."""
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda e: e.name)
     for entry in found:
@@ -116,10 +119,11 @@ def _walk(folder: Path, path: str, hidden: Collection[str], changes: Changes, ro
         _refuse_reference(Path(entry.path), inside)
         if stat.S_ISDIR(status.st_mode):
             below = root / inside
-            if _attribute(Path(entry.path), _OPAQUE) and below.is_dir() and not below.is_symlink():
+            hides = opaque or bool(_attribute(Path(entry.path), _OPAQUE))
+            if hides and below.is_dir() and not below.is_symlink():
                 for name in sorted({p.name for p in below.iterdir()} - {p.name for p in Path(entry.path).iterdir()}):
                     changes.deleted |= set(_lower(root, f"{inside}/{name}"))
-            yield from _walk(Path(entry.path), inside, hidden, changes, root)
+            yield from _walk(Path(entry.path), inside, hidden, changes, root, hides)
 
 
 def is_whiteout(status: os.stat_result) -> bool:
@@ -207,6 +211,16 @@ def _refuse_changed_kind(files: dict[str, Entry], before: dict[str, Entry]) -> N
             raise BuildError(
                 f"the build makes a {entry.type} of the {was} /{path}: such a change cannot be part of a layer that is put in place and "
                 "taken away again; use another driver image, or set nvidia_prebake_mode to in_place",
+                code="capture_refused",
+            )
+
+
+def _refuse_special(gone: Iterable[Entry]) -> None:
+    for entry in gone:
+        if entry.type == "other":
+            raise BuildError(
+                f"the build deletes /{entry.path}, which is neither a file, a link nor a folder: it could not be restored where the layer "
+                "is taken away; use another driver image, or set nvidia_prebake_mode to in_place",
                 code="capture_refused",
             )
 

@@ -138,6 +138,17 @@ def test_an_opaque_folder_hides_all_that_it_does_not_have(inside: Inside, monkey
     assert found.deleted == ("usr/share/vulkan/icd.d/b", "usr/share/vulkan/icd.d/b/c.json")
 
 
+def test_below_an_opaque_folder_everything_is_opaque(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after ``rm -r icd.d`` and ``mkdir -p icd.d/b``: overlayfs marks only the topmost folder."""
+    inside.put("usr/share/vulkan/icd.d/b/new.json", "NVIDIA's")
+    opaque = inside.box.uppers[""] / "usr/share/vulkan/icd.d"
+    real = captured._attribute
+    monkeypatch.setattr(captured, "_attribute", lambda p, n: b"y" if (p, n) == (opaque, captured._OPAQUE) else real(p, n))
+    found = inside.read()
+    assert paths(found) == ["usr/share/vulkan/icd.d/b/new.json"]
+    assert found.deleted == ("usr/share/vulkan/icd.d/a.json", "usr/share/vulkan/icd.d/b/c.json")
+
+
 def test_what_was_made_and_removed_again_is_nothing(inside: Inside) -> None:
     inside.put("usr/bin/scratch")
     inside.do(lambda root: (root / "usr/bin/scratch").unlink())
@@ -240,6 +251,16 @@ def test_a_device_is_left_out_and_told(inside: Inside) -> None:
     found = inside.read()
     assert found.files == ()
     assert found.left_out == ("/usr/bin/nvidia-pipe: neither a file, a link nor a folder",)
+
+
+def test_the_deletion_of_a_pipe_is_refused_by_name(inside: Inside) -> None:
+    """It could not be recorded: no reader would take such a manifest."""
+    os.mkfifo(inside.node.root / "etc/pipe")
+    (inside.box.uppers[""] / "etc").mkdir(exist_ok=True)
+    os.mknod(inside.box.uppers[""] / "etc/pipe", 0o020000, os.makedev(0, 0))
+    with pytest.raises(BuildError, match="deletes /etc/pipe, which is neither") as caught:
+        inside.read()
+    assert caught.value.code == "capture_refused"
 
 
 def test_attributes_of_the_overlay_stay_in_it_and_the_files_own_are_kept(inside: Inside) -> None:
