@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from .errors import DataError
 
 T = TypeVar("T")
+_NAME_MAX, _PATH_MAX = 255, 4096  # bytes, limits.h(0p)
 
 
 def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
@@ -58,9 +60,20 @@ def texts(document: dict[str, Any], key: str, where: str, code: str) -> dict[str
 def check_path(path: str, roots: Iterable[str], where: str, code: str) -> str:
     """A path relative to the root, below one of ``roots``, that leads nowhere else. Raises DataError."""
     parts = path.split("/")
-    if "" in parts or "." in parts or ".." in parts or "\0" in path or not any(path.startswith(r + "/") for r in roots):
+    if not is_possible(path):
+        raise DataError(f"{where}: {path[:80]!r} cannot be a path; it is not used", code=code)
+    if "" in parts or "." in parts or ".." in parts or not any(path.startswith(r + "/") for r in roots):
         raise DataError(f"{where}: the path {path!r} leads outside of where a driver may be; it is not used", code=code)
     return path
+
+
+def is_possible(path: str) -> bool:
+    """Whether the kernel could take a path: short enough, and text that stands for bytes."""
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in encoded and len(encoded) < _PATH_MAX and all(len(part) <= _NAME_MAX for part in encoded.split(b"/"))
 
 
 def dump(document: dict[str, Any]) -> str:

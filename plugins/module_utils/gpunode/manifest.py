@@ -134,12 +134,17 @@ def path_of(root: Path, layer: str) -> Path:
 
 
 def write(root: Path, manifest: Manifest) -> Path:
-    """Writes a manifest, last of all (B8), into the store that only root may enter (R9)."""
+    """Writes a manifest, last of all (B8), into the store that only root may enter (R9).
+
+    Raises DataError for one that no reader would take: a bake must not end well with it.
+    """
     path = path_of(root, manifest.layer)
+    text = document.dump({"schema": SCHEMA, **asdict(manifest)})
+    parse(text, str(path), manifest.layer)
     for folder in (root / STORE, root / LAYERS, path.parent):
         make_private(folder)
     os.sync()  # what the manifest speaks of, and its folders, are on disk before it
-    write_atomic(path, document.dump({"schema": SCHEMA, **asdict(manifest)}), 0o600)
+    write_atomic(path, text, 0o600)
     return path
 
 
@@ -227,7 +232,7 @@ def _wrong_fields(entry: Entry) -> list[str]:
         "gid": 0 <= entry.gid <= _HIGHEST_ID,
         "size": entry.size >= 0 if is_file else entry.size == 0,
         "sha256": is_sha256(entry.sha256) if is_file else not entry.sha256,
-        "target": bool(entry.target) and "\0" not in entry.target if is_link else not entry.target,
+        "target": bool(entry.target) and document.is_possible(entry.target) if is_link else not entry.target,
         "attributes": names == sorted(set(names))
         and all(_ATTRIBUTE.fullmatch(n) and not n.startswith("trusted.overlay.") and _BASE64.fullmatch(v) for n, v in entry.attributes),
     }

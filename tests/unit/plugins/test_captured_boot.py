@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, manifest, record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, manifest, readiness, record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
@@ -157,6 +158,16 @@ def test_a_file_in_the_way_leaves_the_layer_inert(node: LayerNode) -> None:
     assert (outcome.result, outcome.code) == ("compiled", "layer_unplaceable")
     assert "gsp.bin" in outcome.reason
     assert node.driver_runs == [INSTALL]
+
+
+def test_what_the_disk_says_of_a_layers_places_is_a_reason_and_no_error(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/usr/bin")
+
+    monkeypatch.setattr(readiness, "check", broken)
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "layer_unplaceable")
+    assert "/usr/bin: Input/output error" in outcome.reason
 
 
 def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(node: LayerNode, layer: Manifest) -> None:

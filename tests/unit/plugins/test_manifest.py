@@ -97,7 +97,10 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("files.0.path", "home/x", "leads outside", id="path elsewhere"),
         pytest.param("files.0.path", "usr", "leads outside", id="a root itself"),
         pytest.param("files.0.path", "usr//x", "leads outside", id="empty part"),
-        pytest.param("files.0.path", "usr/x\0", "leads outside", id="nul"),
+        pytest.param("files.0.path", "usr/x\0", "cannot be a path", id="nul"),
+        pytest.param("files.0.path", "usr/" + "x" * 256, "cannot be a path", id="a name that is too long"),
+        pytest.param("files.0.path", "usr/" + "x/" * 2046 + "x", "cannot be a path", id="a path that is too long"),
+        pytest.param("files.0.path", "usr/\ud800", "cannot be a path", id="no bytes"),
         pytest.param("files.0.path", "var/lib/dkmsx/y", "leads outside", id="a longer name"),
         pytest.param("files.0.path", 7, "path is 7", id="path is a number"),
         pytest.param("files.0.mode", "0644", "mode is '0644'", id="mode is text"),
@@ -188,10 +191,11 @@ def test_refuses_a_captured_layer_that_contradicts_itself(path: str, value: Any,
     ],
 )
 def test_refuses_lists_that_contradict_each_other(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    path = manifest.write(tmp_path, replace(CAPTURED, **changes))
+    """Nor is one written: a bake does not end well with a layer that no node would take."""
     with pytest.raises(DataError) as caught:
-        manifest.read(path)
+        manifest.write(tmp_path, replace(CAPTURED, **changes))
     assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", '"x"', "{", "\0", "[" * 100_000, '{"schema": 1, "schema": 1}', "NaN"], ids=range(9))
