@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness
 from .activated import ACTIVATE, DEACTIVATE, DEPMOD, MADE, Activation, Journal
-from .errors import DataError, GpuNodeError, LayerError
+from .errors import DataError, LayerError
 from .inventory import Entry
 from .manifest import Manifest
 from .placing import Placing
@@ -50,9 +50,17 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = _nothing, h
                 code="activation_changed",
                 details={"problems": list(problems)},
             )
-        return activated.read(root) or active
-    with _disk_errors_named():
+        return _of_this_machine(root, activated.read(root) or active)
+    with disk_errors_named():
         return _Activating(root, runner, layer, say, hash_user_space).run()
+
+
+def _of_this_machine(root: Path, active: Activation) -> Activation:
+    """On a copy of another machine's disk, a caller who wants the layer active makes it this machine's."""
+    mine = replace(active, machine_id=host.machine_id(root))
+    if mine != active:
+        activated.write(root, mine)
+    return mine
 
 
 def refuse_another(active: Activation | None, layer: Manifest) -> None:
@@ -202,7 +210,7 @@ def deactivate(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway:
     active = activated.read(root)
     if active is None:
         return resumed or TakenAway("")
-    with _disk_errors_named():
+    with disk_errors_named():
         say("deactivate: journal")
         activated.write_journal(root, Journal(DEACTIVATE, active))
         return _finish_taking_away(root, runner, active, say, interrupted=False)
@@ -218,7 +226,7 @@ def resume(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway | None:
     if journal is None:
         return None
     record = activated.read(root)
-    with _disk_errors_named():
+    with disk_errors_named():
         if journal.operation == ACTIVATE and record:
             say(f"resume: layer {record.layer} is in place")
             files.remove_durably(root / activated.JOURNAL)
@@ -245,7 +253,7 @@ def _taken_back_on_failure(root: Path, runner: Runner, planned: Activation, say:
         say(f"activate: failed, taking it back: {error}")
         try:
             _finish_taking_away(root, runner, planned, say, interrupted=True)
-        except (OSError, GpuNodeError) as second:
+        except Exception as second:  # whatever it is, the journal stays and the next run takes it back
             raise LayerError(
                 f"{error}; and it could not be taken back yet: {second}: run the same again once that is mended",
                 code="activation_unfinished",
@@ -254,7 +262,7 @@ def _taken_back_on_failure(root: Path, runner: Runner, planned: Activation, say:
 
 
 @contextmanager
-def _disk_errors_named() -> Iterator[None]:
+def disk_errors_named() -> Iterator[None]:
     """A full or read-only filesystem becomes an error of ours with a code of its own."""
     try:
         yield
@@ -271,7 +279,7 @@ def discard(root: Path, runner: Runner, layer_name: str, say: Say = _nothing) ->
     resume(root, runner, say)
     path = droppable(root, layer_name)
     was_there = path.exists()
-    with _disk_errors_named():
+    with disk_errors_named():
         # Without its manifest a layer is garbage, whenever the rest goes.
         files.remove_durably(path)
         say("discard: manifest gone")

@@ -173,16 +173,17 @@ def _describe(root: Path, path: str) -> Entry:
 
 def attributes(file: Path) -> tuple[tuple[str, str], ...]:
     """The extended attributes that belong to a file wherever it is, such as capabilities and access lists. Raises OSError."""
+    names = attribute_names(file, False)
+    return tuple((name, base64.b64encode(os.getxattr(file, name, follow_symlinks=False)).decode()) for name in names)
+
+
+def attribute_names(file: Path | str | int, follow_symlinks: bool) -> list[str]:
+    """The names of these attributes, in order. Raises OSError."""
     try:
-        names = os.listxattr(file, follow_symlinks=False)
-        return tuple(
-            (name, base64.b64encode(os.getxattr(file, name, follow_symlinks=False)).decode())
-            for name in sorted(names)
-            if not name.startswith(_LOCAL_ATTRIBUTES)
-        )
+        return sorted(name for name in os.listxattr(file, follow_symlinks=follow_symlinks) if not name.startswith(_LOCAL_ATTRIBUTES))
     except OSError as error:
         if error.errno == errno.ENOTSUP:
-            return ()
+            return []
         raise
 
 

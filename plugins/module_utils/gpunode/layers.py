@@ -52,8 +52,11 @@ def set_state(
         raise InputError(f"state: {state!r} is none of {', '.join(_DOING)}")
     if not layer and state != INACTIVE:
         raise InputError(f"layer: state {state} needs the name of a layer")
+    if not (root / "etc").is_dir():
+        raise InputError(f"root: {root} is not the root of a system: there is no folder etc in it")
     if check:
-        return LayerChange(state, layer, _would_change(root, state, layer))
+        with activation.disk_errors_named():
+            return LayerChange(state, layer, _would_change(root, state, layer))
     with files.locked(LOCK, _DOING[state]):
         return _set_state(runner, state, layer, say, root)
 

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from . import files
+from . import files, inventory
 from .activated import COPY, LINK, MADE, REFLINK, Kept
 from .errors import CommandError, LayerError
 from .inventory import Entry
@@ -47,7 +47,7 @@ class Placing:
     def staged(self, path: str) -> str:
         """The temporary name beside ``path``: always the same, so that the next run finds it."""
         folder = path.rpartition("/")[0]
-        return f"{self._prefix}{folder}/.gpu-prebake.{hashlib.sha256(path.encode()).hexdigest()[:20]}"
+        return f"{self._prefix}{folder}/.gpu-prebake.{hashlib.sha256(os.fsencode(path)).hexdigest()[:20]}"
 
     def device(self, folder: str) -> int:
         """The device of a folder's filesystem, which takes part in the next ``flush``."""
@@ -219,11 +219,14 @@ def _top_of_filesystem(path: str, device: int) -> str:
 
 
 def _set_attributes(target: str | int, entry: Entry) -> None:
-    for name, value in entry.attributes:
-        if isinstance(target, int):
-            os.setxattr(target, name, base64.b64decode(value))
-        else:
-            os.setxattr(target, name, base64.b64decode(value), follow_symlinks=False)
+    """Gives exactly the entry's attributes: a new file also has what its folder's default access list says."""
+    follow = isinstance(target, int)  # os takes the argument for a descriptor too, as long as it is its default
+    wanted = dict(entry.attributes)
+    for name in inventory.attribute_names(target, follow):
+        if name not in wanted:
+            os.removexattr(target, name, follow_symlinks=follow)
+    for name, value in wanted.items():
+        os.setxattr(target, name, base64.b64decode(value), follow_symlinks=follow)
 
 
 def _clone(reading: int, writing: int) -> bool:

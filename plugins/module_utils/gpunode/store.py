@@ -29,8 +29,9 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_linkable(entry: Entry) -> bool:
-    """Whether a file may share its inode with its object: a link shares mode, owner and contents both ways (R12)."""
-    plain = not entry.mode & (_SPECIAL | _WRITABLE_BY_OTHERS) and not entry.attributes
+    """Whether a file may share its inode with its object: a link shares mode, owner and contents both ways (R12), so its owner must be
+    the store's: root."""
+    plain = not entry.mode & (_SPECIAL | _WRITABLE_BY_OTHERS) and not entry.attributes and entry.uid == os.geteuid()
     return entry.type == "file" and plain and bool(_PAYLOAD.fullmatch(entry.path))
 
 
@@ -85,6 +86,8 @@ class Store:
             writing = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 found = files.copy_hashed(reading, writing)
+                for name in inventory.attribute_names(writing, True):  # of a default access list above the store
+                    os.removexattr(writing, name)
                 os.fchown(writing, *((entry.uid, entry.gid) if is_linkable(entry) else (os.geteuid(), os.getegid())))
                 os.fchmod(writing, entry.mode if is_linkable(entry) else 0o600)
             finally:

@@ -179,6 +179,8 @@ class _Taking:
     def _second_copies(self, placed: dict[str, Entry]) -> None:
         """The contract copies its libraries on to the loader's folder during device initialisation: by name and content (I2)."""
         second = f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"
+        if self._leads_elsewhere(second):
+            return
         copies = {
             f"{second}/{path[len(CONTRACT_LIBRARIES) + 1 :]}": e for path, e in placed.items() if path.startswith(f"{CONTRACT_LIBRARIES}/")
         }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, placing, store
@@ -508,6 +510,63 @@ def test_nothing_is_removed_behind_a_link(node: LayerNode, active: activated.Act
     done = activation.deactivate(node.root, node)
     assert (node.root / "srv/lib64" / f"libcuda.so.{VERSION}").exists()
     assert any(f"/{LIBRARY}: its folder became a link" in word for word in done.kept)
+
+
+def test_second_copies_are_not_looked_for_behind_a_link(node: LayerNode, active: activated.Activation) -> None:
+    """An absolute link in an image that lies mounted leads to the machine that looks at it."""
+    elsewhere = node.root.parent / "elsewhere"
+    (node.root / LOADER).rename(elsewhere)
+    (node.root / LOADER).symlink_to(elsewhere)
+    copy = elsewhere / f"libcuda.so.{VERSION}"
+    copy.write_bytes((node.root / LIBRARY).read_bytes())
+    activation.deactivate(node.root, node)
+    assert copy.exists()
+
+
+@pytest.mark.parametrize("name", ["a\nb", os.fsdecode(b"\xff\xfe")], ids=["newline", "no UTF-8"])
+def test_any_name_goes_all_the_way(tmp_path: Path, name: str) -> None:
+    class Builder(LayerNode):
+        def build(self, *arguments: Any, **options: Any) -> None:
+            super().build(*arguments, **options)
+            self.put(f"usr/share/nvidia/{name}", "x")
+            self.link(f"{LIBRARIES}/{name}", name)
+
+    node = LayerNode(tmp_path / "root")
+    before = snapshot(node.root)
+    layer = layernode.capture(node, tmp_path / "scratch", Builder)
+    assert manifest.read(manifest.path_of(node.root, layer.layer)) == layer
+    activation.activate(node.root, node, layer)
+    assert (node.root / "usr/share/nvidia" / name).read_text() == "x"
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+    assert activation.discard(node.root, node, layer.layer)
+
+
+def test_a_folders_default_access_list_changes_nothing_that_is_put_there(tmp_path: Path) -> None:
+    """system.posix_acl_default, acl(5): user::rwx, user:1000:rwx, group::r-x, mask::rwx, other::r-x."""
+    acl = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", *one)
+        for one in ((1, 7, -1 % 2**32), (2, 7, 1000), (4, 5, -1 % 2**32), (16, 7, -1 % 2**32), (32, 5, -1 % 2**32))
+    )
+    node, layer = layernode.a_node(tmp_path)
+    for folder in ("usr/bin", "usr/src", "var/lib"):
+        (node.root / folder).mkdir(parents=True, exist_ok=True)
+        try:
+            os.setxattr(node.root / folder, "system.posix_acl_default", acl)
+        except OSError:
+            pytest.skip("this filesystem has no access lists")
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    assert activation.verify(node.root) == ()
+    assert inventory.attributes(node.root / SETUID) == ()
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+
+
+def test_a_copy_of_a_machine_takes_what_is_active_over(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+    node.put("etc/machine-id", "f" * 32 + "\n")
+    assert activation.activate(node.root, node, layer) == replace(active, machine_id="f" * 32)
+    assert activated.read(node.root) == replace(active, machine_id="f" * 32)
 
 
 def test_second_copies_are_found_by_name_and_content(node: LayerNode, layer: Manifest) -> None:

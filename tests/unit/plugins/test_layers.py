@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import __main__ as command
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, layers, readiness
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
@@ -183,6 +184,22 @@ def test_commands_do_it_and_answer_in_json(node: LayerNode, name: str) -> None:
     assert layernode.store_files(node.root) == set()
 
 
+@pytest.mark.parametrize("check", [["--check"], []], ids=["check", "for real"])
+def test_what_the_disk_says_has_a_code_too(node: LayerNode, name: str, check: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/usr/bin")
+
+    monkeypatch.setattr(readiness, "check", broken)
+    status, answer, said = runs(node, *check, "activate", name)
+    assert (status, answer["code"]) == (1, "os_error")
+    assert "/usr/bin: Input/output error" in said
+
+
+def test_what_is_no_system_is_refused(node: LayerNode) -> None:
+    status, answer, _ = runs(node, "--root", str(node.root / "nowhere"), "deactivate")
+    assert (status, answer["code"]) == (1, "bad_input")
+
+
 def test_a_refusal_has_its_code(node: LayerNode) -> None:
     status, answer, said = runs(node, "activate", "cuda-1.2-open-6.1")
     assert (status, answer["code"]) == (1, "layer_missing")
@@ -205,6 +222,7 @@ def test_wrong_usage_is_two(node: LayerNode, words: list[str], capsys: pytest.Ca
 
 @pytest.mark.subprocess
 def test_it_runs_as_a_module_without_the_collection(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
     shown = subprocess.run(
         [sys.executable, "-m", "gpunode", "--root", str(tmp_path), "--check", "deactivate"],
         env={"PYTHONPATH": str(TOP / "plugins/module_utils"), "PATH": "/usr/bin:/bin"},

@@ -41,6 +41,7 @@ def made(root: Path, path: str, text: str = "abc", mode: int = 0o644) -> Entry:
         pytest.param("etc/ld.so.conf.d/nvidia.conf", {}, False, id="configuration"),
         pytest.param("usr/src/nvidia-1.2/nvidia.ko.c", {}, False, id="source"),
         pytest.param("usr/lib/libcuda.so.1", {"mode": 0o4755}, False, id="setuid"),
+        pytest.param("usr/lib/libcuda.so.1", {"uid": os.geteuid() + 1}, False, id="another owner's, who could write through the link"),
         pytest.param("usr/lib/libcuda.so.1", {"mode": 0o2755}, False, id="setgid"),
         pytest.param("usr/lib/libcuda.so.1", {"mode": 0o666}, False, id="writable by others"),
         pytest.param("usr/lib/libcuda.so.1", {"attributes": (("user.a", ""),)}, False, id="attributes"),
