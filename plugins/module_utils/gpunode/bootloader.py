@@ -52,8 +52,10 @@ def default_kernel(root: Path) -> BootChoice:
     if "default" in (read_text(root / _CUSTOM) or ""):
         return BootChoice("", f"/{_CUSTOM} may set another default")
     environment = parse_environment(read_text(root / ENVIRONMENT) or "")
-    if environment.get("next_entry"):
-        return BootChoice("", f"/{ENVIRONMENT} names another entry for the next boot alone (next_entry={environment['next_entry']})")
+    # By prev_saved_entry, an older grub-reboot and menus that save their default remember what comes after the next boot.
+    once = next((f"{name}={environment[name]}" for name in ("next_entry", "prev_saved_entry") if environment.get(name)), "")
+    if once:
+        return BootChoice("", f"/{ENVIRONMENT} names another entry for the next boot alone ({once})")
     asked = default_entry(text, environment)
     entries = parse_config(text)
     found = choose(entries, asked)
@@ -114,23 +116,31 @@ def _release(line: str) -> str:
 
 
 def choose(entries: list[Entry], asked: str) -> Entry | None:
-    """The entry that ``default`` names: numbers from 0, ids or titles, levels apart by ``>``; GRUB takes the first one where it names
-    none. None where that boots no kernel whose release is told by its name."""
-    found: Entry | None = None
-    level = entries
-    for part in (asked or "0").split(">"):
-        found = _matching(level, part)
-        if found is None:
-            found = entries[0] if entries else None
-            break
+    """The entry that ``default`` names: numbers from 0, ids or titles, levels apart by ``>``. GRUB takes the first one of a level where
+    none is named, or none of that name is there. None where that boots no kernel whose release is told by its name."""
+    level, parts = entries, asked.split(">")
+    while level:
+        found = _matching(level, parts.pop(0) if parts else "") or level[0]
+        if not found.is_submenu:
+            return found if found.kver else None
         level = found.entries
-    return found if found and found.kver else None
+    return None
 
 
 def _matching(level: list[Entry], part: str) -> Entry | None:
-    if part.isascii() and part.isdigit():
-        return level[int(part)] if int(part) < len(level) else None
+    number = _number(part)
+    if number is not None:
+        return level[number] if number < len(level) else None
     return next((entry for entry in level if part in (entry.name, entry.title)), None)
+
+
+def _number(text: str) -> int | None:
+    """What GRUB's strtoul makes of it: digits at the beginning, whatever follows, in C's notation; None where there are none."""
+    match = re.match(r"\s*(?:0x([0-9A-Fa-f]+)|(0[0-7]+)|([0-9]+))", text, re.ASCII)
+    if match is None:
+        return None
+    hexadecimal, octal, decimal = match.groups()
+    return int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
 
 
 def all_kernels(entries: list[Entry]) -> Iterator[str]:

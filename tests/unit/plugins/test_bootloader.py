@@ -43,6 +43,10 @@ def with_default(value: str) -> str:
         pytest.param(f"gnulinux-advanced-{UUID}>gnulinux-{OLD}-advanced-{UUID}", OLD, id="by ids"),
         pytest.param(f"{ADVANCED}>Debian GNU/Linux, with Linux {OLD}", OLD, id="by titles"),
         pytest.param(f"1>Debian GNU/Linux, with Linux {OLD}", OLD, id="by number and title"),
+        pytest.param("1", NEW, id="a submenu's first entry"),
+        pytest.param(ADVANCED, NEW, id="a submenu by title"),
+        pytest.param("1>no such entry", NEW, id="a submenu's first where the name is wrong"),
+        pytest.param("0>2", NEW, id="no submenu"),
         pytest.param("no such entry", NEW, id="GRUB takes the first where the name is wrong"),
         pytest.param("7", NEW, id="GRUB takes the first where the number is too high"),
         pytest.param("", NEW, id="nothing set"),
@@ -52,6 +56,21 @@ def with_default(value: str) -> str:
 def test_the_default_entry_tells_the_kernel(tmp_path: Path, default: str, kver: str) -> None:
     root = make_root(tmp_path, with_default(default), defaults="")
     assert bootloader.default_kernel(root).kver == kver
+
+
+def test_a_default_that_begins_with_a_number_is_that_number(tmp_path: Path) -> None:
+    """As GRUB reads it, whatever follows; in the notation of C."""
+    menu = "".join(f"menuentry 'Linux {kver}' {{\n\tlinux /vmlinuz-{kver}\n}}\n" for kver in (NEW, OLD))
+    for default, kver in ((f"1 {NEW}", OLD), (f"0 {OLD}", NEW), ("01", OLD), ("0x1", OLD), (OLD, NEW), (f"Linux {OLD}", OLD)):
+        root = make_root(tmp_path / default.replace(" ", "-"), f'set default="{default}"\n{menu}', defaults="")
+        assert bootloader.default_kernel(root).kver == kver, default
+
+
+def test_a_first_entry_that_is_a_submenu_leads_to_its_own_first(tmp_path: Path) -> None:
+    menu = f"submenu 'Older' {{\n\tmenuentry 'old' {{\n\t\tlinux /vmlinuz-{OLD}\n\t}}\n}}\nmenuentry 'new' {{\n\tlinux /vmlinuz-{NEW}\n}}\n"
+    for default in ("", "no such entry", "0>7", "0"):
+        root = make_root(tmp_path / (default or "none"), f'set default="{default}"\n{menu}', defaults="")
+        assert bootloader.default_kernel(root).kver == OLD, default
 
 
 def test_a_saved_entry_counts_where_grub_asks_for_it(tmp_path: Path) -> None:
@@ -66,8 +85,11 @@ def test_a_saved_entry_counts_where_grub_asks_for_it(tmp_path: Path) -> None:
     [
         pytest.param(None, "", "is not there", id="no GRUB"),
         pytest.param("", "", "no entry that boots a Linux kernel", id="an empty file"),
-        pytest.param(with_default("1"), "", "no entry that boots a Linux kernel", id="a submenu"),
+        pytest.param("submenu 'Empty' {\n}\n", "", "no entry that boots a Linux kernel", id="an empty submenu"),
         pytest.param(CONFIG, "next_entry=1>2\n", "for the next boot alone", id="another one, once"),
+        pytest.param(
+            with_default("${saved_entry}"), "prev_saved_entry=1>2\nsaved_entry=0\n", "for the next boot alone", id="the same, old way"
+        ),
         pytest.param(f"{CONFIG}\nblscfg\n", "", "blscfg", id="entries elsewhere"),
         pytest.param("menuentry 'Windows' {\n\tchainloader +1\n}\n", "", "no entry that boots", id="another system"),
         pytest.param("menuentry 'Linux' {\n\tlinux /kernel ro\n}\n", "", "no entry that boots", id="a kernel without a release"),
