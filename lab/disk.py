@@ -28,7 +28,7 @@ NAMESPACE = uuid.UUID("6d2d3c0e-4f6e-5d0b-8f0a-5a1b0f5f6c11")
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk and its kernels, oldest first."""
+    """A disk and its kernels, oldest first; none for one that boots by itself."""
 
     path: Path
     kernels: list[Kernel]

@@ -1,10 +1,11 @@
-"""VMs: a disk's throw-away overlay booted by QEMU under TCG, with or without a fake GPU on the PCI bus."""
+"""VMs: a disk's throw-away overlay booted under TCG, by QEMU itself or by the disk's boot loader, with or without a fake GPU."""
 
 from __future__ import annotations
 
 import re
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class VM(Node):
         name: str,
         source: Disk,
         *,
-        kernel: str,
+        kernel: str = "",
         gpu: str | None = None,
         smp: int = 2,
         memory_mb: int = 2048,
@@ -61,15 +62,15 @@ class VM(Node):
     ) -> VM:
         """Boot a throw-away overlay of `source` and wait until ssh answers.
 
-        `kernel`: a release of the disk's, or its series (`6.1`). `gpu`: models of lab.fakegpu, separated by commas, or
-        none. `append`: more kernel arguments.
+        `kernel`: a release of the disk's, or its series (`6.1`); none: the BIOS starts the disk's own boot loader. `gpu`: models of
+        lab.fakegpu, separated by commas, or none. `append`: more kernel arguments.
         """
         gpus(gpu)
-        chosen = base.choose(source.kernels, kernel)
+        chosen = base.choose(source.kernels, kernel).kver if kernel else ""
         with record.lock():
             state = record.new(name, cls.kind)
             state.address, state.port = "127.0.0.1", free_port()
-            state.disk, state.kver, state.gpu = str(source.path.parent), chosen.kver, gpu or ""
+            state.disk, state.kver, state.gpu = str(source.path.parent), chosen, gpu or ""
             state.smp, state.memory_mb, state.append = smp, memory_mb, append
             record.save(state)
         vm = cls(state)
@@ -97,7 +98,9 @@ class VM(Node):
             raise LabError(f"VM {self.state.name} runs already")
         for tries_left in reversed(range(EMULATOR_TRIES)):
             log = self.logs / f"{self.state.name}.qemu"
-            what = f"{self.state.name}: VM, kernel {self.state.kver}, GPU {self.state.gpu or 'none'}, power-on to ssh"
+            what = (
+                f"{self.state.name}: VM, kernel {self.state.kver or 'of its boot loader'}, GPU {self.state.gpu or 'none'}, power-on to ssh"
+            )
             try:
                 with step(what):
                     self._power_on(log)
@@ -157,6 +160,17 @@ class VM(Node):
         self.state.append = self.state.append if append is None else append
         self.start()
 
+    def reboot_inside(self) -> None:
+        """Reboot as the node itself does, by its boot loader where it has one, and wait until ssh answers."""
+        asks = "cat /proc/sys/kernel/random/boot_id"
+        before, end = self.ssh(asks).stdout, time.monotonic() + BOOT_TIMEOUT_S
+        with step(f"{self.state.name}: reboot"):
+            self.ssh("systemctl reboot --no-block", check=False)
+            while (now := self.ssh(asks, check=False)).rc != 0 or now.stdout == before:
+                if ssh.has_panicked(self.serial) or not self.is_running or time.monotonic() > end:
+                    raise LabError(f"VM {self.state.name} did not come back; the end of {self.serial}:\n{host.read_tail(self.serial)}")
+                time.sleep(0.5)
+
     def tell(self, command: str) -> str:
         """Send one command to QEMU's monitor and return its answer."""
         with socket.socket(socket.AF_UNIX) as end:
@@ -184,7 +198,6 @@ def gpus(names: str | None) -> list[str]:
 
 def qemu_argv(state: Record, source: Disk, overlay: Path, serial: Path, monitor: Path) -> list[str]:
     """QEMU's command line. TCG always: on the machines this was tried on, KVM guests crash or hang."""
-    kernel = base.choose(source.kernels, state.kver)
     machine = "q35"
     memory: list[str] = []
     if gpus(state.gpu):
@@ -194,12 +207,16 @@ def qemu_argv(state: Record, source: Disk, overlay: Path, serial: Path, monitor:
     return [
         *("qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg,thread=multi", "-cpu", CPU),
         *("-machine", machine, *memory, "-smp", str(state.smp), "-m", str(state.memory_mb)),
-        *("-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initrd)),
-        *("-append", f"{APPEND} {state.append}".strip()),
+        *(_kernel_argv(source, state) if state.kver else ()),
         *("-drive", f"if=none,id=disk,format=qcow2,file={overlay}", "-device", "virtio-blk-pci,drive=disk"),
         *("-netdev", f"user,id=net,{forward}", "-device", "virtio-net-pci,netdev=net,romfile="),
         *("-serial", f"file:{serial}", "-monitor", f"unix:{monitor},server=on,wait=off"),
     ]
+
+
+def _kernel_argv(source: Disk, state: Record) -> list[str]:
+    kernel = base.choose(source.kernels, state.kver)
+    return ["-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initrd), "-append", f"{APPEND} {state.append}".strip()]
 
 
 def fakegpu_argv(models: Sequence[str], log: Path, qemu: Sequence[str]) -> list[str]:
