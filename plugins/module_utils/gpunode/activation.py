@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime
 import errno
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from .inventory import Entry
 from .manifest import Manifest
 from .placing import Placing
 from .runner import Runner
-from .store import Store
+from .store import Store, drop_layer_folder
 from .takeaway import TakenAway, in_order, take_away
 
 Say = Callable[[str], None]
@@ -283,8 +282,7 @@ def discard(root: Path, runner: Runner, layer_name: str, say: Say = _nothing) ->
         # Without its manifest a layer is garbage, whenever the rest goes.
         files.remove_durably(path)
         say("discard: manifest gone")
-        if path.parent.is_dir():
-            shutil.rmtree(path.parent)
+        drop_layer_folder(path.parent)
         try:
             dropped = Store(root).collect()
         except DataError as error:

@@ -26,6 +26,7 @@ from .placed import Placing
 from .probe import own_files, own_versions, with_image
 from .record import Record
 from .runner import Runner
+from .store import Store
 
 CONTAINER = "gpuinstall"
 
@@ -48,6 +49,7 @@ class Apply:
 
     def run(self, plan: Plan) -> Outcome:
         """Carries ``plan`` out and returns what came of it. Raises GpuNodeError with a code per cause."""
+        Store(self.root).sweep()
         if Step.PULL_IMAGE in plan.steps:
             plan = self._pull()
         if plan.fails:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -51,13 +52,14 @@ def bake(
         builder = Builder(root, runner, Containerd(runner), request, events)
         try:
             layers, new, changed = _run(builder)
+            report = _report(layers, new, events, builder.warnings)
+            # A bake that was killed after its manifests has not told of them.
+            told = [_tell(root, report, changed), _release_notes(root, request, layers)]
         except CommandError as error:
             raise BuildError(f"the bake stopped: {error}", code="command_failed", details=error.details) from error
-        report = _report(layers, new, events, builder.warnings)
-        if changed:
-            files.write_atomic(root / REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n", 0o600)
-            _release_notes(root, request, layers)
-        return Baked(layers, new, changed, report)
+        except OSError as error:
+            raise _disk_error(root, events, error) from error
+        return Baked(layers, new, changed or any(told), report)
 
 
 def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:
@@ -104,6 +106,34 @@ def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]
     return layers, tuple(layer.layer for layer in made), bool(made or old)
 
 
+def _disk_error(root: Path, events: Events, error: OSError) -> BuildError:
+    """A full or read-only filesystem by name: which file, in which step, what to do."""
+    step = f" in step {events.steps[-1]['name']}" if events.steps and events.steps[-1]["outcome"] == "failed" else ""
+    what = f"the bake stopped{step}: {error.filename or 'the system'}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BuildError(f"{what}: {preflight.free_space(root)}. Give the build machine a larger disk", code="no_space")
+    if error.errno == errno.EROFS:
+        return BuildError(f"{what}: mount its filesystem writable, and look in the kernel's log for why it is not", code="read_only")
+    return BuildError(f"{what}: look at this file and its filesystem", code="os_error")
+
+
+def _tell(root: Path, report: dict[str, Any], changed: bool) -> bool:
+    """Writes the report of a bake that has ``changed`` something, or whose layers the report there does not name; whether it did."""
+    try:
+        there = json.loads((root / REPORT).read_text(encoding="utf-8"))
+        is_told = [_named(layer) for layer in there["layers"]] == [_named(layer) for layer in report["layers"]]
+    except (OSError, ValueError, LookupError, TypeError):
+        is_told = False
+    if is_told and not changed:
+        return False
+    files.write_atomic(root / REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n", 0o600)
+    return True
+
+
+def _named(layer: dict[str, Any]) -> tuple[Any, ...]:
+    return layer["layer"], layer["mode"], layer["created"]
+
+
 def _report(layers: tuple[Manifest, ...], new: tuple[str, ...], events: Events, warnings: list[str]) -> dict[str, Any]:
     """The report; what stands at its top beside ``layers`` is of the first of them."""
     each = [_layer_report(layer, layer.layer in new) for layer in layers]
@@ -136,9 +166,14 @@ def release_note(layer: Manifest) -> str:
     return f"nvidia-prebake: {i.kind} {i.version} ({i.flavour}) for kernel {i.kver} {i.arch}, from {layer.image} ({i.config_digest}){how}"
 
 
-def _release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> None:
-    """Replaces our own lines in the release notes, or appends them; other lines are the image builder's."""
+def _release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> bool:
+    """Replaces our own lines in the release notes, or appends them; other lines are the image builder's. Whether that changed them."""
     path = root / request.release_notes.lstrip("/")
+    before = files.read_text(path)
+    lines = [line for line in (before or "").splitlines() if not line.startswith("nvidia-prebake: ")]
+    text = "\n".join([*lines, *map(release_note, layers)]) + "\n"
+    if text == before:
+        return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [line for line in (files.read_text(path) or "").splitlines() if not line.startswith("nvidia-prebake: ")]
-    files.write_atomic(path, "\n".join([*lines, *map(release_note, layers)]) + "\n")
+    files.write_atomic(path, text)
+    return True

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from . import activated, activation, captured, inventory, manifest, sandbox
+from . import activated, activation, captured, files, inventory, manifest, sandbox
 from .build import Builder
 from .captured import Captured
 from .contract import ContainerRun, Place
@@ -40,22 +40,32 @@ class Capturing:
     def sweep(self) -> None:
         """What a killed bake left: its sandbox, and objects that nothing names. Raises BuildError."""
         left = sandbox.sweep(self.root, self.builder.runner)
-        dropped = self._collect()
+        dropped = self.store.sweep() + self._collect()
         if left or dropped:
             with self.builder.events.step("take-away-interrupted", sandboxes=list(left), dropped=dropped):
                 pass
 
     def bake(self, kernels: Sequence[str]) -> list[Manifest]:
         """Builds for each of ``kernels``, then writes their manifests. Raises GpuNodeError; the store then is as it was."""
+        made: list[Manifest] = []
         try:
-            made = [self._bake_one(kver) for kver in kernels]
+            made += [self._bake_one(kver) for kver in kernels]
+            with self.builder.events.step("record", layers=[layer.layer for layer in made]):
+                for layer in made:
+                    manifest.write(self.root, layer)
         except BaseException:
-            self._collect()
+            self._forget(made)
             raise
-        with self.builder.events.step("record", layers=[layer.layer for layer in made]):
-            for layer in made:
-                manifest.write(self.root, layer)
         return made
+
+    def _forget(self, made: Sequence[Manifest]) -> None:
+        """Takes away what a bake that failed has recorded, and what nothing names. What made it fail counts, not what this meets."""
+        try:
+            for layer in made:
+                files.remove_durably(manifest.path_of(self.root, layer.layer))
+            self._collect()
+        except OSError as error:
+            self.builder.events.say(f"{error}: the next bake drops what this one has left in the store")
 
     def leftover(self, wanted: Collection[str]) -> list[Manifest]:
         """Layers of ours that are captured and not among the ``wanted`` names."""

@@ -55,12 +55,22 @@ def copy_hashed(source: int, target: int) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError in the body names ``path``, where it names no file: a write or a flush fails by descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
     """Writes ``path`` by a temporary file, fsync, rename and fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as stream:
+        with named(path), os.fdopen(fd, "w", encoding="utf-8") as stream:
             os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()

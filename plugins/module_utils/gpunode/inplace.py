@@ -18,6 +18,8 @@ from .errors import BuildError, GpuNodeError
 from .manifest import IN_PLACE, STORE, Manifest
 from .preflight import JOURNAL
 
+_SCHEMA = 1  # of the journal
+
 
 class InPlace:
     """The mode ``in_place``: one layer, for one kernel, live in the image."""
@@ -103,7 +105,7 @@ class InPlace:
 
     def _write_journal(self, kver: str, before: inventory.Listing) -> None:
         files.make_private(self.root / STORE)
-        files.write_atomic(self.root / JOURNAL, json.dumps({"schema": 1, "kver": kver, "paths": sorted(before)}), 0o600)
+        files.write_atomic(self.root / JOURNAL, json.dumps({"schema": _SCHEMA, "kver": kver, "paths": sorted(before)}), 0o600)
 
     @contextlib.contextmanager
     def _taken_back_on_failure(self, before: inventory.Listing) -> Iterator[None]:
@@ -123,6 +125,8 @@ class InPlace:
         takeback.show_headers(self.root)
         try:
             journal = json.loads((self.root / JOURNAL).read_text(encoding="utf-8"))
+            if journal["schema"] != _SCHEMA:
+                raise ValueError(f"layout version {journal['schema']!r}, this program reads {_SCHEMA}")
             paths = {str(path) for path in journal["paths"]}
             if not paths or paths != set(journal["paths"]) or not isinstance(journal["paths"], list):
                 raise ValueError("it lists no files, and what it does not list would be removed")

@@ -25,6 +25,7 @@ STORE = "var/lib/gpu-prebake"
 LAYERS = f"{STORE}/layers"
 _CODE = "manifest_invalid"
 _BAD = "judged-bad.json"
+BESIDE = (_BAD,)  # what of ours lies beside a manifest
 _LONGEST_S = 1e9
 _ENTRY_FIELDS: dict[str, type] = {
     **dict.fromkeys(("path", "type", "sha256", "target"), str),
@@ -337,6 +338,17 @@ def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
         except DataError as error:
             bad.append(str(error))
     return tuple(good), tuple(bad)
+
+
+def newer(root: Path) -> str:
+    """Which layer's manifest is of a later layout than this program reads, in words; "" where none is."""
+    for path in sorted((root / LAYERS).glob("*/manifest.json")):
+        try:
+            read(path)
+        except DataError as error:
+            if document.is_newer(error, SCHEMA):
+                return str(error)
+    return ""
 
 
 def mark_bad(root: Path, layer: str, machine_id: str, reason: str) -> None:

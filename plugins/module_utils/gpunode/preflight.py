@@ -114,6 +114,11 @@ def require_tools(root: Path, runner: Runner, kver: str) -> None:
 
 def _refuse_foreign(root: Path, arch: str) -> None:
     found_layers, problems = manifest.read_all(root)
+    newer = manifest.newer(root) if problems else ""
+    if newer:
+        raise PreflightError(
+            f"{newer}: it was written by a newer version of this program: bake with that one, or into a fresh image", code="store_newer"
+        )
     if problems:
         raise PreflightError(
             f"an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{manifest.LAYERS}",

@@ -180,10 +180,14 @@ def _new_folder(root: Path, container: str, timers: Sequence[str]) -> Path:
     make_private(root / STORE)
     make_private(root / CAPTURES)
     folder = root / CAPTURES / f"{os.getpid()}-{secrets.token_hex(4)}"
-    make_private(folder)
-    (folder / "container").write_text(container, encoding="utf-8")
-    (folder / "timers").write_text(" ".join(timers), encoding="utf-8")
-    (root / "run/gpu-prebake").mkdir(parents=True, exist_ok=True)
+    try:
+        make_private(folder)
+        (folder / "container").write_text(container, encoding="utf-8")
+        (folder / "timers").write_text(" ".join(timers), encoding="utf-8")
+        (root / "run/gpu-prebake").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return folder
 
 

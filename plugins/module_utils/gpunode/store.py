@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,8 @@ OBJECTS = f"{STORE}/objects"
 _CODE = "manifest_invalid"
 # What is large and only read: modules, libraries, firmware.
 _PAYLOAD = re.compile(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
+_OBJECT = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # as files.write_atomic names them
 _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -73,7 +74,8 @@ class Store:
             files.make_private(folder)
         temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
         try:
-            self._copy(source, temporary, entry)
+            with files.named(path):
+                self._copy(source, temporary, entry)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -153,27 +155,27 @@ class Store:
     def collect(self) -> int:
         """Drops what no document names: objects, temporary files, folders of layers without a manifest. Returns how many went.
 
-        Raises DataError, and drops nothing, while a document of the store cannot be read.
+        What is not ours by its name is kept. Raises DataError, and drops nothing, while a document of the store cannot be read.
         """
         needed = self.referenced()
-        dropped = 0
+        dropped = self.sweep()
         for folder in _folders(self.objects):
             for path in folder.iterdir():
-                if path.name not in needed:
+                if _OBJECT.fullmatch(path.name) and path.name not in needed:
                     path.unlink()
                     dropped += 1
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            _remove_empty(folder)
         for folder in _folders(self.root / LAYERS):
             if not (folder / "manifest.json").exists():
-                shutil.rmtree(folder)
-                dropped += 1
+                dropped += drop_layer_folder(folder)
         return dropped
 
-    def sweep(self) -> None:
-        """Drops what documents that were cut off in the middle of being written have left beside them."""
-        for path in (self.root / STORE).glob(".*.tmp"):
+    def sweep(self) -> int:
+        """Drops what documents that were cut off in the middle of being written have left beside them. Returns how many went."""
+        left = [path for folder in (STORE, f"{LAYERS}/*") for path in self.root.glob(f"{folder}/.*.tmp") if _TEMPORARY.fullmatch(path.name)]
+        for path in left:
             path.unlink()
+        return len(left)
 
     def drop(self, entries: Iterable[Entry]) -> None:
         """Drops the objects of ``entries`` that nothing names any more. Leaves them while a document of the store cannot be read."""
@@ -191,6 +193,20 @@ def objects_of(layer: Manifest) -> Iterator[Entry]:
     if layer.mode == manifest.CAPTURED:
         yield from (entry for entry in layer.files if entry.type == "file")
         yield from (index.after for index in layer.indexes)
+
+
+def drop_layer_folder(folder: Path) -> bool:
+    """Removes a layer's folder, whose manifest is gone, and what of ours is in it. A file of somebody else's stays; returns whether
+    all of it is gone."""
+    for name in manifest.BESIDE:
+        (folder / name).unlink(missing_ok=True)
+    return _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return not folder.exists()
 
 
 def _folders(top: Path) -> list[Path]:

@@ -305,9 +305,44 @@ def test_what_a_killed_bake_left_is_taken_away_by_the_next(node: FakeNode) -> No
     run(node)
     before = node.tree(manifest.STORE)
     node.put(f"{sandbox.CAPTURES}/1-a/upper/0/usr/bin/nvidia-smi", "x")
-    node.put("var/lib/gpu-prebake/objects/ab/abc", "of no manifest")
+    for path in (
+        f"objects/ab/{'ab' * 32}",
+        f"objects/ab/.{'ab' * 32}.4711.tmp",
+        "layers/x/.manifest.json.4711.tmp",
+        ".bake-report.json.4711.tmp",
+    ):
+        node.put(f"{manifest.STORE}/{path}", "half")
     assert not run(node).changed
     assert {p for p in node.tree(manifest.STORE).keys() ^ before.keys()} == set()
+
+
+def test_what_is_not_ours_in_the_store_is_kept(node: FakeNode) -> None:
+    foreign = [
+        f"{manifest.STORE}/{path}" for path in ("notes", ".x.tmp", "objects/note", "objects/ab/note", "layers/note", "layers/x/note")
+    ]
+    for path in foreign:
+        node.put(path, "somebody's")
+    (layer,) = run(node).layers
+    beside = f"{manifest.LAYERS}/{layer.layer}/note"
+    node.put(beside, "somebody's")
+    other = IMAGE.replace(VERSION, OTHER)
+    node.add_image(other)
+    node.scripts = [builds(version=OTHER)]
+    assert run(node, image=other).changed
+    kept = node.tree(manifest.STORE)
+    assert [kept.get(path) for path in (*foreign, beside)] == ["644 somebody's"] * 7
+    assert [m.identity.version for m in manifest.read_all(node.root)[0]] == [OTHER]
+
+
+@pytest.mark.parametrize("lost", [bake.REPORT, "var/lib/gpu-prebake/release-notes.txt"])
+def test_what_a_bake_that_was_killed_after_its_record_has_not_told_is_told_by_the_next(node: FakeNode, lost: str) -> None:
+    run(node)
+    before = node.tree(manifest.STORE)
+    (node.root / lost).unlink()
+    again = run(node)
+    assert (again.new, again.changed, len(node.driver_runs)) == ((), True, 1)
+    assert node.tree(manifest.STORE).keys() == before.keys()
+    assert not run(node).changed
 
 
 def test_an_overlay_root_is_refused_before_anything_runs(node: FakeNode) -> None:

@@ -1,12 +1,14 @@
 """Killed at every step, the next run recovers: the process ends at its n-th effect, for every n, and the work is simply done again.
 
-An effect is a program that is started or has ended, and a file that is renamed, removed or made to last. The end is that of a
+An effect is a program that is started or has ended, a file that is renamed, removed or made to last, and in the store also a folder that is
+made and a content that is written. The end is that of a
 SIGKILL: nothing of the process runs any more, no handler and no clean-up. What the node keeps is what is in its files.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, manifest, placed, preflight, record, remove, sandbox, store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, manifest, placed, preflight, record, remove, sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import Result
 
 from tests.unit.plugins import test_apply, test_bake, test_capturing
@@ -73,6 +75,20 @@ def _count_effects(node: DyingNode) -> None:
             return original(*args, **options)
 
         setattr(owner, name, counted)
+    for name in ("mkdir", "write"):
+        _count_in_store(node, name)
+
+
+def _count_in_store(node: DyingNode, name: str) -> None:
+    original, store, captures = getattr(os, name), str(node.root / manifest.STORE), str(node.root / sandbox.CAPTURES)
+
+    def counted(at: Any, *args: Any, **options: Any) -> Any:
+        path = str(Path(f"/proc/self/fd/{at}").readlink()) if isinstance(at, int) else os.fspath(at)
+        if path.startswith(store) and not path.startswith(captures) and not (name == "mkdir" and os.path.lexists(path)):
+            node.effect()
+        return original(at, *args, **options)
+
+    setattr(os, name, counted)
 
 
 def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object], stride: int) -> int:
@@ -88,9 +104,15 @@ def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Call
         if dies_at(node, number, work):
             return number - 1
         work(node)
-        assert state(node) == wanted, f"killed at effect {number}"
+        assert differences(state(node), wanted) == {}, f"killed at effect {number}"
         shutil.rmtree(tmp_path / str(number))
     raise AssertionError(f"more than {MOST_EFFECTS} effects")
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """What is in one and not in the other, by name: found, wanted."""
+    both = {key: (found.get(key), wanted.get(key)) for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)}
+    return {key: differences(*pair) if all(isinstance(part, dict) for part in pair) else pair for key, pair in both.items()}
 
 
 def state(node: FakeNode) -> dict[str, Any]:
@@ -105,10 +127,22 @@ def state(node: FakeNode) -> dict[str, Any]:
         "journal": (node.root / preflight.JOURNAL).exists(),
         "store": (node.root / manifest.STORE).exists(),
         "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
-        "objects": sorted(p.name for p in (node.root / store.OBJECTS).glob("*/*")),
-        "sandboxes": (node.root / sandbox.CAPTURES).exists(),
+        "in store": in_store(node),
         "scratch": [p for p in ("opt/gpu", "opt/actions") if (node.root / p).exists()],
     }
+
+
+def in_store(node: FakeNode) -> dict[str, Any]:
+    """Everything in the store, temporary files included; of documents, what does not differ from run to run."""
+    found: dict[str, Any] = {}
+    for path, text in node.tree(manifest.STORE).items():
+        if path.endswith("/manifest.json"):
+            found[path] = {key: value for key, value in json.loads(text.partition(" ")[2]).items() if key not in ("created", "build_s")}
+        elif path == bake.REPORT:
+            found[path] = [layer["identity"] for layer in json.loads(text.partition(" ")[2])["layers"]]
+        else:
+            found[path] = "" if path in (record.PATH, placed.PATH) else text
+    return found
 
 
 def gpu(node: FakeNode) -> None:
@@ -128,6 +162,8 @@ def baked_with_another_version(node: FakeNode) -> None:
 
 def newer_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
+    for folder in ("etc/ld.so.conf.d", "etc/modprobe.d"):  # every Debian has these, and no bake takes them for its own
+        (node.root / folder).mkdir()
 
 
 def boots(node: FakeNode) -> object:

@@ -138,10 +138,10 @@ def test_collect_drops_what_nothing_names(tmp_path: Path) -> None:
     kept = Store(node.root)
     needed = layernode.store_files(node.root)
     kept.put(node.root / "usr/bin/gcc", inventory.describe(node.root, ["usr/bin/gcc"])[0])
-    node.put(f"{store.OBJECTS}/ab/.key.1.tmp", "half")
-    node.put(f"{manifest.LAYERS}/cuda-1.2-open-6.1/half", "half")
+    node.put(f"{store.OBJECTS}/ab/.{'ab' * 32}.1.tmp", "half")
+    node.put(f"{manifest.LAYERS}/cuda-1.2-open-6.1/.manifest.json.1.tmp", "half")
     assert layernode.store_files(node.root) > needed
-    assert kept.collect() == 3
+    assert kept.collect() == 4
     assert layernode.store_files(node.root) == needed
     assert kept.referenced() == {store.key(e) for e in store.objects_of(layer)}
     assert not (node.root / manifest.LAYERS / "cuda-1.2-open-6.1").exists()
