@@ -2,7 +2,9 @@
 
 Sources: the list of supported chips in NVIDIA's driver README (its appendix gives the device ids), and the release notes that add or
 drop a generation: open modules drive Turing and newer and from branch 515 on, Grace Hopper and Blackwell take no others, 580 is the
-last branch for Maxwell, Pascal and Volta. A device id that is not here is of no known generation, which matches nothing (D3).
+last branch for Maxwell, Pascal and Volta. Compared with every GPU of pci.ids from 2023. The first branch of
+B300 and GB300 (3180-31ff) is not known for sure, and is taken to be Blackwell's. A device id that is not here is of no known generation,
+which matches nothing (D3).
 """
 
 from __future__ import annotations

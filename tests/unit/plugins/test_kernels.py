@@ -7,7 +7,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import kernels
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import kernels, toolchain
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError, PreflightError
 
 from tests.unit.plugins.fakenode import FakeNode
@@ -111,3 +111,61 @@ def test_a_named_one_is_the_target(node: FakeNode) -> None:
 def test_what_cannot_be_baked_for_is_refused(node: FakeNode, wanted: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         kernels.targets(node.root, wanted)
+
+
+# A release of each kernel flavour that clouds boot, the package that apt must install for it, and the compiler that its .config names.
+# Ubuntu's are from its archive (jammy, noble); nothing of Ubuntu is booted here.
+FLAVOURS = [
+    pytest.param(
+        "6.1.0-56-cloud-amd64", "linux-headers-6.1.0-56-cloud-amd64", "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0", "gcc-12", id="cloud"
+    ),
+    pytest.param("6.1.0-56-amd64", "linux-headers-6.1.0-56-amd64", "gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0", "gcc-12", id="debian"),
+    pytest.param(
+        "6.8.0-31-generic",
+        "linux-headers-6.8.0-31-generic",
+        "x86_64-linux-gnu-gcc-13 (Ubuntu 13.2.0-23ubuntu4) 13.2.0",
+        "gcc-13",
+        id="generic",
+    ),
+    pytest.param("5.15.0-1051-azure", "linux-headers-5.15.0-1051-azure", "gcc (Ubuntu 11.4.0-1ubuntu1~22.04) 11.4.0", None, id="azure"),
+    pytest.param(
+        "6.8.0-1009-aws", "linux-headers-6.8.0-1009-aws", "x86_64-linux-gnu-gcc-13 (Ubuntu 13.2.0-23ubuntu4) 13.2.0", "gcc-13", id="aws"
+    ),
+    pytest.param(
+        "6.5.0-1015-gcp",
+        "linux-headers-6.5.0-1015-gcp",
+        "x86_64-linux-gnu-gcc-12 (Ubuntu 12.3.0-1ubuntu1~22.04) 12.3.0",
+        "gcc-12",
+        id="gcp",
+    ),
+]
+UBUNTUS_MENU = """
+set default="0"
+menuentry 'Ubuntu' --class ubuntu --class gnu-linux $menuentry_id_option 'gnulinux-simple-1' {{
+	linux	/vmlinuz-{kver} root=PARTUUID=1 ro  console=tty1
+}}
+submenu 'Advanced options for Ubuntu' $menuentry_id_option 'gnulinux-advanced-1' {{
+	menuentry 'Ubuntu, with Linux 9.9.9-99-generic' $menuentry_id_option 'gnulinux-9.9.9-99-generic-advanced-1' {{
+		linux	/vmlinuz-9.9.9-99-generic root=PARTUUID=1 ro
+	}}
+}}
+"""
+
+
+@pytest.mark.parametrize(("kver", "package", "config", "compiler"), FLAVOURS)
+def test_every_flavours_names(node: FakeNode, kver: str, package: str, config: str, compiler: str | None) -> None:
+    assert kernels.is_release(kver)
+    assert kernels.headers_package(kver) == package
+    headers = node.put(f"usr/src/linux-headers-{kver}/.config", f'CONFIG_CC_VERSION_TEXT="{config}"\n').parent
+    assert toolchain.kernel_compiler(headers) == compiler
+
+
+@pytest.mark.parametrize("kver", [row.values[0] for row in FLAVOURS])
+def test_the_flavour_in_use_is_the_target_though_another_is_newer(node: FakeNode, kver: str) -> None:
+    node.add_kernel(kver)
+    node.add_kernel("9.9.9-99-generic")
+    node.put("boot/grub/grub.cfg", UBUNTUS_MENU.format(kver=kver))
+    node.put("etc/default/grub", "GRUB_DEFAULT=0\n")
+    for name in (kver, "9.9.9-99-generic"):
+        node.put(f"boot/vmlinuz-{name}")
+    assert kernels.targets(node.root, "newest") == (kver,)
