@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import activation, buildlog, dkms, dpkglock, driver, evidence, kmod, manifest, marker, record, removal, userspace
+from . import activation, buildlog, dkms, dpkglock, driver, evidence, kmod, manifest, marker, placed, record, removal, userspace
 from .containerd import Containerd
 from .contract import ContainerRun, DriverContainer
 from .deadline import Deadline
@@ -27,6 +27,7 @@ from .probe import own_files, own_versions, with_image
 from .record import Record
 from .runner import Runner
 from .store import Store
+from .takeaway import TakenAway
 
 CONTAINER = "gpuinstall"
 
@@ -100,28 +101,29 @@ class Apply:
     def _remove(self) -> None:
         facts = self.facts
         self._config_before()  # the record that may know it goes
-        marker_version = facts.marker.version if facts.marker else None
         baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
         with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
-            taken = activation.deactivate(self.root, self.runner, self.events.say) if facts.active_layer else None
-            done = removal.remove_driver(
-                self.root,
-                self.runner,
+            taken = activation.deactivate(self.root, self.runner, self.events.say) if facts.active_layer else TakenAway("")
+            ours = removal.Accounted(
                 facts.arch or "",
                 baked,
                 facts.record,
-                marker_version,
+                placed.read_if_valid(self.root),
+                facts.marker.version if facts.marker else None,
                 self.marker_path,
-                self.events.say,
+                captured=tuple(layer for layer in facts.layers if layer.mode == CAPTURED),
+                active_version=facts.active_version,
+                kept=frozenset(taken.kept_paths),
             )
-            kept = sorted({*done.kept, *(taken.kept if taken else ())})
-            event.update(removed=len(done.removed) + (len(taken.removed) if taken else 0), kept=kept)
+            done = removal.remove_driver(self.root, self.runner, ours, self.events.say)
+            kept = [*taken.kept, *(f"/{path}: {removal.WHY_KEPT}" for path in done.kept if path not in taken.kept_paths)]
+            event.update(removed=len(done.removed) + len(taken.removed), kept=kept)
         if kept:
-            self.outcome.warnings.append(f"changed since they were put there, and kept: {', '.join('/' + p for p in kept)}")
+            self.outcome.warnings.append(f"kept: {'; '.join(kept)}")
         if self.action is Action.NONE:
             self.outcome.result = "removed"
         inert = tuple(layer for layer in facts.layers if layer not in baked)
-        self.facts = replace(facts, record=None, layers=inert, active_layer="", active_machine_id="")
+        self.facts = replace(facts, record=None, layers=inert, active_layer="", active_machine_id="", active_version="")
 
     def _activate(self) -> None:
         """Puts the plan's layer in place. One that cannot be is left in the store, and the node goes down the ladder."""
@@ -138,7 +140,9 @@ class Apply:
                 self._refuse_layer(f"layer {layer.layer} cannot be put in place: {error}")
                 return
         self._activated = True
-        self.facts = replace(self.facts, active_layer=layer.layer, active_machine_id=self.facts.machine_id)
+        self.facts = replace(
+            self.facts, active_layer=layer.layer, active_machine_id=self.facts.machine_id, active_version=layer.identity.version
+        )
 
     def _refuse_layer(self, reason: str) -> None:
         self.outcome.code, self.outcome.reason = "layer_unplaceable", f"full install: {reason}"

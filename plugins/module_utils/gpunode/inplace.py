@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import dkms, files, inventory, manifest, removal, takeback
+from . import dkms, files, inventory, manifest, placed, removal, takeback
 from .build import Builder
 from .contract import ContainerRun
 from .errors import BuildError, GpuNodeError
@@ -48,7 +48,8 @@ class InPlace:
         builder = self.builder
         with builder.events.step("remove-old-layers", layers=[m.layer for m in layers]) as event:
             path, say = builder.request.marker_path, builder.events.say
-            done = removal.remove_driver(self.root, builder.runner, builder.arch, layers, None, None, path, say)
+            ours = removal.Accounted(builder.arch, tuple(layers), placed=placed.read_if_valid(self.root), marker_path=path)
+            done = removal.remove_driver(self.root, builder.runner, ours, say)
             event.update(removed=len(done.removed), kept=done.kept)
 
     def bake(self, kver: str) -> Manifest:

@@ -64,6 +64,7 @@ class Facts:
     layers_judged_bad: tuple[str, ...] = ()
     active_layer: str = ""
     active_machine_id: str = ""
+    active_version: str = ""
     activation_problem: str = ""
     record: Record | None = None
     record_problem: str = ""

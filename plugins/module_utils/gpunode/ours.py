@@ -18,7 +18,7 @@ from .marker import Marker
 from .placed import Placed
 from .preflight import JOURNAL as BAKE_JOURNAL
 from .record import Record
-from .removal import Accounted
+from .removal import WHY_KEPT, Accounted
 
 LOGS = "var/log/gpu-prebake"
 NOTES = f"{STORE}/release-notes.txt"
@@ -94,8 +94,9 @@ class Ours:
     def accounted(self, marker_path: str) -> Accounted:
         """What may be taken. A marker of another version is another provisioner's."""
         mine = self.marker is not None and self.marker.version in self.versions
-        by_version = not foreign.driver_packages(self.root)
-        return Accounted(self.arch, self.in_place, self.node, self.placed or Placed(), None, marker_path if mine else None, by_version)
+        active = self.active.identity.version if self.active else ""
+        path = marker_path if mine else None
+        return Accounted(self.arch, self.in_place, self.node, self.placed, None, path, self.captured, active)
 
     def own_modules(self) -> tuple[str, ...]:
         """Modules in the kernel that are ours: none where an operator or a distribution's package has a driver too."""
@@ -107,9 +108,7 @@ class Ours:
 
     def left(self, kept: list[str], without_images: bool, everything: bool) -> list[Left]:
         """What stays, and why; ``kept`` are files of ours that were changed since."""
-        found = [
-            Left(f"/{path}", _DROPIN_STAYS if path == placed.DROPIN else "changed since it was placed: it is yours now") for path in kept
-        ]
+        found = [Left(f"/{path}", _DROPIN_STAYS if path == placed.DROPIN else f"{WHY_KEPT}: it is yours now") for path in kept]
         for layer in self.in_place:
             found += [Left(f"/{path}", "the build replaced it, and the original was not kept") for path in layer.replaced]
             found += [Left(f"/{path}", "the build deleted it, and it cannot be put back") for path in layer.deleted]
@@ -173,7 +172,7 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
     if found.versions:
         found = replace(found, arch=host.require_supported(root, os.uname().machine))
     references = {layer.image for layer in layers} | ({found.node.image} if found.node else set())
-    paths = Accounted(found.arch, layers, found.node, found.placed or Placed()).paths
+    paths = Accounted(found.arch, layers, found.node, found.placed).paths
     return replace(found, images=_images(containerd, references), foreign=foreign.signs(root, found.arch, found.versions, paths))
 
 

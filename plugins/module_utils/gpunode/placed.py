@@ -80,12 +80,17 @@ def read(root: Path) -> Placed | None:
     return placed
 
 
-def read_or_empty(root: Path) -> Placed:
+def read_if_valid(root: Path) -> Placed | None:
     """The same for those who can go on without it."""
     try:
-        return read(root) or Placed()
+        return read(root)
     except DataError:
-        return Placed()
+        return None
+
+
+def read_or_empty(root: Path) -> Placed:
+    """The same, empty where there is none."""
+    return read_if_valid(root) or Placed()
 
 
 class Placing:

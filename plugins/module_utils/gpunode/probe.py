@@ -108,7 +108,7 @@ def _with_activation(facts: Facts, root: Path) -> Facts:
         return replace(facts, activation_problem=str(error))
     if found is None:
         return facts
-    return replace(facts, active_layer=found.layer, active_machine_id=found.machine_id)
+    return replace(facts, active_layer=found.layer, active_machine_id=found.machine_id, active_version=found.identity.version)
 
 
 def in_place(facts: Facts) -> tuple[Manifest, ...]:

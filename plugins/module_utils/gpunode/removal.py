@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import dkms, inventory, kernels, manifest, marker, placed, record, userspace
+from . import dkms, foreign, inventory, kernels, manifest, marker, placed, record, registration, userspace
 from .files import read_text, remove_durably, sha256
 from .foreign import relative
 from .host import TRIPLETS
@@ -18,59 +18,71 @@ from .kmod import is_driver_file, parse_modinfo
 from .manifest import Manifest
 from .placed import Placed
 from .record import Record
+from .registration import Made
 from .runner import Runner
+from .takeback import owned_by_dpkg
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
 _TOOL_S = 120.0
+WHY_KEPT = "changed since it was placed, or a package's by now"
 
 
 @dataclass
 class Removal:
-    """Paths that went, and paths that stay because somebody changed them. Where it does not ``touch``, those that would."""
+    """Paths that went, and paths that stay because somebody changed them, or a package has them. Where it does not ``touch``, those that
+    would. ``spared`` is never touched."""
 
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     touch: bool = True
+    spared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Accounted:
-    """What our documents say is ours. ``by_version``: also what carries one of its versions where only a driver's build puts files;
-    never where a distribution's packages hold a driver too. ``marker_path`` None: the marker is somebody else's."""
+    """What our documents say is ours. ``layers`` lie in place; of a ``captured`` one, only its own deactivation takes files away, and what
+    that ``kept`` stays. ``placed`` None: there is no such list. ``marker_path`` None: the marker is somebody else's."""
 
     arch: str
     layers: tuple[Manifest, ...] = ()
     node: Record | None = None
-    placed: Placed = field(default_factory=Placed)
+    placed: Placed | None = None
     marker_version: str | None = None
     marker_path: str | None = marker.DEFAULT_PATH
-    by_version: bool = True
+    captured: tuple[Manifest, ...] = ()
+    active_version: str = ""
+    kept: frozenset[str] = frozenset()
 
     @property
     def versions(self) -> set[str]:
         found = {layer.identity.version for layer in self.layers} | ({self.node.identity.version} if self.node else set())
-        return found | ({self.marker_version} if self.marker_version else set())
+        return found | {version for version in (self.marker_version, self.active_version) if version}
+
+    @property
+    def unlisted_versions(self) -> list[str]:
+        """Those of which nothing lists the files: only they may be taken by their version."""
+        listed = {layer.identity.version for layer in self.layers} | {self.active_version}
+        if self.node and self.placed is not None:
+            listed.add(self.node.identity.version)
+        return sorted(self.versions - listed)
+
+    @property
+    def recorded(self) -> dict[str, str]:
+        """Path → SHA-256 by the node's record, which knows no modes: without a captured layer's, whose deactivation does."""
+        if not self.node:
+            return {}
+        found = {**self.node.libraries, **{path: digest for paths in self.node.modules.values() for path, digest in paths.items()}}
+        others = {entry.path for layer in self.captured for entry in layer.files}
+        return {path: digest for path, digest in found.items() if path not in others}
 
     @property
     def paths(self) -> set[str]:
-        found = {entry.path for layer in self.layers for entry in layer.files} | self.placed.paths
-        if self.node:
-            found |= {*self.node.libraries, *(path for paths in self.node.modules.values() for path in paths)}
-        return found
+        found = {entry.path for layer in self.layers for entry in layer.files} | {*self.recorded}
+        return found | (self.placed.paths if self.placed else set())
 
 
-def remove_driver(
-    root: Path,
-    runner: Runner,
-    arch: str,
-    layers: Collection[Manifest],
-    node: Record | None,
-    marker_version: str | None = None,
-    marker_path: str = marker.DEFAULT_PATH,
-    say: Callable[[str], None] = lambda _: None,
-) -> Removal:
-    """Removes every driver that ``layers``, the node's documents and the marker account for. Raises OSError, CommandError."""
-    ours = Accounted(arch, tuple(layers), node, placed.read_or_empty(root), marker_version, marker_path)
+def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[str], None] = lambda _: None) -> Removal:
+    """Removes every driver that ``ours`` accounts for, then the documents that do so. Raises OSError, CommandError."""
     done = Removal()
     take_files(root, runner, ours, done, say)
     make_indexes_anew(root, runner)
@@ -80,21 +92,33 @@ def remove_driver(
 
 def take_files(root: Path, runner: Runner, ours: Accounted, done: Removal, say: Callable[[str], None] = lambda _: None) -> None:
     """Removes the files, or only says which would go. Raises OSError, CommandError."""
+    owned = owned_by_dpkg(root)
+    done.spared = ours.kept | owned
+    for version in sorted(ours.versions):
+        _made_by_dkms(root, registration.made_of_ours(root, version, owned), done)
     _second_copies(root, ours.arch, done)
     for layer in ours.layers:
         say(f"removing the baked layer {layer.layer}")
         _entries(root, layer.files, done)
-    _placed(root, ours.placed, done)
-    if ours.node:
-        for path, digest in [*ours.node.libraries.items(), *(i for m in ours.node.modules.values() for i in m.items())]:
-            _file(root, path, digest, done)
-    for version in sorted(ours.versions) if ours.by_version else ():
+    _placed(root, ours.placed or Placed(), done)
+    for path, digest in ours.recorded.items():
+        _file(root, path, digest, done)
+    for version in ours.unlisted_versions if not foreign.driver_packages(root) else ():
         _by_version(root, runner, ours.arch, version, done)
     if (read_text(root / _LOADER_CONFIG) or "").strip() == "/" + userspace.CONTRACT_LIBRARIES:
         _unlink(root, _LOADER_CONFIG, done)
     _dangling_links(root, ours.arch, done, ours.paths)
     if ours.marker_path:
         _unlink(root, ours.marker_path.lstrip("/"), done)
+
+
+def _made_by_dkms(root: Path, made: Made, done: Removal) -> None:
+    """What DKMS has made of a registration of ours is in no list. Its modules' indexes are made anew with all others."""
+    for path in [*made.links, *(path for paths in made.modules.values() for path in paths), *made.files]:
+        _unlink(root, path, done)
+    for folder in made.module_folders if done.touch else ():
+        _rmdir(root / folder)
+    _folders(root, made.folders, done)
 
 
 def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] = (placed.PATH, record.PATH)) -> None:
@@ -219,6 +243,10 @@ def make_indexes_anew(root: Path, runner: Runner) -> None:
 
 
 def _unlink(root: Path, path: str, done: Removal) -> None:
+    if path in done.spared:
+        if path not in done.kept and ((root / path).is_symlink() or (root / path).exists()):
+            done.kept.append(path)
+        return
     if done.touch:
         try:
             (root / path).unlink()

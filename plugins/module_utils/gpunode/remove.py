@@ -6,13 +6,14 @@ The documents that say what is ours go last, so that an interrupted removal is d
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import activation, driver, files, host, initramfs, inventory, kmod, marker, ours, placed, record, removal
+from . import activation, driver, files, host, initramfs, inventory, kmod, marker, ours, placed, record, removal, takeaway
 from .containerd import Containerd
 from .contract import LOCK, DriverContainer
 from .deadline import Deadline
@@ -22,6 +23,7 @@ from .manifest import LAYERS, STORE
 from .ours import JOURNAL, LOGS, NOTES, Left, Ours
 from .removal import Removal
 from .runner import Runner
+from .takeback import owned_by_dpkg
 
 _MODPROBE = "etc/modprobe.d/"
 _NOTE = "nvidia-prebake: "
@@ -98,13 +100,14 @@ class Remove:
         if not found.is_anything(self._all):
             return self._nothing(found)
         done = Removal(touch=False)
-        removal.take_files(self.root, self.runner, found.accounted(self.request.marker_path), done)
+        changed = self._changed(found)
+        removal.take_files(self.root, self.runner, replace(found.accounted(self.request.marker_path), kept=frozenset(changed)), done)
         modules = found.own_modules()
         holders = driver.other_holders(self.root) if modules else ()
         if holders and self.request.in_use == REFUSE:
             raise BootError(_in_use(holders), code="driver_in_use")
         out = Removed("planned", "")
-        self._plan_deactivation(found, out, done)
+        self._plan_deactivation(found, out, done, changed)
         out.removed += [*(path for path in done.removed if path not in out.removed), *self._own_paths(found)]
         out.services = driver.running_services(self.root, self.runner) if modules else ()
         out.modules = () if holders else modules
@@ -114,14 +117,26 @@ class Remove:
         out.reason = f"{len(out.removed)} paths would go, {len(out.left)} things would be left"
         return out
 
-    def _plan_deactivation(self, found: Ours, out: Removed, done: Removal) -> None:
+    def _changed(self, found: Ours) -> set[str]:
+        """What a deactivation would keep."""
+        if not found.active:
+            return set()
+        placed_entries = {entry.path: entry for entry in found.active.placed}
+        present = inventory.describe_present(self.root, placed_entries)
+        changed = {path for path, entry in placed_entries.items() if present[path] not in (entry, None)}
+        owned = owned_by_dpkg(self.root)
+        replaced = {kept.entry.path for kept in found.active.originals}
+        made = takeaway.made_since(self.root, found.active, present, owned)
+        return (changed | (owned & {*placed_entries}) - replaced) - made.paths
+
+    def _plan_deactivation(self, found: Ours, out: Removed, done: Removal, changed: set[str]) -> None:
         if not found.active:
             return
-        changed = {problem.partition(": ")[0].lstrip("/") for problem in inventory.problems(self.root, found.active.placed)}
-        done.kept += sorted(changed)
+        done.kept += sorted(changed - {*done.kept})
         out.restored = [kept.entry.path for kept in found.active.originals if kept.entry.path not in changed]
         stays = {*changed, *out.restored}
-        out.removed = [entry.path for entry in found.active.placed if entry.type != "folder" and entry.path not in stays]
+        goes = [entry.path for entry in found.active.placed if entry.type != "folder" and entry.path not in stays]
+        out.removed = [path for path in goes if os.path.lexists(self.root / path)]
 
     def run(self) -> Removed:
         """Carries it out. Raises GpuNodeError."""
@@ -132,9 +147,9 @@ class Remove:
         out = Removed("removed", "")
         self._unload(found, out)
         config = self._begin()
-        self._deactivate(found, out)
+        kept = self._deactivate(found, out)
         done = Removal()
-        accounted = found.accounted(self.request.marker_path)
+        accounted = replace(found.accounted(self.request.marker_path), kept=frozenset(kept))
         with self.events.step("remove-files") as event:
             removal.take_files(self.root, self.runner, accounted, done, self.events.say)
             event.update(removed=len(done.removed), kept=done.kept)
@@ -146,7 +161,7 @@ class Remove:
             done.removed += self._runtime_files()
         self._restart_containerd(config, out)
         self._remove_images(found, out)
-        out.left += found.left(done.kept, self.request.images, self._all)
+        out.left += found.left([path for path in done.kept if path not in kept], self.request.images, self._all)
         self._say_until_reboot(out, driver.other_holders(self.root) if out.reboot_needed else ())
         own = self._own_paths(found)
         with self.events.step("remove-records"):
@@ -211,8 +226,9 @@ class Remove:
                 out.reboot_needed = True
                 event.update(outcome="left", error=str(error))
 
-    def _deactivate(self, found: Ours, out: Removed) -> None:
-        """A captured layer goes first, by its own record, which also restores what it replaced; with everything, from the store too."""
+    def _deactivate(self, found: Ours, out: Removed) -> set[str]:
+        """A captured layer goes first, by its own record, which also restores what it replaced; with everything, from the store too.
+        Returns what stays of it."""
         with self.events.step("deactivate") as event:
             taken = activation.deactivate(self.root, self.runner, self.events.say)
             event["layer"] = taken.layer
@@ -222,6 +238,7 @@ class Remove:
         for layer in found.captured if self._all else ():
             with self.events.step("discard", layer=layer.layer):
                 activation.discard(self.root, self.runner, layer.layer, self.events.say)
+        return taken.kept_paths
 
     # --- what is made anew ------------------------------------------------------------------------------------------
 

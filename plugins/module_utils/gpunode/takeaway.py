@@ -4,32 +4,40 @@ deleted is restored. Every step may have been done already, so an interrupted ru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import derived, dkms, files, inventory
-from .activated import Activation, Derived, Kept
+from . import derived, dkms, files, inventory, registration
+from .activated import DEPMOD, Activation, Derived, Kept
 from .host import TRIPLETS
 from .inventory import Entry
 from .placing import Placing
+from .registration import Made
 from .runner import Runner
 from .store import Store
 from .takeback import owned_by_dpkg
 from .userspace import CONTRACT_LIBRARIES
 
 _STAGED = "staged"
+_ELSEWHERE = "its folder became a link to another after the layer was put in place"
 
 
 @dataclass
 class TakenAway:
-    """Paths that went, that were restored, that went as second copies, and what stays, with the reason."""
+    """Paths that went, that were restored, that went as second copies, and what stays, with the reason; ``kept_paths`` are the paths of
+    that: nobody may take them afterwards."""
 
     layer: str
     removed: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
     second_copies: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    kept_paths: set[str] = field(default_factory=set)
+
+    def keep(self, path: str, why: str) -> None:
+        self.kept.append(f"/{path}: {why}")
+        self.kept_paths.add(path)
 
 
 def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> TakenAway:
@@ -40,18 +48,34 @@ def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[
     if interrupted:
         for one in activation.derived:
             derived.sweep(root, one.program, activation.identity.kver)
-    return _Taking(root, runner, activation, say).run()
+    return _Taking(root, runner, activation, say, interrupted).run()
+
+
+def made_since(root: Path, activation: Activation, present: Mapping[str, Entry | None], owned: Collection[str]) -> Made:
+    """What DKMS has made of a layer's registration since; ``present`` is what is at the layer's paths now.
+
+    Files of the layer itself are among it only where DKMS has built anew for the layer's own kernel: an owner's change is no build.
+    """
+    made = registration.made_of_ours(root, activation.identity.version, owned)
+    placed = {entry.path: entry for entry in activation.placed}
+    same = {path for path, entry in placed.items() if (now := present[path]) and _same_content(now, entry)}
+    anew = made.without(same)
+    return anew if anew.modules.get(activation.identity.kver) else made.without(placed)
 
 
 class _Taking:
-    def __init__(self, root: Path, runner: Runner, activation: Activation, say: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> None:
         self.root = root
         self.runner = runner
         self.activation = activation
         self.say = say
+        self.interrupted = interrupted
         self.placing = Placing(root, Store(root))
         self.originals = {kept.entry.path: kept for kept in activation.originals}
         self.done = TakenAway(activation.layer)
+        self.owned = owned_by_dpkg(root)
+        self._theirs: set[str] = set()
+        self._made = Made()
         self._real: dict[str, bool] = {}
 
     def run(self) -> TakenAway:
@@ -66,8 +90,10 @@ class _Taking:
         self._stage(restore)
         self.say("taking away: remove")
         # In the order opposite to that of placing: DKMS's registration first.
+        made = self._made_by_dkms(placed, present)
         for entry in reversed(activation.placed):
-            self._remove(entry, present[entry.path])
+            if entry.path not in made:
+                self._remove(entry, present[entry.path])
         self._second_copies(placed)
         self._dangling_links(placed)
         self.say("taking away: restore")
@@ -75,9 +101,10 @@ class _Taking:
         for renewal in renewals:
             for path in renewal.remove:
                 self.placing.remove(path)
-            if renewal.run:
-                self.say(f"taking away: {renewal.run.program}")
-                derived.make(self.root, self.runner, renewal.run, activation.identity.kver)
+        # What they were before knows nothing of files that are kept.
+        for one in activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]:
+            self.say(f"taking away: {one.program}")
+            derived.make(self.root, self.runner, one, activation.identity.kver)
         self._folders()
         self.placing.label(self.runner, self.done.restored, self.say)
         self.say("taking away: flush")
@@ -91,7 +118,7 @@ class _Taking:
         for path, kept in self.originals.items():
             now = present[path]
             if self._leads_elsewhere(path.rpartition("/")[0]):
-                self.done.kept.append(f"/{path}: its folder became a link to another after the layer was put in place")
+                self.done.keep(path, _ELSEWHERE)
             elif now is None or now == placed.get(path):
                 found.append(kept)
             elif now != kept.entry:
@@ -100,7 +127,7 @@ class _Taking:
 
     def _keep(self, path: str, now: Entry, wanted: Entry | None) -> None:
         what = f"its {inventory.changed_field(now, wanted)} was changed" if wanted else "it came"
-        self.done.kept.append(f"/{path}: {what} after the layer was put in place")
+        self.done.keep(path, f"{what} after the layer was put in place")
 
     def _renewal(self, one: Derived) -> _Renewal:
         before = {kept.entry.path: kept for kept in one.before}
@@ -141,17 +168,61 @@ class _Taking:
                 self.placing.place(kept.entry, _STAGED, replaces=True)
             self.done.restored.append(kept.entry.path)
 
+    def _made_by_dkms(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> set[str]:
+        """Takes away what DKMS has made of the layer's registration since, and returns it; where a package has taken that over, its
+        builds and the layer's are left. A kernel's build is known until its module indexes are right again, also after an interruption."""
+        version, own_kver = self.activation.identity.version, self.activation.identity.kver
+        if registration.is_registered(self.root, version) and registration.belongs_to_a_package(version, self.owned):
+            made = registration.made(self.root, version)
+            self._theirs = {*made.paths, *made.others, *(path for path in placed if path.startswith(f"{dkms.TREE}/"))}
+        self._made = made = made_since(self.root, self.activation, present, self.owned)
+        for path in made.others:
+            if path not in placed:
+                self.done.keep(path, "it is not what DKMS has built from the layer's sources")
+        self._take(made.links)
+        for kver, modules in made.modules.items():
+            self._take(modules)
+            if kver != own_kver and (self.root / "lib/modules" / kver).is_dir():
+                self.say(f"taking away: {DEPMOD} {kver}")
+                if self.interrupted:
+                    derived.sweep(self.root, DEPMOD, kver)
+                derived.make(self.root, self.runner, Derived(DEPMOD, ()), kver)
+                self.placing.device(f"lib/modules/{kver}")
+        for folder in made.module_folders:
+            self.placing.remove_folder(folder)
+        # DKMS's tree says what there is to do: it goes when that lasts, and the layer's own part of it when this does.
+        if made.paths or made.folders:
+            self.placing.flush()
+            self._take(made.files)
+            for folder in reversed(made.folders):
+                self.placing.remove_folder(folder)
+            self.placing.flush()
+        return made.paths
+
+    def _take(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.placing.remove(path)
+            self.done.removed.append(path)
+
     def _remove(self, entry: Entry, now: Entry | None) -> None:
         if now is None or entry.path in self.originals or entry.type == "folder":
             return
         if now != entry and not self._is_unread_object(entry, now):
             self._keep(entry.path, now, entry)
             return
-        if self._leads_elsewhere(entry.path.rpartition("/")[0]):
-            self.done.kept.append(f"/{entry.path}: its folder became a link to another after the layer was put in place")
+        why = self._why_not_ours(entry.path)
+        if why:
+            self.done.keep(entry.path, why)
             return
         self.placing.remove(entry.path)
         self.done.removed.append(entry.path)
+
+    def _why_not_ours(self, path: str) -> str:
+        if self._leads_elsewhere(path.rpartition("/")[0]):
+            return _ELSEWHERE
+        if path in self.owned:
+            return "a package that was installed later owns it"
+        return "its registration with DKMS is a package's that was installed later" if path in self._theirs else ""
 
     def _is_unread_object(self, entry: Entry, now: Entry) -> bool:
         """Whether a file has the content of its object, and that is not what was recorded: placed before contents were read (a layer
@@ -170,9 +241,9 @@ class _Taking:
         return not self._real[folder]
 
     def _folders(self) -> None:
-        for path in sorted(self.activation.folders, reverse=True):
-            if not self.placing.remove_folder(path):
-                self.done.kept.append(f"/{path}: the folder holds something else")
+        for path in sorted({*self.activation.folders, *self._made.folders}, reverse=True):
+            if not self.placing.remove_folder(path) and (path in self.activation.folders or path.startswith(f"{dkms.TREE}/")):
+                self.done.keep(path, "the folder holds something else")
 
     # --- what is elsewhere ------------------------------------------------------------------------------------------
 
@@ -186,10 +257,9 @@ class _Taking:
         }
         found = inventory.describe_present(self.root, [path for path, e in copies.items() if e.type != "folder" and path not in placed])
         same = [path for path, now in found.items() if now and _same_content(now, copies[path])]
-        owned = owned_by_dpkg(self.root) if same else set()
         for path in same:
-            if path in owned:
-                self.done.kept.append(f"/{path}: a copy of a file of the layer that a package owns")
+            if path in self.owned:
+                self.done.keep(path, "a copy of a file of the layer that a package owns")
                 continue
             self.placing.remove(path)
             self.done.second_copies.append(path)

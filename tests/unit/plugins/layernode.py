@@ -69,6 +69,18 @@ class LayerNode(FakeNode):
         temporary.replace(self.root / "etc/ld.so.cache")
         return Reply()
 
+    def kernel_hook_builds(self, kver: str) -> list[str]:
+        """What DKMS's hook leaves after another kernel was installed: paths."""
+        tree = f"var/lib/dkms/nvidia/{VERSION}/{kver}/x86_64"
+        paths = [f"usr/lib/modules/{kver}/updates/dkms/nvidia.ko", f"{tree}/module/nvidia.ko", f"{tree}/log/make.log"]
+        if not (self.root / "usr/lib/modules" / kver).exists():
+            self.add_kernel(kver)
+        for path in paths:
+            self.put(path, f"version:        {VERSION}\nbuilt by the hook\n")
+        link = f"var/lib/dkms/nvidia/kernel-{kver}-x86_64"
+        self.link(link, f"{VERSION}/{kver}/x86_64")
+        return [*paths, link]
+
     def build(self, version: str = VERSION, kver: str = "", kind: str = "cuda", licence: str = "Dual MIT/GPL", **options: Any) -> None:
         super().build(version, kver, kind, licence, **options)
         self.put(REPLACED, "options nvidia\n", 0o644)

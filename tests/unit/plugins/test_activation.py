@@ -19,9 +19,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import S
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import Reply
 from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, MODULES, REPLACED, REPLACED_LINK, SETUID, LayerNode, snapshot
-from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, MACHINE, VERSION
+from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, MACHINE, NEWER, VERSION
 
 DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
+DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
 
 
 @pytest.fixture
@@ -593,6 +594,49 @@ def test_a_second_copy_with_another_content_or_of_a_package_stays(node: LayerNod
     assert (node.root / LOADER / f"libcuda.so.{VERSION}").exists()
     assert (node.root / LOADER / f"libnvidia-ml.so.{VERSION}").exists()
     assert any("libnvidia-ml" in word and "package owns" in word for word in done.kept)
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["built", "a build that failed"])
+def test_what_dkms_has_built_from_the_layers_source_goes_with_it(node: LayerNode, layer: Manifest, fails: bool) -> None:
+    node.add_kernel(NEWER)
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    node.kernel_hook_builds(NEWER)
+    if fails:
+        node.put(f"{DKMS_TREE}/build/make.log", "error")
+        node.link(f"{DKMS_TREE}/build/source", "nowhere")
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+    assert ["depmod", "-b", str(node.root), NEWER] in node.calls
+
+
+def test_a_build_anew_for_the_layers_own_kernel_goes_too(node: LayerNode, layer: Manifest) -> None:
+    before = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    node.kernel_hook_builds(KVER)
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+
+
+def test_another_kernels_module_that_dkms_has_not_built_stays_and_is_named(node: LayerNode, active: activated.Activation) -> None:
+    theirs = node.kernel_hook_builds(NEWER)[0]
+    node.put(theirs, "the owner's")
+    done = activation.deactivate(node.root, node)
+    assert done.kept_paths == {theirs}
+    assert (node.root / theirs).read_text() == "the owner's"
+
+
+def test_a_registration_whose_sources_are_a_packages_now_stays(node: LayerNode, active: activated.Activation) -> None:
+    """A distribution's DKMS package of the same version uses just these paths; its files may equal ours."""
+    source = f"usr/src/nvidia-{VERSION}"
+    node.put("var/lib/dpkg/info/nvidia-dkms-580.list", f"/{source}\n/{source}/dkms.conf\n")
+    built = node.kernel_hook_builds(NEWER)
+    done = activation.deactivate(node.root, node)
+    stay = {f"{source}/dkms.conf", f"{DKMS_TREE}/source", MODULE, DKMS_COPY, *built}
+    assert {path for path in stay if not os.path.lexists(node.root / path)} == set()
+    assert done.kept_paths >= stay - {*built}
+    assert "updates/dkms/nvidia.ko" in (node.root / MODULES / "modules.dep").read_text()
+    assert not (node.root / LIBRARY).exists()
 
 
 def test_links_that_ldconfig_made_go_with_their_libraries(node: LayerNode, active: activated.Activation) -> None:

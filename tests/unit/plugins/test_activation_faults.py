@@ -24,11 +24,12 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest impor
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import STORE, LayerNode, snapshot
+from tests.unit.plugins.support import NEWER
 
 CHANGES = ("link", "symlink", "unlink", "replace", "rename", "mkdir", "rmdir", "chmod", "fchmod", "fchown", "lchown", "utime", "write")
 GROWING = ("link", "symlink", "mkdir", "write")
 MOST_EFFECTS = 2000
-PRISTINE, ACTIVE = "pristine", "active"
+PRISTINE, ACTIVE, BUILT = "pristine", "active", "active, and dkms has built for another kernel"
 Work = Callable[[LayerNode, Manifest, Callable[[str], None]], object]
 
 
@@ -45,6 +46,11 @@ def deactivates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) ->
     return activation.deactivate(node.root, node, say)
 
 
+def takes_builds(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
+    """As on a node whose kernel was updated."""
+    return activation.deactivate(node.root, node, say)
+
+
 def discards(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
     return activation.discard(node.root, node, layer.layer, say)
 
@@ -55,12 +61,17 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.node, self.layer = layernode.a_node(folder)
+        self.node.add_kernel(NEWER)
         self.inert = self.node.root
         self.active = folder / "template-active"
+        self.built = folder / "template-built"
         self.looks = {PRISTINE: snapshot(self.inert)}
         clone(self.inert, self.active)
         activates(self.on(self.active), self.layer, silent)
         self.looks[ACTIVE] = snapshot(self.active)
+        clone(self.active, self.built)
+        self.on(self.built).kernel_hook_builds(NEWER)
+        self.looks[BUILT] = snapshot(self.built)
 
     def on(self, root: Path) -> LayerNode:
         node = LayerNode.__new__(LayerNode)
@@ -71,7 +82,7 @@ class Bench:
         """A node on which ``work`` can begin."""
         root = self.folder / "try"
         shutil.rmtree(root, ignore_errors=True)
-        clone(self.active if work is deactivates else self.inert, root)
+        clone({deactivates: self.active, takes_builds: self.built}.get(work, self.inert), root)
         return self.on(root)
 
     def state(self, root: Path) -> str:
@@ -79,8 +90,8 @@ class Bench:
         look = snapshot(root)
         state = next((name for name, wanted in self.looks.items() if look == wanted), None)
         if state is None:
-            raise AssertionError(differences(look, self.looks[PRISTINE]) + " or " + differences(look, self.looks[ACTIVE]))
-        assert (activated.read(root) is not None) == (state == ACTIVE), f"{state}, and the record says otherwise"
+            raise AssertionError(" or ".join(differences(look, wanted) for wanted in self.looks.values()))
+        assert (activated.read(root) is not None) == (state != PRISTINE), f"{state}, and the record says otherwise"
         assert activated.read_journal(root) is None
         return state
 
@@ -202,8 +213,8 @@ def dies_at_effect(bench: Bench, work: Work, number: int) -> LayerNode:
     return node
 
 
-WORKS = [pytest.param(work, id=work.__name__) for work in (activates, runs_depmod, deactivates, discards)]
-TRANSACTIONS = [pytest.param(work, id=work.__name__) for work in (activates, runs_depmod, deactivates)]
+WORKS = [pytest.param(work, id=work.__name__) for work in (activates, runs_depmod, deactivates, takes_builds, discards)]
+TRANSACTIONS = [pytest.param(work, id=work.__name__) for work in (activates, runs_depmod, deactivates, takes_builds)]
 SOME = [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)]
 LAST = 8  # effects that end a transaction: record, journal
 
@@ -216,7 +227,7 @@ def some_numbers(bench: Bench, work: Work, step: int) -> list[int]:
 
 
 def ends_between(work: Work) -> set[str]:
-    return {PRISTINE} if work is discards else {PRISTINE, ACTIVE}
+    return {PRISTINE} if work is discards else {PRISTINE, BUILT if work is takes_builds else ACTIVE}
 
 
 @pytest.mark.parametrize("step", SOME)

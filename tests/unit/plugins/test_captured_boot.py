@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import S
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import Reply, behave
 from tests.unit.plugins.layernode import LIBRARY, MODULE, LayerNode, snapshot
-from tests.unit.plugins.support import KVER, LOADER, NEWER, policy
+from tests.unit.plugins.support import KVER, LOADER, NEWER, VERSION, policy
 from tests.unit.plugins.test_apply import INSTALL, SKIP, fails
 
 GRID = "registry.lab:5000/aks/aks-gpu-grid:580.126.09-20260430040408"
@@ -147,6 +148,68 @@ def test_a_cloned_disk_is_a_new_node(node: LayerNode) -> None:
     active = activated.read(node.root)
     assert active
     assert active.machine_id == "f" * 32
+
+
+# --- what is not ours stays, and what is reported as kept is there -----------------------------------------------------------
+
+
+DKMS = f"var/lib/dkms/nvidia/{VERSION}"
+SOURCES = f"usr/src/nvidia-{VERSION}"
+
+
+def install_distributions_driver(node: LayerNode) -> dict[str, str]:
+    """Another package's driver of the same version, as Ubuntu's nvidia-dkms-580: it uses just these paths."""
+    theirs = {f"{SOURCES}/Kbuild": "theirs", f"{SOURCES}/dkms.conf": f'PACKAGE_VERSION="{VERSION}"\n'}
+    for path, text in theirs.items():
+        node.put(path, text)
+    listed = "".join(f"/{path}\n" for path in (SOURCES, *theirs))
+    node.put("var/lib/dpkg/info/nvidia-dkms-580.list", f"/.\n{listed}")
+    node.put("var/lib/dpkg/status", "Package: nvidia-dkms-580\nVersion: 1\nStatus: install ok installed\n\n")
+    return theirs
+
+
+def kept_paths(outcome: Outcome) -> list[str]:
+    kept = next((w for w in outcome.warnings if w.startswith("kept: ")), "kept: ").removeprefix("kept: ")
+    return [one.partition(": ")[0].lstrip("/") for one in kept.split("; ") if one]
+
+
+def test_what_an_owner_changed_stays_and_is_named(node: LayerNode) -> None:
+    boot(node)
+    (node.root / LIBRARY).chmod(0o600)
+    node.put(MODULE, f"version:        {VERSION}\nthe owner's\n")
+    node.put(f"{DKMS}/owners-notes", "mine")
+    outcome = boot(node, policy(managed=False))
+    assert outcome.result == "removed"
+    assert {LIBRARY, MODULE, DKMS} <= set(kept_paths(outcome))
+    assert [path for path in kept_paths(outcome) if not (node.root / path).exists()] == []
+    assert (node.root / DKMS / "owners-notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("loses_gpu", [False, True], ids=["foreign driver", "and no gpu"])
+def test_a_distributions_driver_of_the_same_version_stays_whole(node: LayerNode, loses_gpu: bool) -> None:
+    boot(node)
+    theirs = install_distributions_driver(node)
+    built = node.kernel_hook_builds(NEWER)
+    if loses_gpu:
+        lose_gpu(node)
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("removed", "no_gpu" if loses_gpu else "foreign_driver")
+    assert {path: (node.root / path).read_text() for path in theirs} == theirs
+    assert [path for path in built if not os.path.lexists(node.root / path)] == []
+    assert activated.read(node.root) is None
+    assert not (node.root / LIBRARY).exists()
+
+
+def test_what_the_kernel_hook_has_built_from_the_layers_source_goes_with_it(node: LayerNode) -> None:
+    before = placed(node)
+    boot(node)
+    built = node.kernel_hook_builds(NEWER)
+    outcome = boot(node, policy(managed=False))
+    assert outcome.result == "removed"
+    assert [path for path in built if os.path.lexists(node.root / path)] == []
+    assert not (node.root / "var/lib/dkms/nvidia").exists()
+    assert {p for p in before if p not in placed(node)} == set()
+    assert ["depmod", "-b", str(node.root), NEWER] in node.calls
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------

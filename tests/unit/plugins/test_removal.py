@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest, marker, record, removal, userspace
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import Removal, remove_driver
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest, marker, placed, record, removal, userspace
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import Accounted, Removal, remove_driver
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, MARKER, VERSION, a_record
@@ -16,7 +16,8 @@ def take_out(node: FakeNode) -> Removal:
     """As a boot does: with what is on the node now."""
     layers, _ = manifest.read_all(node.root)
     found = marker.read(node.root)
-    return remove_driver(node.root, node, "x86_64", layers, record.read(node.root), found.version if found else None)
+    version = found.version if found else None
+    return remove_driver(node.root, node, Accounted("x86_64", layers, record.read(node.root), placed.read(node.root), version))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import 
 from tests.unit.plugins import layernode, test_apply
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.layernode import LayerNode
-from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, VERSION
+from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
 
 RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
 TOOLKIT = "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n"
@@ -362,6 +362,17 @@ def test_an_active_layer_is_taken_away_and_what_it_replaced_is_back(captured: La
     assert bool(manifest.read_all(captured.root)[0]) == (scope == "driver")
     assert any(item.what.startswith("layer ") for item in done.left) == (scope == "driver")
     assert take(captured, scope=scope).result == "nothing"
+
+
+def test_what_dkms_has_built_since_goes_and_what_an_owner_changed_stays(captured: LayerNode) -> None:
+    built = captured.kernel_hook_builds(NEWER)
+    (captured.root / layernode.LIBRARY).chmod(0o600)
+    planned = take(captured, check=True)
+    done = take(captured)
+    assert set(planned.removed) == set(done.removed)
+    assert {path for path in built if os.path.lexists(captured.root / path)} == set()
+    assert f"/{layernode.LIBRARY}" in left(planned) & left(done)
+    assert (captured.root / layernode.LIBRARY).exists()
 
 
 def test_an_inert_layer_goes_with_everything_only(captured: LayerNode) -> None:
