@@ -95,8 +95,18 @@ class Apply:
         return decide(self.facts, self.policy)
 
     def _unload(self) -> None:
-        with self.events.step(Step.UNLOAD_MODULES.value):
-            driver.unload(self.root, self.runner, self.deadline)
+        facts = self.facts
+        with self.events.step(Step.UNLOAD_MODULES.value) as event:
+            if self.action is not Action.NONE:
+                driver.unload(self.root, self.runner, self.deadline)
+                return
+            try:  # where no driver of ours belongs, only the layer's own modules go
+                driver.unload(self.root, self.runner, self.deadline, [m.name for m in facts.layers_modules])
+            except BootError as error:
+                if not (facts.operator or facts.foreign):
+                    raise
+                event.update(outcome="left", error=str(error))
+                self.outcome.warnings.append(f"{error}; its files go all the same, since the driver of this node is another's")
 
     def _remove(self) -> None:
         facts = self.facts

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from . import generations
+from . import generations, kmod
 from .kmod import NEEDED_MODULES
 from .manifest import Manifest
 from .model import Action, Facts, Plan, Policy, Refusal, Step
@@ -171,10 +171,10 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
 
 def _must_go(facts: Facts, policy: Policy, code: str) -> bool:
     """Whether a driver of ours is here that is not the wanted one: it must be out before another comes in (I1)."""
+    if facts.active_layer:
+        return True  # whatever is against it: a container that installs over hard links would write into the store's objects
     wanted = (policy.wanted.kind, policy.wanted.version)
     in_place = [m for m in facts.layers if facts.is_in_place(m)]
-    if facts.active_layer and facts.active_layer not in [m.layer for m in in_place]:
-        return True  # another machine's, or of a layer that is not in the store any more
     mine = [(m.identity.kind, m.identity.version) for m in in_place]
     if facts.record:
         mine.append((facts.record.identity.kind, facts.record.identity.version))
@@ -197,8 +197,10 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     """Nothing is done; but a layer that was put in place here does not stay on a node where it does not belong (R1)."""
     if not facts.active_layer or facts.activation_problem:
         return Plan(Action.NONE, code, reason)
-    # Modules that another owner may have loaded by now are not ours to unload.
-    unload = () if facts.operator or facts.foreign else _unload(facts)
+    # Another owner's may be of the same version: those that somebody uses are left, with a warning.
+    mine = facts.layers_modules
+    may_be_anothers = (facts.operator or facts.foreign) and not kmod.is_idle(mine)
+    unload = (Step.UNLOAD_MODULES,) if mine and not may_be_anothers else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     return Plan(Action.NONE, code, f"{reason}; layer {facts.active_layer}, which is in place here, is taken away", steps=steps)
 
@@ -213,6 +215,12 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
         found.append(
             'containerd\'s config.toml does not import config.d: the "nvidia" runtime will not be in force. '
             'Add imports = ["/etc/containerd/config.d/*.toml"] to it in the image build'
+        )
+    mine = facts.layers_modules
+    if plan.action is Action.NONE and Step.REMOVE_DRIVER in plan.steps and Step.UNLOAD_MODULES not in plan.steps and mine:
+        found.append(
+            f"modules of {facts.active_version} are in use and left in the kernel ({', '.join(m.name for m in mine)}): "
+            "they may be the layer's or the other owner's; if they are not that owner's, reboot"
         )
     passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
     if plan.steps and passed:

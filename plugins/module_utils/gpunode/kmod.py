@@ -114,6 +114,19 @@ def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, "nouveau")) ->
     return tuple(found)
 
 
+def of_version(modules: Collection[LoadedModule], versions: Collection[str]) -> tuple[LoadedModule, ...]:
+    """NVIDIA's modules among ``modules`` where they are of one of ``versions``. That of ``nvidia`` counts: the others can only be loaded
+    with it, and not all of them tell theirs."""
+    mine = tuple(m for m in modules if m.name in DRIVER_MODULES)
+    main = next((m for m in mine if m.name == "nvidia"), mine[0] if mine else None)
+    return mine if main and main.version in versions else ()
+
+
+def is_idle(modules: Collection[LoadedModule]) -> bool:
+    """Whether nobody uses them but each other."""
+    return all(m.users <= len(m.holders) for m in modules)
+
+
 def load(runner: Runner, name: str, timeout_s: float) -> str:
     """Loads a module; returns "" or what modprobe says."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from . import kmod
 from .dkms import DkmsEntry
 from .errors import InputError
 from .imageref import DriverWanted
@@ -88,6 +89,11 @@ class Facts:
     def is_in_place(self, layer: Manifest) -> bool:
         """Whether a layer's files lie where they belong: baked there, or activated on this machine."""
         return layer.mode == IN_PLACE or (self.is_ours_active and layer.layer == self.active_layer)
+
+    @property
+    def layers_modules(self) -> tuple[LoadedModule, ...]:
+        """Those in the kernel that are of the version of the captured layer that is in place."""
+        return kmod.of_version(self.loaded, (self.active_version,)) if self.active_version else ()
 
     def is_loaded(self, name: str) -> LoadedModule | None:
         return next((m for m in self.loaded if m.name == name), None)

@@ -100,11 +100,9 @@ class Ours:
 
     def own_modules(self) -> tuple[str, ...]:
         """Modules in the kernel that are ours: none where an operator or a distribution's package has a driver too."""
-        loaded = {m.name: m for m in kmod.loaded(self.root, kmod.DRIVER_MODULES)}
-        if not loaded or self.operator or foreign.driver_packages(self.root):
+        if self.operator or foreign.driver_packages(self.root):
             return ()
-        version = next(iter(loaded.values())).version if "nvidia" not in loaded else loaded["nvidia"].version
-        return tuple(loaded) if version in self.versions else ()
+        return tuple(m.name for m in kmod.of_version(kmod.loaded(self.root, kmod.DRIVER_MODULES), self.versions))
 
     def left(self, kept: list[str], without_images: bool, everything: bool) -> list[Left]:
         """What stays, and why; ``kept`` are files of ours that were changed since."""

@@ -51,15 +51,16 @@ def probe(
         imports_dropins=imports_dropins(root),
     )
     facts = _with_activation(facts, root)
-    if facts.arch is None or not facts.gpus:
-        # No driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go.
-        return _with_records(facts, root, marker_path) if facts.active_layer else facts
-    facts = replace(_with_records(facts, root, marker_path), dkms=dkms.entries(root))
-    facts = replace(
-        facts,
-        foreign=foreign.signs(root, facts.arch or "", own_versions(facts), own_files(facts)),
-        record_contents=_record_contents(root, facts),
-    )
+    belongs = facts.arch is not None and bool(facts.gpus)
+    if not belongs and not facts.active_layer:
+        return facts  # no driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go
+    facts = _with_records(facts, root, marker_path)
+    if facts.arch:
+        signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
+        facts = replace(facts, dkms=dkms.entries(root), foreign=signs)
+    if not belongs:
+        return facts
+    facts = replace(facts, record_contents=_record_contents(root, facts))
     facts = _with_modules(_with_contents(facts, root, wanted), root, runner, wanted)
     return with_image(facts, containerd, wanted) if containerd else facts
 

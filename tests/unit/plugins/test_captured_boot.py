@@ -15,12 +15,12 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome, Policy
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import Reply, behave
 from tests.unit.plugins.layernode import LIBRARY, MODULE, LayerNode, snapshot
-from tests.unit.plugins.support import KVER, LOADER, NEWER, VERSION, policy
+from tests.unit.plugins.support import IMAGE, KVER, LOADER, NEWER, VERSION, digest, policy
 from tests.unit.plugins.test_apply import INSTALL, SKIP, fails
 
 GRID = "registry.lab:5000/aks/aks-gpu-grid:580.126.09-20260430040408"
@@ -111,6 +111,25 @@ def test_a_node_without_a_gpu_touches_nothing(node: LayerNode) -> None:
     assert not [argv for argv in node.calls if argv[0] in ("ctr", "modprobe", "depmod", "ldconfig")]
 
 
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel and image", "image"])
+def test_an_install_over_an_active_layer_writes_into_no_object_of_the_store(node: LayerNode, layer: Manifest, kernel: bool) -> None:
+    """The contract's cp opens what is there and writes: through a hard link, into the store."""
+    boot(node)
+    if kernel:
+        node.add_kernel(NEWER)
+        node.kver = NEWER
+    node.add_image(IMAGE, config=digest("another"))
+
+    def installs(n: LayerNode, action: str) -> Reply:
+        if (n.root / LIBRARY).exists():
+            (n.root / LIBRARY).write_text("another image's, of the same version")
+        return behave(n, action)
+
+    node.scripts = [installs]  # type: ignore[list-item]
+    assert boot(node).result == "compiled"
+    assert Store(node.root).problems(objects_of(layer)) == ()
+
+
 def test_another_kernel_leaves_the_layer_inert_and_installs(node: LayerNode) -> None:
     node.add_kernel(NEWER)
     node.kver = NEWER
@@ -192,12 +211,50 @@ def test_a_distributions_driver_of_the_same_version_stays_whole(node: LayerNode,
     built = node.kernel_hook_builds(NEWER)
     if loses_gpu:
         lose_gpu(node)
+    node.put("sys/module/nvidia/version", "570.1\n")  # by now it runs, in another version
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("removed", "no_gpu" if loses_gpu else "foreign_driver")
+    assert "nvidia" in node.loaded_names()
     assert {path: (node.root / path).read_text() for path in theirs} == theirs
     assert [path for path in built if not os.path.lexists(node.root / path)] == []
     assert activated.read(node.root) is None
     assert not (node.root / LIBRARY).exists()
+
+
+OPERATORS = "run/nvidia/validations/.driver-ctr-ready"
+
+
+@pytest.mark.parametrize("users", [0, 1])
+def test_on_an_operators_node_the_layer_goes_and_its_modules_while_nobody_has_them(node: LayerNode, users: int) -> None:
+    boot(node)
+    node.put(OPERATORS)
+    table = node.root / "proc/modules"
+    table.write_text(table.read_text().replace(" 0 - ", f" {users} - "))
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("removed", "operator_owned")
+    assert ("nvidia" in node.loaded_names()) == bool(users)
+    assert any("nvidia" in warning and "reboot" in warning for warning in outcome.warnings) == bool(users)
+    assert not (node.root / LIBRARY).exists()
+    assert (node.root / OPERATORS).exists()
+
+
+def test_modules_that_another_process_holds_stop_an_opted_out_node_before_a_file_goes(
+    node: LayerNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot(node)
+    before = placed(node)
+    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.holders.device_holders", lambda _: ("python (42)",))
+    with pytest.raises(BootError, match=r"python \(42\)") as caught:
+        boot(node, policy(managed=False))
+    assert caught.value.code == "driver_in_use"
+    assert placed(node) == before
+
+
+def test_nouveau_is_left_where_a_layer_is_only_taken_away(node: LayerNode) -> None:
+    boot(node)
+    node.insert("nouveau", "")
+    boot(node, policy(managed=False))
+    assert node.loaded_names() == ["nouveau"]
 
 
 def test_what_the_kernel_hook_has_built_from_the_layers_source_goes_with_it(node: LayerNode) -> None:

@@ -38,6 +38,7 @@ from tests.unit.plugins.support import (
     resident,
 )
 
+HELD = replace(resident(), users=1)
 NONE, SKIP, INSTALL = Action.NONE, Action.INSTALL_SKIP_BUILD, Action.INSTALL
 OTHER_IMAGE = f"registry.lab:5000/aks/aks-gpu-cuda:{VERSION}-20260501000000"
 OLD = "registry.lab:5000/aks/aks-gpu-cuda:550.90.07-20260430040408"
@@ -68,7 +69,9 @@ def inert(**changes: Any) -> Facts:
 
 def active(**changes: Any) -> Facts:
     """The same with the layer put in place on this machine."""
-    return baked(**{"layers": (CAPTURED,), "active_layer": CAPTURED.layer, "active_machine_id": MACHINE, **changes})
+    return baked(
+        **{"layers": (CAPTURED,), "active_layer": CAPTURED.layer, "active_machine_id": MACHINE, "active_version": VERSION, **changes}
+    )
 
 
 def row(name: str, facts: Facts, code: str, action: Action, policy: Policy = policy(), **more: Any) -> Any:  # noqa: B008
@@ -283,6 +286,14 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
         pytest.param(inert(layer_contents=("bad",)), policy(), [], id="a damaged inert layer stays in the store"),
         pytest.param(active(), policy(GRID), [Step.REMOVE_DRIVER], id="a layer of another kind that is in place goes first"),
         pytest.param(active(dkms=()), policy(), [Step.REMOVE_DRIVER], id="a layer in place that is not whole goes first"),
+        pytest.param(active(marker=None), policy(), [Step.REMOVE_DRIVER], id="a layer in place without its marker goes first"),
+        pytest.param(active(kver=NEWER), policy(), [Step.REMOVE_DRIVER], id="a layer in place for another kernel goes first"),
+        pytest.param(
+            active(kver=NEWER, config_digest=digest("another")),
+            policy(),
+            [Step.REMOVE_DRIVER],
+            id="a layer in place for another kernel, of another image, goes first",
+        ),
         pytest.param(
             never_baked(active_layer="gone", active_machine_id=MACHINE),
             policy(),
@@ -336,8 +347,18 @@ def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list
     [
         pytest.param({"functions": ()}, policy(), "no_gpu", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="lost its gpu"),
         pytest.param({}, policy(managed=False), "not_managed", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="opted out"),
-        pytest.param({"operator": ("x",)}, policy(), "operator_owned", [Step.REMOVE_DRIVER], id="an operator's now"),
-        pytest.param({"foreign": ("x",)}, policy(), "foreign_driver", [Step.REMOVE_DRIVER], id="another's driver came"),
+        pytest.param({"operator": ("x",)}, policy(), "operator_owned", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="an operator's now"),
+        pytest.param({"foreign": ("x",)}, policy(), "foreign_driver", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="another's driver"),
+        pytest.param({"operator": ("x",), "loaded": (HELD,)}, policy(), "operator_owned", [Step.REMOVE_DRIVER], id="an operator's, held"),
+        pytest.param({"foreign": ("x",), "loaded": (HELD,)}, policy(), "foreign_driver", [Step.REMOVE_DRIVER], id="another's, held"),
+        pytest.param({"functions": (), "foreign": ("x",), "loaded": (HELD,)}, policy(), "no_gpu", [Step.REMOVE_DRIVER], id="no gpu, held"),
+        pytest.param(
+            {"loaded": (HELD,)}, policy(managed=False), "not_managed", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="ours alone, held"
+        ),
+        pytest.param(
+            {"loaded": (resident(version="570.1"),)}, policy(managed=False), "not_managed", [Step.REMOVE_DRIVER], id="modules of another"
+        ),
+        pytest.param({"loaded": (resident("nouveau", ""),)}, policy(managed=False), "not_managed", [Step.REMOVE_DRIVER], id="nouveau"),
         pytest.param(
             {"functions": (gpu("vfio-pci"),), "loaded": ()},
             policy(),
@@ -354,6 +375,13 @@ def test_a_layer_in_place_is_taken_away_where_no_driver_belongs(
 ) -> None:
     plan = decide(active(**{"loaded": (resident(),), **changes}), want)
     assert (plan.code, plan.action, list(plan.steps), plan.fails) == (code, NONE, steps, False)
+
+
+@pytest.mark.parametrize("owner", ["operator", "foreign"])
+def test_modules_that_may_be_another_owners_are_named(owner: str) -> None:
+    facts = active(loaded=(HELD,), **{owner: ("x",)})
+    assert any("nvidia" in warning and "reboot" in warning for warning in decide(facts, policy()).warnings)
+    assert decide(replace(facts, loaded=()), policy()).warnings == ()
 
 
 def test_without_its_image_a_plan_is_provisional() -> None:
