@@ -164,8 +164,10 @@ class Apply:
 
     def _run_container(self) -> None:
         self._begin_record()
-        # The layer that is being tried; None once it has been taken away, or was compiled over.
-        self._layer = self.plan.layer if self.action is self.plan.action else None
+        # What was baked is being tried, with or without a manifest, until it has been taken away or was compiled over.
+        self._is_baked = self.action is Action.INSTALL_SKIP_BUILD
+        self._layer = self.plan.layer if self._is_baked else None
+        self._log_before = evidence.log_before(self.root, self.runner)
         self._stamps = userspace.module_stamps(self.root, self.facts.kver)
         self._placing = self._begin_placing()
         try:
@@ -215,7 +217,7 @@ class Apply:
         run: ContainerRun | None = None
         while number < last:
             number += 1
-            keep = policy.fallback_s if self._layer else 0.0
+            keep = policy.fallback_s if self._is_baked else 0.0
             if run and self.deadline.left_s(keep) <= 0:
                 break
             limit = self.deadline.cut_s(policy.try_s, f"the driver container's {self.action.value}", keep)
@@ -231,7 +233,7 @@ class Apply:
                 return
             if self._after_failure(run, number):
                 last = max(last, number + 1)  # what was taken away is always followed by the install that replaces it
-            if number < last and not self.deadline.pause(policy.delay_s, policy.fallback_s if self._layer else 0.0):
+            if number < last and not self.deadline.pause(policy.delay_s, policy.fallback_s if self._is_baked else 0.0):
                 break
         if run is None:
             raise AssertionError("no try was made")
@@ -245,7 +247,7 @@ class Apply:
         """Sets the next action, or raises BootError where a next try cannot help. Returns whether it has gone down the ladder."""
         verdict, reason = judge(self._evidence())
         if self._compiled():
-            self._layer = None  # it compiled all the same: what was baked is no longer what is judged
+            self._is_baked, self._layer = False, None  # it compiled all the same: what was baked is no longer what is judged
         how = f"timed out after {run.seconds:.0f} s" if run.timed_out else f"failed (exit status {run.rc})"
         self.events.say(f"{self.action.value} {how}; the node says: {verdict.value}: {reason}")
         self.events.steps[-1].update(verdict=verdict.value, reason=reason)
@@ -256,7 +258,7 @@ class Apply:
         compile_error = buildlog.first_error(run.output, dkms.build_log(self.root, self.policy.wanted.version))
         if self._built(verdict):
             self.action = Action.INSTALL_SKIP_BUILD  # what was compiled stays; only device initialisation is tried again
-        elif verdict is Verdict.DRIVER_BAD and self._layer:
+        elif verdict is Verdict.DRIVER_BAD and self._is_baked:
             self._fall_back(reason)
             return True
         elif buildlog.is_out_of_space(run.output):
@@ -284,7 +286,7 @@ class Apply:
         """Takes back what was judged bad and goes down the ladder, once (D10)."""
         self.outcome.code, self.outcome.reason = "fast_path_failed", f"the fast path failed ({reason}); full install"
         tried = self._layer
-        self.action, self._layer = Action.INSTALL, None
+        self.action, self._is_baked, self._layer = Action.INSTALL, False, None
         if self.facts.signatures_enforced:
             raise BootError(f"{self.outcome.reason} is no way out: this kernel enforces module signatures", code="signatures_enforced")
         self._placing.end(self._compiled())
@@ -294,10 +296,18 @@ class Apply:
         self._remove()
         self._placing = self._begin_placing()
         self._begin_record()
+        self._log_before = evidence.log_before(self.root, self.runner)
 
     def _evidence(self) -> Evidence:
         return evidence.gather(
-            self.root, self.runner, self.facts.arch or "", self.policy.wanted.version, self._layer, self._waives_device()
+            self.root,
+            self.runner,
+            self.facts.arch or "",
+            self.policy.wanted.version,
+            self._layer,
+            self._waives_device(),
+            self._log_before,
+            [gpu.address for gpu in self.facts.gpus if gpu.driver == "vfio-pci"],
         )
 
     # --- after the container ----------------------------------------------------------------------------------------

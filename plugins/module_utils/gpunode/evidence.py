@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from . import driver, inventory, kmod, userspace
@@ -14,21 +15,45 @@ from .runner import Runner
 _LOOK_S = 60.0
 
 
-def gather(root: Path, runner: Runner, arch: str, version: str, layer: Manifest | None, device_waived: bool) -> Evidence:
-    """Tries to load the module if it is not loaded, and looks at everything that can be the cause; ``layer`` is what was tried."""
+# NVIDIA's module says this before it looks for GPUs, each time that it is loaded.
+_LOADING = "nvidia-nvlink: Nvlink Core is being initialized"
+
+
+def log_before(root: Path, runner: Runner) -> str:
+    """The kernel's log as it is before the driver is tried: no evidence of that. Of a driver that is loaded already, only what was
+    before it was loaded is none."""
+    log = driver.kernel_log(runner)
+    if not kmod.loaded(root, ["nvidia"]):
+        return log
+    return log[: log.rfind("\n", 0, log.rindex(_LOADING)) + 1] if _LOADING in log else ""
+
+
+def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
+    """The lines of ``log`` that came after ``before``, without those about GPUs at the addresses ``passed``, which are not the driver's."""
+    if log.startswith(before):
+        log = log[len(before) :]
+    elif before:  # the kernel has dropped the oldest
+        log = log.partition(before.splitlines()[-1])[2] or log
+    slots = [address.rpartition(".")[0] for address in passed]
+    return "".join(line for line in log.splitlines(keepends=True) if not any(slot in line for slot in slots))
+
+
+def gather(
+    root: Path, runner: Runner, arch: str, version: str, layer: Manifest | None, device_waived: bool, before: str, passed: Collection[str]
+) -> Evidence:
+    """Tries to load the module if it is not loaded, and looks at everything that can be the cause; ``layer`` is what was tried,
+    ``before`` the kernel's log before that, ``passed`` the addresses of GPUs that are given to virtual machines."""
     says = ""
     if not any(m.name == "nvidia" for m in kmod.loaded(root)):
         says = kmod.load(runner, "nvidia", _LOOK_S)
     resident = {m.name: m.version for m in kmod.loaded(root)}.get("nvidia", "")
-    libraries = list(userspace.version_problems(root, arch, version))
-    if layer:
-        libraries += inventory.problems(root, layer.deciding_files)
     return Evidence(
         wanted_version=version,
         resident_version=resident,
         modprobe_says=says,
-        library_problems=tuple(libraries),
+        library_problems=userspace.version_problems(root, arch, version),
         smi_rc=driver.smi_status(runner, Deadline(_LOOK_S)) if resident else None,
-        kernel_log=driver.kernel_log(runner),
+        kernel_log=log_since(driver.kernel_log(runner), before, passed),
         device_waived=device_waived,
+        damaged=inventory.problems(root, layer.deciding_files) if layer else (),
     )

@@ -16,10 +16,12 @@ HARDWARE_STATUSES = {
 # Xids of the hardware or its firmware, from NVIDIA's list of Xid errors: memory, NVLink, bus, GSP. Those that a program's own faults
 # set off (13, 31, 43, 45) say nothing about the GPU.
 _XIDS = "48|62|63|64|74|79|92|94|95|119|120|140|143"
-# NVIDIA's kernel log: hardware or firmware that no compile can mend. "RmInitAdapter failed" is the GPU not starting.
+# NVIDIA's kernel log: what only hardware does.
+_CERTAIN = re.compile(rf"^.*NVRM:.*(?:\bXid \([^)]*\): (?:{_XIDS})\b|infoROM is corrupted|has fallen off the bus).*$", re.M | re.I)
+# What hardware does, and damaged firmware too. "RmInitAdapter failed" is the GPU not starting.
 _HARDWARE = re.compile(
-    rf"^.*NVRM:.*(?:\bXid \([^)]*\): (?:{_XIDS})\b|RmInitAdapter failed|infoROM is corrupted|has fallen off the bus"
-    r"|None of the NVIDIA devices were initialized|is not supported by|The NVIDIA probe routine failed).*$",
+    r"^.*NVRM:.*(?:RmInitAdapter failed|None of the NVIDIA devices were initialized|is not supported by"
+    r"|The NVIDIA probe routine failed).*$",
     re.M | re.I,
 )
 # Proprietary modules on a GPU that only the open ones serve (Blackwell and later): "RmInitAdapter failed" follows, and the GPU is well.
@@ -30,6 +32,7 @@ _MODULE = re.compile(
     r"|not found in directory|module verification failed.*refus|bad vermagic",
     re.I,
 )
+_NO_DEVICE = 6
 _NO_GPU = re.compile(r"NVRM:.*No NVIDIA GPU found", re.I)
 
 
@@ -46,7 +49,8 @@ class Verdict(str, enum.Enum):
 @dataclass(frozen=True)
 class Evidence:
     """What the node shows after a failed run: the resident module's version ("" when none), what modprobe said when asked to
-    load it, what is wrong with libraries, nvidia-smi's exit status (None: it is not there), the kernel's log of this boot."""
+    load it, what is wrong with libraries' versions, nvidia-smi's exit status (None: it is not there), the kernel's log since the driver
+    was tried, and which files of the layer that was tried are ``damaged``: of another content than was baked."""
 
     wanted_version: str
     resident_version: str
@@ -55,15 +59,20 @@ class Evidence:
     smi_rc: int | None
     kernel_log: str
     device_waived: bool = False
+    damaged: tuple[str, ...] = ()
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str]:
     """The verdict and the reason in words."""
-    if evidence.resident_version == evidence.wanted_version and not evidence.device_waived:
-        if _OPEN_ONLY.search(evidence.kernel_log):
-            return _open_only()
-        hardware = _HARDWARE.search(evidence.kernel_log)
-        if evidence.smi_rc == 6:  # an answer of its own, whatever the kernel's log says of the cause
+    answers = evidence.resident_version == evidence.wanted_version and not evidence.device_waived
+    if answers and _OPEN_ONLY.search(evidence.kernel_log):
+        return _open_only()
+    certain = None if evidence.device_waived else _CERTAIN.search(evidence.kernel_log)
+    if evidence.damaged and not certain:  # a GPU with damaged firmware, or asked by a damaged program, answers as a broken one does
+        return Verdict.DRIVER_BAD, f"contents: {'; '.join(evidence.damaged[:3])}"
+    if answers:
+        hardware = certain or _HARDWARE.search(evidence.kernel_log)
+        if evidence.smi_rc == _NO_DEVICE:  # an answer of its own, whatever the kernel's log says of the cause
             cause = f"; the kernel says: {hardware[0].strip()}" if hardware else ""
             return Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi finds no device (exit status 6){cause}"
         if hardware:
@@ -95,7 +104,7 @@ def _not_loaded(evidence: Evidence) -> tuple[Verdict, str]:
         return Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module[0]}"
     if _OPEN_ONLY.search(log):
         return _open_only()
-    hardware = _HARDWARE.search(log) or _NO_GPU.search(log)
+    hardware = _CERTAIN.search(log) or _HARDWARE.search(log) or _NO_GPU.search(log)
     if hardware:
         return Verdict.HARDWARE, f"the module refused the hardware: {hardware[0].strip()}"
     return Verdict.UNKNOWN, f"the module is not loaded ({evidence.modprobe_says.strip() or 'modprobe says nothing'})"

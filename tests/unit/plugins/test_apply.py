@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import evidence, record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.apply import Apply
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
@@ -65,6 +65,16 @@ def fails(seconds: float = 5.0, before: Callable[[FakeNode], object] = lambda no
 
 def loads(node: FakeNode) -> None:
     node.insert("nvidia", VERSION)
+
+
+def logs(text: str) -> Callable[[FakeNode], None]:
+    """The driver is loaded, and the kernel's log gets ``text``."""
+
+    def write(node: FakeNode) -> None:
+        loads(node)
+        node.dmesg += text
+
+    return write
 
 
 # --- the fast path ---------------------------------------------------------------------------------------------------
@@ -180,6 +190,25 @@ def test_module_evidence_takes_the_layer_away_and_installs_once(baked: FakeNode)
     assert list((baked.root / "var/lib/gpu-prebake/layers").glob("*")) == []
 
 
+def test_a_marker_alone_goes_down_the_ladder_too(node: FakeNode) -> None:
+    """What was baked by another tool has a marker and no manifest."""
+    node.add_gpu()
+    node.build()
+
+    def refuses(made: FakeNode) -> None:
+        made.insert_error = "Invalid module format"
+
+    def installs(made: FakeNode, action: str) -> Reply:
+        assert not (made.root / f"{LIBRARIES}/libcuda.so.{VERSION}").exists(), "what was judged bad is still here"
+        made.insert_error = ""
+        return behave(made, action)
+
+    node.scripts = then(fails(before=refuses), installs)
+    outcome = boot(node, policy(require_digest=False))
+    assert node.driver_runs == [SKIP, INSTALL]
+    assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
+
+
 def test_after_the_fallback_failed_there_is_no_other_way(baked: FakeNode) -> None:
     bad = fails(before=lambda node: (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink(missing_ok=True), out="nothing to say\n")
     baked.insert_error = "Invalid module format"
@@ -222,17 +251,58 @@ def test_the_outcome_names_the_action_that_was_last_asked_for(baked: FakeNode) -
     ],
 )
 def test_hardware_evidence_stops_before_a_second_container(baked: FakeNode, log: str, smi: Reply, code: str) -> None:
-    baked.dmesg, baked.smi = log, smi
-    baked.scripts = then(fails(before=loads))
+    baked.dmesg, baked.smi = "[1.0] the kernel\n", smi
+    baked.scripts = then(fails(before=logs(log)))
     error = failed(baked)
     assert error.code == code
     assert "no compile can mend it" in str(error)
     assert baked.driver_runs == [SKIP]
 
 
+OFF_THE_BUS = "[5.0] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n"
+LOADING = "[4.0] nvidia-nvlink: Nvlink Core is being initialized, major device number 511\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "is_loaded", "is_evidence"),
+    [
+        pytest.param(OFF_THE_BUS, False, False, id="before this run"),
+        pytest.param(OFF_THE_BUS + LOADING, True, False, id="of a driver that was loaded before the one that is"),
+        pytest.param(LOADING + OFF_THE_BUS, True, True, id="of the driver that is loaded"),
+        pytest.param(OFF_THE_BUS, True, True, id="since when it is loaded cannot be told"),
+        pytest.param(LOADING + OFF_THE_BUS.replace("01:00", "02:00"), True, False, id="of a GPU that a virtual machine has"),
+    ],
+)
+def test_only_what_the_kernel_said_of_the_driver_that_is_tried_is_evidence(
+    baked: FakeNode, log: str, is_loaded: bool, is_evidence: bool
+) -> None:
+    baked.add_gpu(driver="vfio-pci", address="0000:02:00.0")
+    baked.dmesg = log
+    if is_loaded:
+        loads(baked)
+    baked.scripts = then(fails(before=loads), behave)
+    if is_evidence:
+        assert failed(baked).code == "hardware"
+    else:
+        assert boot(baked).result == "fast"
+
+
+@pytest.mark.parametrize(
+    ("log", "before", "since"),
+    [
+        pytest.param("a\nb\nc\n", "a\nb\n", "c\n", id="what came"),
+        pytest.param("b\nc\n", "a\nb\n", "\nc\n", id="the oldest line was dropped"),
+        pytest.param("c\nd\n", "a\nb\n", "c\nd\n", id="all of them were"),
+        pytest.param("c\n", "", "c\n", id="nothing was there"),
+    ],
+)
+def test_the_kernels_log_since(log: str, before: str, since: str) -> None:
+    assert evidence.log_since(log, before) == since
+
+
 def test_a_module_that_finds_no_gpu_is_hardware(baked: FakeNode) -> None:
-    baked.insert_error, baked.dmesg = "No such device", "NVRM: No NVIDIA GPU found.\n"
-    baked.scripts = then(fails())
+    baked.insert_error = "No such device"
+    baked.scripts = then(fails(before=lambda node: setattr(node, "dmesg", "NVRM: No NVIDIA GPU found.\n")))
     assert failed(baked).code == "hardware"
     assert baked.driver_runs == [SKIP]
 

@@ -302,6 +302,26 @@ def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(nod
     assert activated.read(node.root) is None
 
 
+def test_firmware_that_is_damaged_is_no_broken_hardware(node: LayerNode, layer: Manifest) -> None:
+    """A GPU with such firmware does not start, and says just what a broken one says."""
+    firmware = next(entry for entry in layer.files if entry.path == "usr/lib/firmware/nvidia/gsp.bin")
+    file = Path(Store(node.root).file(firmware))
+    file.write_bytes(b"x" * file.stat().st_size)
+
+    def does_not_start(n: LayerNode, action: str) -> Reply:
+        if action == INSTALL:
+            return behave(n, action)
+        n.insert("nvidia", VERSION)
+        n.dmesg = "NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:1924)\n"
+        return Reply(1, out="nvidia-smi failed\n", seconds=5.0)
+
+    node.scripts = [does_not_start]  # type: ignore[list-item]
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
+    assert "gsp.bin" in outcome.reason
+    assert manifest.is_judged_bad(node.root, layer.layer, record_machine(node))
+
+
 def record_machine(node: LayerNode) -> str:
     done = record.read(node.root)
     assert done

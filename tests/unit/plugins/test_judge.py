@@ -15,6 +15,7 @@ OPEN_ONLY = (
     "               NVRM: installed in this system requires use of the NVIDIA open kernel modules.\n"
     "[  5.6] NVRM: GPU 0000:02:00.0: RmInitAdapter failed! (0x22:0x56:884)\n"
 )
+ADAPTER = "NVRM: GPU 0000:01:00.0: RmInitAdapter failed! (0x62:0x40:1924)\n"
 INFOROM = "NVRM: GPU 0000:01:00.0: infoROM is corrupted\n"
 GOOD_, HARDWARE, BAD, UNKNOWN = Verdict.DRIVER_GOOD, Verdict.HARDWARE, Verdict.DRIVER_BAD, Verdict.UNKNOWN
 
@@ -32,6 +33,15 @@ GOOD_, HARDWARE, BAD, UNKNOWN = Verdict.DRIVER_GOOD, Verdict.HARDWARE, Verdict.D
         pytest.param(replace(GOOD, smi_rc=6, kernel_log=XID, device_waived=True), GOOD_, id="waived"),
         pytest.param(replace(GOOD, library_problems=("x",)), BAD, id="a library"),
         pytest.param(replace(GOOD, library_problems=("x",), kernel_log=XID), HARDWARE, id="hardware before a library"),
+        pytest.param(replace(GOOD, damaged=("x",)), BAD, id="damaged contents"),
+        pytest.param(replace(GOOD, damaged=("x",), kernel_log=ADAPTER), BAD, id="damaged firmware before the adapter that it keeps down"),
+        pytest.param(replace(GOOD, damaged=("x",), smi_rc=6), BAD, id="damaged firmware before no devices"),
+        pytest.param(replace(GOOD, damaged=("x",), smi_rc=14), BAD, id="damaged contents before what a program says"),
+        pytest.param(replace(GOOD, damaged=("x",), kernel_log=XID), HARDWARE, id="Xid before damaged contents"),
+        pytest.param(replace(GOOD, damaged=("x",), kernel_log=INFOROM), HARDWARE, id="infoROM before damaged contents"),
+        pytest.param(replace(GOOD, library_problems=("x",), kernel_log=ADAPTER), HARDWARE, id="the adapter before a library's version"),
+        pytest.param(replace(GONE, damaged=("x",), kernel_log="NVRM: The NVIDIA probe routine failed\n"), BAD, id="damaged, and no probe"),
+        pytest.param(replace(GONE, damaged=("x",), kernel_log=XID), HARDWARE, id="off the bus, and damaged"),
         pytest.param(replace(GOOD, smi_rc=18), BAD, id="driver/library version mismatch"),
         pytest.param(replace(GOOD, resident_version="570.1"), BAD, id="another version resident"),
         pytest.param(replace(GONE, modprobe_says="could not insert 'nvidia': Exec format error"), BAD, id="other kernel"),
