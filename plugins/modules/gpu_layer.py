@@ -14,7 +14,8 @@ description:
   - Nothing is overwritten. A file in the way, a replaced file that is not what it was at the bake, or a damaged store refuse the layer by
     name, before anything is touched.
   - Taking away removes only what was put there and is unchanged since, by content, mode and owner, and restores what had made way.
-  - Kernel modules are neither loaded nor unloaded; M(gpu.prebake.gpu_boot) and M(gpu.prebake.gpu_remove) do that.
+  - Taking away unloads the layer's modules first, those of its version and no others; the driver's own services are stopped for it. Loading
+    is the business of M(gpu.prebake.gpu_boot).
 options:
   layer:
     description:
@@ -28,6 +29,14 @@ options:
     type: str
     choices: [active, inactive, absent]
     default: active
+  in_use:
+    description:
+      - What to do with C(inactive) while something has the driver open. C(refuse) names it and touches nothing.
+      - C(until_reboot) takes the files away all the same. Until the node reboots the modules stay, and what runs on them may fail.
+      - On a node where a GPU operator or a distribution has a driver too, modules that are used are left in any case.
+    type: str
+    choices: [refuse, until_reboot]
+    default: refuse
 attributes:
   check_mode:
     support: full
@@ -91,6 +100,30 @@ kept:
   type: list
   elements: str
   sample: ["/etc/modprobe.d/nvidia.conf: its sha256 was changed after the layer was put in place"]
+left:
+  description: What else of a driver stays, such as packages that a driver container installed, with the reason.
+  returned: success
+  type: list
+  elements: str
+  sample: ["package nvidia-container-toolkit: a driver container may have installed it; apt-get purge it where nothing else needs it"]
+modules:
+  description: Kernel modules that were unloaded.
+  returned: success
+  type: list
+  elements: str
+  sample: ["nvidia-uvm", "nvidia"]
+services:
+  description: Services of the driver that were stopped for it.
+  returned: success
+  type: list
+  elements: str
+  sample: ["nvidia-persistenced"]
+resident:
+  description: Modules of the layer's version that are still in the kernel; a reboot takes them.
+  returned: success
+  type: list
+  elements: str
+  sample: []
 code:
   description: On failure, the cause as a word that never changes (docs/codes.md).
   returned: failure
@@ -111,13 +144,16 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import 
 ARGUMENTS: options.Spec = {
     "layer": {"type": "str"},
     "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
+    "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
 }
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
     say = ProgressLog(Path("/"), "layer.log")
     result: dict[str, Any] = plain(
-        layers.set_state(SystemRunner(), module.params["state"], module.params["layer"] or "", module.check_mode, say)
+        layers.set_state(
+            SystemRunner(), module.params["state"], module.params["layer"] or "", module.check_mode, say, in_use=module.params["in_use"]
+        )
     )
     return result
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from . import layers
+from .driver import REFUSE, UNTIL_REBOOT
 from .errors import BusyError, GpuNodeError
 from .runner import Runner, SystemRunner
 
@@ -20,16 +21,20 @@ _STATES = {"activate": layers.ACTIVE, "deactivate": layers.INACTIVE, "discard": 
 _FAILED, _BUSY = 1, 75
 
 
-def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> int:
-    """Does what the command line asks; returns the exit status."""
+def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: TextIO = sys.stderr, live: bool | None = None) -> int:
+    """Does what the command line asks; returns the exit status. ``live`` says whether the kernel that runs is that system's (None: where
+    the system is this one)."""
     arguments = _parser().parse_args(argv)
 
     def say(line: str) -> None:
         err.write(f"{line}\n")
         err.flush()
 
+    root = Path(arguments.root)
+    in_use = UNTIL_REBOOT if getattr(arguments, "until_reboot", False) else REFUSE
+    live = root.resolve() == Path("/") if live is None else live
     try:
-        done = layers.set_state(runner, _STATES[arguments.command], arguments.layer or "", arguments.check, say, Path(arguments.root))
+        done = layers.set_state(runner, _STATES[arguments.command], arguments.layer or "", arguments.check, say, root, in_use, live)
     except GpuNodeError as error:
         say(f"{error.code}: {error}")
         out.write(json.dumps({"code": error.code, "error": str(error)}) + "\n")
@@ -49,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         ("discard", "drop a layer from the store", True),
     ):
         command = commands.add_parser(name, help=text, description=text)
+        if name == "deactivate":
+            command.add_argument("--until-reboot", action="store_true", help="take the files away though somebody has the driver open")
         command.add_argument("layer", nargs=None if needs_layer else "?", help="the layer's folder name in the store")
     return parser
 

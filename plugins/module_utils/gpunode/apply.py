@@ -22,6 +22,7 @@ from .imagesource import DEFAULT_SOURCE, ImageSource
 from .judge import Evidence, Verdict, judge
 from .manifest import CAPTURED, IN_PLACE, Identity
 from .model import Action, Facts, Outcome, Plan, Policy, Step
+from .ours import left_by_initialisation
 from .placed import Placing
 from .probe import own_files, own_versions, with_image
 from .record import Record
@@ -132,6 +133,8 @@ class Apply:
             self.outcome.warnings.append(f"kept: {'; '.join(kept)}")
         if self.action is Action.NONE:
             self.outcome.result = "removed"
+            left = [f"{item.what}: {item.why}" for item in left_by_initialisation(self.root)]
+            self.outcome.warnings += [f"left: {'; '.join(left)}"] if left else []
         inert = tuple(layer for layer in facts.layers if layer not in baked)
         self.facts = replace(facts, record=None, layers=inert, active_layer="", active_machine_id="", active_version="")
 

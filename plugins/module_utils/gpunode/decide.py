@@ -197,10 +197,7 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     """Nothing is done; but a layer that was put in place here does not stay on a node where it does not belong (R1)."""
     if not facts.active_layer or facts.activation_problem:
         return Plan(Action.NONE, code, reason)
-    # Another owner's may be of the same version: those that somebody uses are left, with a warning.
-    mine = facts.layers_modules
-    may_be_anothers = (facts.operator or facts.foreign) and not kmod.is_idle(mine)
-    unload = (Step.UNLOAD_MODULES,) if mine and not may_be_anothers else ()
+    unload = (Step.UNLOAD_MODULES,) if kmod.takeable(facts.loaded, (facts.active_version,), bool(facts.operator or facts.foreign)) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     return Plan(Action.NONE, code, f"{reason}; layer {facts.active_layer}, which is in place here, is taken away", steps=steps)
 
@@ -215,6 +212,13 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
         found.append(
             'containerd\'s config.toml does not import config.d: the "nvidia" runtime will not be in force. '
             'Add imports = ["/etc/containerd/config.d/*.toml"] to it in the image build'
+        )
+    version = plan.identity.version if plan.identity else ""
+    others = [f"{name} {its}" for name, its in facts.service_packages if its != version]
+    if plan.action is not Action.NONE and others:
+        found.append(
+            f"packages of another driver's version than {version} are installed, and serve this one only if it brings its own: "
+            f"{', '.join(others)}"
         )
     mine = facts.layers_modules
     if plan.action is Action.NONE and Step.REMOVE_DRIVER in plan.steps and Step.UNLOAD_MODULES not in plan.steps and mine:

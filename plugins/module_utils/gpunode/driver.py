@@ -17,6 +17,8 @@ from .runner import Runner
 SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-imex", "nvidia-dcgm", "dcgm", "nvidia-gridd")
 # Their processes as /proc names them, in 15 characters.
 _SERVICE_PROCESSES = ("nvidia-persiste", "nv-fabricmanage", "nvidia-imex", "nv-hostengine", "nvidia-gridd")
+# What a caller may want where a driver that is to go is in use.
+REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
 _CDI = "nvidia-cdi-refresh"
 _FABRIC_MANAGER = "nvidia-fabricmanager"
 _LOAD_S = 120.0
@@ -105,6 +107,16 @@ def other_holders(root: Path) -> tuple[str, ...]:
     return tuple(name for name in holders.device_holders(root) if not name.startswith(_SERVICE_PROCESSES))
 
 
+def refuse_if_held(root: Path, names: Collection[str]) -> None:
+    """Raises BootError where another than the driver's own services has the modules ``names`` open."""
+    others = other_holders(root) if names else ()
+    if others:
+        raise BootError(
+            f"the driver must be unloaded and is in use by: {', '.join(others)}. End that, or reboot; nothing was stopped",
+            code="driver_in_use",
+        )
+
+
 def running_services(root: Path, runner: Runner) -> tuple[str, ...]:
     """Those of the driver's own services that run."""
     return tuple(service for service in SERVICES if _is_active(root, runner, service, _SERVICE_S))
@@ -117,12 +129,7 @@ def unload(
 
     Raises BootError, which names who holds them (I4); what was stopped and unloaded for it then runs again.
     """
-    others = other_holders(root)
-    if others:
-        raise BootError(
-            f"the driver must be unloaded and is in use by: {', '.join(others)}. End that, or reboot; nothing was stopped",
-            code="driver_in_use",
-        )
+    refuse_if_held(root, names)
     stopped = tuple(service for service in SERVICES if _stop(root, runner, deadline, service))
     unloaded: list[str] = []
     try:

@@ -17,6 +17,8 @@ _DRIVER_PACKAGE = re.compile(
     r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
     r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container|nscq|nsdm|nvsdm|egl-)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
 )
+# Those that serve a driver, and must be of its version (NVSwitch's above all).
+_SERVICE_PACKAGE = re.compile(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
 # The GPU operator's driver container and validator leave these (gpu-operator, validator/main.go and driver container).
 _VALIDATED = "run/nvidia/validations/driver-ready"
 _OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.driver-ctr-ready")
@@ -34,15 +36,26 @@ def operator_signs(root: Path) -> tuple[str, ...]:
     return tuple(f"/{path}" for path in found)
 
 
-def driver_packages(root: Path) -> tuple[str, ...]:
-    """Installed packages of a distribution's driver, from dpkg's own status file."""
+def installed_packages(root: Path) -> tuple[tuple[str, str], ...]:
+    """Name and version of every installed package, from dpkg's own status file."""
     text = read_text(root / "var/lib/dpkg/status") or ""
     found = []
     for paragraph in text.split("\n\n"):
-        name = re.search(r"^Package: (.+)$", paragraph, re.MULTILINE)
-        if name and _DRIVER_PACKAGE.fullmatch(name[1]) and re.search(r"^Status: .* installed$", paragraph, re.MULTILINE):
-            found.append(name[1])
+        name, version = (re.search(rf"^{key}: (.+)$", paragraph, re.MULTILINE) for key in ("Package", "Version"))
+        if name and re.search(r"^Status: .* installed$", paragraph, re.MULTILINE):
+            found.append((name[1], version[1] if version else ""))
     return tuple(found)
+
+
+def driver_packages(root: Path) -> tuple[str, ...]:
+    """Installed packages of a distribution's driver."""
+    return tuple(name for name, _version in installed_packages(root) if _DRIVER_PACKAGE.fullmatch(name))
+
+
+def service_packages(root: Path) -> tuple[tuple[str, str], ...]:
+    """Installed packages that go with a driver of their own version: name and the driver's version in theirs."""
+    found = [(name, version) for name, version in installed_packages(root) if _SERVICE_PACKAGE.fullmatch(name)]
+    return tuple((name, version.rpartition(":")[2].partition("-")[0]) for name, version in found)
 
 
 def module_files(root: Path) -> tuple[str, ...]:

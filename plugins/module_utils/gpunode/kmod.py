@@ -119,12 +119,14 @@ def of_version(modules: Collection[LoadedModule], versions: Collection[str]) -> 
     with it, and not all of them tell theirs."""
     mine = tuple(m for m in modules if m.name in DRIVER_MODULES)
     main = next((m for m in mine if m.name == "nvidia"), mine[0] if mine else None)
-    return mine if main and main.version in versions else ()
+    return mine if main and main.version and main.version in versions else ()
 
 
-def is_idle(modules: Collection[LoadedModule]) -> bool:
-    """Whether nobody uses them but each other."""
-    return all(m.users <= len(m.holders) for m in modules)
+def takeable(modules: Collection[LoadedModule], versions: Collection[str], shared: bool) -> tuple[LoadedModule, ...]:
+    """The same, for taking a driver of ours away. Where the node is ``shared`` with another owner's driver, which may be of the same
+    version, only while nobody uses them but each other."""
+    mine = of_version(modules, versions)
+    return mine if not shared or all(m.users <= len(m.holders) for m in mine) else ()
 
 
 def load(runner: Runner, name: str, timeout_s: float) -> str:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import activated, activation, files, host, readiness
+from . import activated, activation, driver, files, foreign, host, kmod, ours, readiness
 from .activated import Activation
 from .activation import indexes_were_swapped
 from .contract import LOCK
-from .errors import InputError
+from .deadline import Deadline
+from .driver import REFUSE
+from .errors import BootError, InputError
 from .runner import Runner
 from .store import Store
 from .takeaway import TakenAway
 
 ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
+_UNLOAD_S = 300.0
 _DOING = {ACTIVE: "an activation", INACTIVE: "a deactivation", ABSENT: "a discard"}
 
 
 @dataclass
 class LayerChange:
-    """What came of it. ``how`` counts files by the way in which they are in place; paths are absolute, ``kept`` says what stays and why."""
+    """What came of it. ``how`` counts files by the way in which they are in place; paths are absolute.
+
+    ``kept`` says what stays of the layer and why, ``left`` what else of a driver does. ``modules`` were unloaded and ``services`` stopped
+    for it; ``resident`` are modules of the layer's version that are in the kernel still.
+    """
 
     state: str
     layer: str
@@ -32,6 +39,10 @@ class LayerChange:
     restored: list[str] = field(default_factory=list)
     second_copies: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    services: list[str] = field(default_factory=list)
+    resident: list[str] = field(default_factory=list)
 
 
 def set_state(
@@ -41,11 +52,14 @@ def set_state(
     check: bool = False,
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
+    in_use: str = REFUSE,
+    live: bool = True,
 ) -> LayerChange:
     """Brings a layer to ``state``: ``active`` in place, ``inactive`` taken away, ``absent`` dropped from the store.
 
-    ``check`` only says whether it would change something, and raises what would refuse it. Raises GpuNodeError; BusyError when another
-    run is under way.
+    Taking away unloads the layer's modules first where ``root`` is ``live``: the system of the kernel that runs. While somebody has them,
+    BootError names who and nothing is touched, unless ``in_use`` is ``until_reboot``: then they stay, and are named. ``check`` only says
+    whether it would change something, and raises what would refuse it. Raises GpuNodeError; BusyError when another run is under way.
     """
     host.require_root()
     if state not in _DOING:
@@ -56,12 +70,15 @@ def set_state(
         raise InputError(f"root: {root} is not the root of a system: there is no folder etc in it")
     if check:
         with activation.disk_errors_named():
-            return LayerChange(state, layer, _would_change(root, state, layer))
+            change = LayerChange(state, layer, _would_change(root, state, layer))
+        if state == INACTIVE and change.changed and live and in_use == REFUSE:
+            driver.refuse_if_held(root, _own_modules(root, activated.read(root)))
+        return change
     with files.locked(LOCK, _DOING[state]):
-        return _set_state(runner, state, layer, say, root)
+        return _set_state(runner, state, layer, say, root, in_use if live else None)
 
 
-def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None], root: Path) -> LayerChange:
+def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None], root: Path, in_use: str | None) -> LayerChange:
     if state == ABSENT:
         return LayerChange(state, layer, activation.discard(root, runner, layer, say))
     resumed = activation.resume(root, runner, say)
@@ -70,7 +87,32 @@ def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None
         return _activated(activation.activate(root, runner, activation.find(root, layer), say), before is None)
     if before is None or layer not in ("", before.layer):
         return _taken_away(layer, resumed)
-    return _taken_away(layer, activation.deactivate(root, runner, say))
+    services, modules = _unload(root, runner, before, in_use, say) if in_use else ((), ())
+    change = _taken_away(layer, activation.deactivate(root, runner, say))
+    resident = kmod.of_version(kmod.loaded(root), (before.identity.version,)) if in_use else ()
+    left = [f"{item.what}: {item.why}" for item in ours.left_by_initialisation(root)]
+    return replace(change, services=list(services), modules=list(modules), resident=[m.name for m in resident], left=left)
+
+
+def _own_modules(root: Path, active: Activation | None) -> list[str]:
+    shared = bool(foreign.operator_signs(root) or foreign.driver_packages(root))
+    return [m.name for m in kmod.takeable(kmod.loaded(root), (active.identity.version,) if active else (), shared)]
+
+
+def _unload(
+    root: Path, runner: Runner, active: Activation, in_use: str, say: Callable[[str], None]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    names = _own_modules(root, active)
+    if not names:
+        return (), ()
+    say("taking away: unload modules")
+    try:
+        return driver.unload(root, runner, Deadline(_UNLOAD_S), names)
+    except BootError as error:
+        if in_use == REFUSE:
+            raise
+        say(f"modules stay until the next reboot: {error}")
+        return (), ()
 
 
 def _activated(active: Activation, changed: bool) -> LayerChange:

@@ -53,6 +53,7 @@ class Facts:
     secure_boot: bool | None = None
     operator: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    service_packages: tuple[tuple[str, str], ...] = ()
     module: ModuleInfo | None = None
     uvm: ModuleInfo | None = None
     dkms: tuple[DkmsEntry, ...] = ()
@@ -93,7 +94,7 @@ class Facts:
     @property
     def layers_modules(self) -> tuple[LoadedModule, ...]:
         """Those in the kernel that are of the version of the captured layer that is in place."""
-        return kmod.of_version(self.loaded, (self.active_version,)) if self.active_version else ()
+        return kmod.of_version(self.loaded, (self.active_version,))
 
     def is_loaded(self, name: str) -> LoadedModule | None:
         return next((m for m in self.loaded if m.name == name), None)

@@ -12,7 +12,6 @@ from . import activated, foreign, host, kmod, manifest, marker, placed, record
 from .activated import Activation
 from .containerd import Containerd
 from .errors import CommandError, DataError, PreflightError
-from .files import read_text
 from .manifest import IN_PLACE, STORE, Manifest
 from .marker import Marker
 from .placed import Placed
@@ -112,10 +111,7 @@ class Ours:
             found += [Left(f"/{path}", "the build deleted it, and it cannot be put back") for path in layer.deleted]
         found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
         found += self._fixed({*kept})
-        found += [
-            Left(f"package {name}", "a driver container may have installed it; apt-get purge it where nothing else needs it")
-            for name in _packages(self.root)
-        ]
+        found += _packages_left(self.root)
         if not without_images:
             found += [Left(f"driver image {name}", "kept for a later boot or bake (gpu_remove_images)") for name in self.images]
         found += [Left(sign, "a driver that is not ours") for sign in self.foreign]
@@ -200,7 +196,14 @@ def _images(containerd: Containerd, references: set[str]) -> tuple[str, ...]:
         return ()
 
 
-def _packages(root: Path) -> tuple[str, ...]:
-    text = read_text(root / "var/lib/dpkg/status") or ""
-    names = re.findall(r"^Package: (.+)\n(?:.+\n)*?Status: .* installed$", text, re.MULTILINE)
-    return tuple(sorted(name for name in names if _CONTAINERS_PACKAGE.fullmatch(name)))
+def left_by_initialisation(root: Path) -> list[Left]:
+    """What device initialisation brought that no layer has, and no deactivation takes."""
+    paths = [foreign.relative(root, root / path) for path in placed.INITIALISATION if (root / path).exists()]
+    why = "a driver container may have placed it, or the image's builder; gpu_remove knows, and takes what is a container's"
+    return [*_packages_left(root), *(Left(f"/{path}", why) for path in paths)]
+
+
+def _packages_left(root: Path) -> list[Left]:
+    why = "a driver container may have installed it; apt-get purge it where nothing else needs it"
+    names = sorted(name for name, _version in foreign.installed_packages(root) if _CONTAINERS_PACKAGE.fullmatch(name))
+    return [Left(f"package {name}", why) for name in names]

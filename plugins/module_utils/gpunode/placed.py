@@ -22,7 +22,7 @@ SCHEMA = 1
 PATH = f"{STORE}/placed.json"
 DROPIN = "etc/containerd/config.d/10-nvidia-runtime.toml"
 # What device initialisation writes besides packages and the libraries' second copies (CONTRACT.md, step 4).
-_INITIALISATION = (DROPIN, "lib/udev/rules.d/71-nvidia-dev-char.rules")
+INITIALISATION = (DROPIN, "lib/udev/rules.d/71-nvidia-dev-char.rules")
 # The links of enabled services belong to their packages; DKMS's own key may sign other modules on this node.
 _NOT_OURS = ("etc/systemd/", "var/lib/dkms/mok.", "var/lib/shim-signed/")
 _CODE = "placed_invalid"
@@ -106,7 +106,7 @@ class Placing:
 
     def begin(self) -> None:
         """Before the first container: notes which of device initialisation's files are not here yet."""
-        paths = [relative(self.root, self.root / path) for path in _INITIALISATION]
+        paths = [relative(self.root, self.root / path) for path in INITIALISATION]
         missing = {path for path in paths if not (self.root / path).exists()}
         self._old = replace(self._old, absent=tuple(sorted({*self._old.absent, *missing})))
         write(self.root, self._old)

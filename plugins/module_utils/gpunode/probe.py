@@ -57,7 +57,7 @@ def probe(
     facts = _with_records(facts, root, marker_path)
     if facts.arch:
         signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
-        facts = replace(facts, dkms=dkms.entries(root), foreign=signs)
+        facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
     if not belongs:
         return facts
     facts = replace(facts, record_contents=_record_contents(root, facts))

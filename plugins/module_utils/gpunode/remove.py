@@ -17,6 +17,7 @@ from . import activation, driver, files, host, initramfs, inventory, kmod, marke
 from .containerd import Containerd
 from .contract import LOCK, DriverContainer
 from .deadline import Deadline
+from .driver import REFUSE, UNTIL_REBOOT
 from .errors import BootError, CommandError, InputError
 from .events import Events
 from .manifest import LAYERS, STORE
@@ -29,7 +30,6 @@ _MODPROBE = "etc/modprobe.d/"
 _NOTE = "nvidia-prebake: "
 _CDI = "run/cdi/nvidia.yaml"
 EVERYTHING, DRIVER = "everything", "driver"
-REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,13 @@ def test_what_was_put_in_place_goes_where_no_driver_belongs(node: LayerNode, man
     assert {p: (before[p], now.get(p)) for p in before if now.get(p) != before[p]} == {}
 
 
+def test_packages_that_a_driver_container_installed_stay_and_are_named(node: LayerNode) -> None:
+    boot(node)
+    node.put("var/lib/dpkg/status", "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n")
+    outcome = boot(node, policy(managed=False))
+    assert any(warning.startswith("left: package nvidia-container-toolkit") for warning in outcome.warnings)
+
+
 def test_a_cloned_disk_is_a_new_node(node: LayerNode) -> None:
     boot(node)
     node.put("etc/machine-id", "f" * 32 + "\n")

@@ -394,11 +394,14 @@ def test_without_its_image_a_plan_is_provisional() -> None:
     [
         pytest.param(baked(imports_dropins=False), 'imports = ["/etc/containerd/config.d/*.toml"]', id="missing import"),
         pytest.param(baked(functions=(gpu(), gpu("vfio-pci", "0000:02:00.0"))), "0000:02:00.0", id="passed through"),
+        pytest.param(
+            never_baked(service_packages=(("nvidia-fabricmanager-570", "570.1"),)), "nvidia-fabricmanager-570 570.1", id="another's fabric"
+        ),
     ],
 )
 def test_warns(facts: Facts, word: str) -> None:
     assert any(word in warning for warning in decide(facts, policy()).warnings)
-    assert decide(baked(), policy()).warnings == ()
+    assert decide(baked(service_packages=(("nvidia-fabricmanager-580", VERSION),)), policy()).warnings == ()
 
 
 @pytest.mark.parametrize(

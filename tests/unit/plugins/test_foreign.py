@@ -132,3 +132,14 @@ def test_a_library_of_a_strange_version_beside_ours_is_foreign(node: FakeNode, n
 def test_a_library_of_our_version_or_of_none_is_not_foreign_beside_ours(node: FakeNode, name: str) -> None:
     node.put(f"{LOADER}/{name}")
     assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == ()
+
+
+def test_packages_that_serve_a_driver_of_their_own_version(node: FakeNode) -> None:
+    node.put(
+        "var/lib/dpkg/status",
+        "Package: nvidia-fabricmanager-580\nStatus: install ok installed\nVersion: 580.126.09-1\n\n"
+        "Package: nvidia-persistenced\nStatus: install ok installed\nVersion: 1:535.171.04-1~deb12u1\n\n"
+        "Package: nvidia-imex-580\nStatus: deinstall ok config-files\nVersion: 580.126.09-1\n\n"
+        "Package: bash\nStatus: install ok installed\nVersion: 5.2\n\n",
+    )
+    assert foreign.service_packages(node.root) == (("nvidia-fabricmanager-580", "580.126.09"), ("nvidia-persistenced", "535.171.04"))

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import __main__ as command
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, layers, readiness
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, LayerError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, holders, layers, readiness
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, InputError, LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, REPLACED, LayerNode, snapshot
+from tests.unit.plugins.support import DROPIN, VERSION
 
+RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
 TOP = Path(__file__).parents[3]
 
 
@@ -109,6 +111,78 @@ def test_an_unknown_layer_is_named_with_those_that_are_there(node: LayerNode, na
         wants(node, ACTIVE, "cuda-1.2-open-6.1")
 
 
+# --- what is in the kernel -----------------------------------------------------------------------------------------------
+
+
+def is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holders, "device_holders", lambda _: ("python (42)",))
+
+
+def test_its_modules_are_unloaded_before_its_files_go(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    for module, version in (("nvidia", VERSION), ("nvidia-uvm", ""), ("nouveau", "")):
+        node.insert(module, version)
+    done = wants(node, INACTIVE)
+    assert set(done.modules) == {"nvidia", "nvidia-uvm"}
+    assert node.loaded_names() == ["nouveau"]
+    assert done.resident == []
+
+
+def test_modules_of_another_version_are_not_its(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", "570.1")
+    done = wants(node, INACTIVE)
+    assert (done.modules, done.resident, node.loaded_names()) == ([], [], ["nvidia"])
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_while_somebody_has_the_driver_open_nothing_goes(node: LayerNode, name: str, check: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", VERSION)
+    before = snapshot(node.root)
+    is_held(monkeypatch)
+    with pytest.raises(BootError, match=r"python \(42\)") as caught:
+        wants(node, INACTIVE, check=check)
+    assert caught.value.code == "driver_in_use"
+    assert snapshot(node.root) == before
+
+
+def test_until_a_reboot_modules_may_stay_and_are_named(node: LayerNode, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", VERSION)
+    is_held(monkeypatch)
+    status, answer, _ = runs(node, "deactivate", "--until-reboot", live=True)
+    assert (status, answer["changed"], answer["resident"]) == (0, True, ["nvidia"])
+    assert not (node.root / MODULE).exists()
+    assert node.loaded_names() == ["nvidia"]
+
+
+def test_on_an_operators_node_modules_that_are_used_stay(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", VERSION)
+    table = node.root / "proc/modules"
+    table.write_text(table.read_text().replace(" 0 - ", " 1 - "))
+    node.put("run/nvidia/validations/.driver-ctr-ready")
+    done = wants(node, INACTIVE)
+    assert (done.resident, node.loaded_names()) == (["nvidia"], ["nvidia"])
+
+
+def test_for_an_image_the_kernel_is_none_of_its_business(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", VERSION)
+    assert runs(node, "deactivate")[1]["changed"] is True
+    assert node.loaded_names() == ["nvidia"]
+
+
+def test_what_device_initialisation_brought_stays_and_is_named(node: LayerNode, name: str) -> None:
+    wants(node, ACTIVE, name)
+    node.initialise_device()
+    node.put("var/lib/dpkg/status", "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n")
+    left = wants(node, INACTIVE).left
+    assert [sentence.partition(": ")[0] for sentence in left] == ["package nvidia-container-toolkit", f"/{DROPIN}", f"/{RULES}"]
+    assert (node.root / DROPIN).exists()
+
+
 # --- two at once -------------------------------------------------------------------------------------------------------
 
 
@@ -166,9 +240,9 @@ def test_a_killed_run_frees_the_lock_and_the_next_goes_on(node: LayerNode, name:
 # --- the command line ----------------------------------------------------------------------------------------------------
 
 
-def runs(node: LayerNode, *words: str) -> tuple[int, dict[str, Any], str]:
+def runs(node: LayerNode, *words: str, live: bool = False) -> tuple[int, dict[str, Any], str]:
     out, err = io.StringIO(), io.StringIO()
-    status = command.main(["--root", str(node.root), *words], node, out, err)
+    status = command.main(["--root", str(node.root), *words], node, out, err, live)
     return status, json.loads(out.getvalue()), err.getvalue()
 
 
