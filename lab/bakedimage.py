@@ -1,7 +1,7 @@
 """Baked images: a native node, baked by real `packer build`, its root made into a disk; made once and kept, by what it was made from.
 
-The folder of one: a VM's disk (lab/disk.py), `report.json` (the role's), `gpu-prebake.json` (docs/cli.md), `packer.log`, `containers.log`
-and `bake.json`.
+The folder of one: a VM's disk (lab/disk.py), `report.json` (the role's), `seal.json` (the seal's), `gpu-prebake.json` (docs/cli.md),
+`packer.log`, `containers.log` and `bake.json`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from lab.native import NativeNode
 from lab.progress import say, step
 
 PACKER_TIMEOUT_S = 1800.0
+SEAL = "seal.json"
 IN_PLACE, CAPTURED = "in_place", "captured"
 _CODE = (
     "ansible.cfg",
     "packer/existing-machine.pkr.hcl",
     "playbooks/prebake.yml",
+    "playbooks/seal.yml",
     "plugins",
     "roles/nvidia_prebake",
 )
@@ -41,6 +43,12 @@ class BakedImage:
     report: dict[str, Any]
     packer_s: float
     made: str
+
+    @property
+    def seal(self) -> dict[str, Any]:
+        """The seal's report: the last provisioner's."""
+        found: dict[str, Any] = json.loads((self.folder / SEAL).read_text())
+        return found
 
     @property
     def steps(self) -> list[tuple[str, float]]:
@@ -92,7 +100,8 @@ def playbook_program() -> str:
 def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) -> float:
     """Runs `packer build` against a node, shown as it goes; returns its seconds. Raises LabError with the end of its log."""
     vars_file, log = out / "vars.json", out / "packer.log"
-    vars_file.write_text(json.dumps({**role_variables, "nvidia_prebake_report_path": str(out / "report.json")}) + "\n")
+    reports = {"nvidia_prebake_report_path": str(out / "report.json"), "nvidia_prebake_seal_report_path": str(out / SEAL)}
+    vars_file.write_text(json.dumps({**role_variables, **reports}) + "\n")
     options = {
         "host": node.target.address,
         "port": str(node.target.port),

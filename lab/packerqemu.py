@@ -1,7 +1,7 @@
 """Packer's qemu builder, run for real: under TCG, from a disk like a cloud's image, where one logs in as a user who may sudo.
 
 The builder boots the disk as the lab's VMs are booted, by QEMU and not by a boot loader. The folder of a result is a VM's
-disk (lab/disk.py) with `report.json` (the role's) and `packer.log`.
+disk (lab/disk.py) with `report.json` (the role's), `seal.json` (the seal's) and `packer.log`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import base, cache, disk, driverimage, host, paths, registry, ssh, vm
-from lab.bakedimage import playbook_program, variables
+from lab.bakedimage import SEAL, playbook_program, variables
 from lab.disk import Disk
 from lab.errors import LabError
 from lab.follow import following
@@ -81,8 +81,8 @@ def build(image: str, folder: Path, series: str = "6.1") -> Built:
     kernel = base.choose(begin_with.kernels, series)
     folder.mkdir(parents=True, exist_ok=True)
     log, vars_file, values = folder / "packer.log", folder / "vars.json", folder / "lab.pkrvars.json"
-    role = {**variables(driver.reference, kernel.kver), "nvidia_prebake_report_path": str(folder / "report.json")}
-    vars_file.write_text(json.dumps(role) + "\n")
+    reports = {"nvidia_prebake_report_path": str(folder / "report.json"), "nvidia_prebake_seal_report_path": str(folder / SEAL)}
+    vars_file.write_text(json.dumps({**variables(driver.reference, kernel.kver), **reports}) + "\n")
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         output = Path(temporary) / "image"
         values.write_text(json.dumps(packer_values(begin_with, kernel, vars_file, output, folder / "serial.log"), indent=2) + "\n")

@@ -68,4 +68,20 @@ build {
       "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
     ]
   }
+
+  # Your own steps stand before this one: it proves the machine as it will become an image, and fails the build where it is not right.
+  provisioner "ansible" {
+    command       = var.ansible_playbook
+    playbook_file = "${path.root}/../playbooks/seal.yml"
+    user          = var.user
+    use_proxy     = false
+
+    # Where gpu-prebake is the command, its report stays the bake's.
+    ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
+
+    extra_arguments = [
+      "--extra-vars", "@${var.vars_file}",
+      "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+    ]
+  }
 }

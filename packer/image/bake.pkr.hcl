@@ -1,4 +1,5 @@
-# The one build, for whichever builder `-only` names: upgrade, reboot, bake, generalise. Nothing may come after the last step.
+# The one build, for whichever builder `-only` names: upgrade, reboot, bake, seal, generalise. Your own steps stand before the seal;
+# nothing may come after the last step.
 
 build {
   sources = [
@@ -34,6 +35,23 @@ build {
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True"]
 
     # Packer's own --ssh-extra-args come first on the line and ours replace them, so its IdentitiesOnly is said again.
+    extra_arguments = [
+      "--extra-vars", "@${var.vars_file}",
+      "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+    ]
+  }
+
+  # Proves the image, and fails the build where it is not what it is said to be. Its report is in the image, and where
+  # nvidia_prebake_seal_report_path says.
+  provisioner "ansible" {
+    command       = var.ansible_playbook
+    playbook_file = "${path.root}/../../playbooks/seal.yml"
+    user          = build.User
+    use_proxy     = false
+
+    # Where gpu-prebake is the command, its report stays the bake's.
+    ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
+
     extra_arguments = [
       "--extra-vars", "@${var.vars_file}",
       "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",

@@ -9,14 +9,16 @@ module: image_seal
 short_description: Prove that an image is what a bake says it is
 version_added: 0.1.0
 description:
-  - Looks at a finished image, last in its build, or mounted somewhere. Inert, so that nothing of a captured driver is live outside the
+  - Looks at a finished image, last in its build, or mounted somewhere. Inert, so that nothing of a driver is live outside the
     store. Covered, so that the kernel that boots has a layer. Usable, so that a node finds the driver image, the tools for the fallback
     and space. Right, so that the decision, replayed for each kernel and GPU generation, takes the fast path.
   - Fails when one of these does not hold. The report stays in the image, C(/var/lib/gpu-prebake/seal-report.json).
-  - Of a layer that was baked in place, which is live, only leftovers of the bake are looked for, besides the other three.
+  - What a layer that was baked in place has put there is meant to be live; all else that would be refused is refused there too.
 options:
   root:
-    description: The image's root filesystem. Another than C(/) is an image that lies mounted, whose containerd cannot be asked.
+    description:
+      - The image's root filesystem. Another than C(/) is an image that lies mounted, read-only too, whose containerd cannot be asked.
+        Nothing of it is run; what its initramfs images hold is told by this machine's C(lsinitramfs).
     type: path
     default: /
   kernels:
@@ -38,9 +40,9 @@ options:
     type: str
     default: /opt/azure/aks-gpu/dkms-marker
   min_free_mb:
-    description: Space in MB that must be free in the image.
+    description: Space in MB that must be free in the image, for a node that has to build for itself.
     type: int
-    default: 0
+    default: 1024
 attributes:
   check_mode:
     support: full
@@ -66,6 +68,11 @@ report:
   returned: always
   type: dict
   sample: {"kernels": ["6.1.0-45-cloud-amd64"], "refusals": [], "notes": [], "replayed": [{"gpu": "hopper", "code": "baked_layer_matches"}]}
+summary:
+  description: What was proven, in one line.
+  returned: success
+  type: str
+  sample: "sealed: inert, kernel 6.1.0-45-cloud-amd64 covered, fast path for turing, ampere, hopper, ada"
 code:
   description: On failure, the cause as a word that never changes (docs/codes.md).
   returned: failure
@@ -90,7 +97,7 @@ ARGUMENTS: options.Spec = {
     "uncovered": {"type": "str", "choices": ["report", "fail"], "default": "report"},
     "gpu_generations": {"type": "list", "elements": "str", "default": []},
     "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-    "min_free_mb": {"type": "int", "default": 0},
+    "min_free_mb": {"type": "int", "default": 1024},
 }
 
 
@@ -100,7 +107,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     runner = SystemRunner()
     containerd = Containerd(runner) if root == Path("/") else None
     found = seal.seal(root, runner, containerd, seal.request_from(module.params), write=not module.check_mode)
-    return {"changed": False, "report": asdict(found), "notes": found.notes}
+    return {"changed": False, "report": asdict(found), "summary": found.summary, "notes": found.notes}
 
 
 def main() -> None:

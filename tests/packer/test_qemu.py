@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from lab import booting, driverimage, packerqemu, paths
+from lab.bakedimage import SEAL
 from lab.packerqemu import Built
 from lab.vm import VM
 
@@ -31,7 +33,13 @@ def node(built: Built) -> Iterator[VM]:
 
 
 def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: Built) -> None:
-    order = ["rebooting: asked to", "settled: kernel", "default: Build, assert and record: changed", "generalised"]
+    order = [
+        "rebooting: asked to",
+        "settled: kernel",
+        "default: Build, assert and record: changed",
+        "default: Prove the image",
+        "generalised",
+    ]
     # The first "settled" is that of the boot before.
     found = [built.log.rindex(line) for line in order]
     assert found == sorted(found)
@@ -42,6 +50,16 @@ def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: 
     assert files["/etc/machine-id"] == ""
     assert "NOPASSWD" in (files["/etc/sudoers.d/packer"] or "")  # what is there is read
     assert [files[name] for name in gone] == [None] * len(gone)
+
+
+def test_the_image_is_sealed_with_the_report_in_it_and_beside_it(built: Built) -> None:
+    beside = json.loads((built.folder / SEAL).read_text())
+    kept = json.loads(
+        packerqemu.read_files(built.disk, "/var/lib/gpu-prebake/seal-report.json")["/var/lib/gpu-prebake/seal-report.json"] or ""
+    )
+    assert (beside["refusals"], beside["modes"], beside["offline"]) == ([], ["captured"], False)
+    assert {r["code"] for r in beside["replayed"]} == {"baked_layer_matches"}
+    assert {**beside, "schema": 1} == kept
 
 
 def test_the_disk_boots_with_a_gpu_without_a_compile(built: Built, node: VM, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's provisioner, word for word, in a template of its own, on a native node whose login is a user with sudo."""
+"""The README's two provisioners, word for word, in a template of its own, on a native node whose login is a user with sudo."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ source "null" "machine" {{
 }}
 build {{
   sources = ["source.null.machine"]
-  {provisioner}
+  {provisioners}
 }}
 """
 
@@ -46,12 +46,13 @@ def build(node: NativeNode, folder: Path) -> None:
     registry.push(driver.layout, driver.reference)
     kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
     values = folder / "driver.json"
-    values.write_text(json.dumps({**variables(driver.reference, kver), "nvidia_prebake_report_path": str(folder / "report.json")}))
-    lines = re.search(r'^provisioner "ansible" \{.*?^\}', (paths.TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    assert lines
-    provisioner = lines[0].replace(f"{CLONE}/driver.json", str(values)).replace(CLONE, str(paths.TOP))
+    reports = {"nvidia_prebake_report_path": str(folder / "report.json"), "nvidia_prebake_seal_report_path": str(folder / "seal.json")}
+    values.write_text(json.dumps({**variables(driver.reference, kver), **reports}))
+    lines = re.findall(r'^provisioner "ansible" \{.*?^\}', (paths.TOP / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(lines) == 2
+    provisioners = "\n".join(lines).replace(f"{CLONE}/driver.json", str(values)).replace(CLONE, str(paths.TOP))
     template = folder / "own.pkr.hcl"
-    template.write_text(TEMPLATE.format(host=node.target.address, key=ssh.key(), provisioner=provisioner))
+    template.write_text(TEMPLATE.format(host=node.target.address, key=ssh.key(), provisioners=provisioners))
     # Only so that no host key of the lab's is kept on this machine.
     env = {"CHECKPOINT_DISABLE": "1", "ANSIBLE_SSH_COMMON_ARGS": "-o UserKnownHostsFile=/dev/null"}
     host.run(["packer", "build", "-color=false", str(template)], timeout_s=900, log=folder / "packer.log", env=env)
@@ -67,9 +68,12 @@ def test_without_the_right_to_sudo_nothing_is_baked_and_the_log_says_why(node: N
     assert not (node.root / "var/lib/gpu-prebake").exists()
 
 
-def test_the_six_lines_bake_as_a_user_with_sudo(node: NativeNode, tmp_path: Path) -> None:
+def test_the_six_lines_bake_and_the_next_six_seal_as_a_user_with_sudo(node: NativeNode, tmp_path: Path) -> None:
     build(node, tmp_path)
     identity = json.loads((tmp_path / "report.json").read_text())["identity"]
+    sealed = json.loads((tmp_path / "seal.json").read_text())
+    assert (sealed["refusals"], sealed["covered"]) == ([], [identity["kver"]])
+    assert sealed["replayed"]
     (layer,), problems = manifest.read_all(node.root)
     assert (problems, Store(node.root).problems(objects_of(layer))) == ((), ())
     assert (layer.mode, layer.identity.kver, layer.identity.version) == (manifest.CAPTURED, identity["kver"], identity["version"])

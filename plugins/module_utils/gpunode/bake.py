@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import dpkglock, files, preflight
+from . import dpkglock, files, inert, preflight
 from .build import Builder
 from .capturing import Capturing
 from .containerd import Containerd
@@ -52,7 +52,7 @@ def bake(
         builder = Builder(root, runner, Containerd(runner), request, events)
         try:
             layers, new, changed = _run(builder)
-            report = _report(layers, new, events, builder.warnings)
+            report = _report(layers, new, builder)
             # A bake that was killed after its manifests has not told of them.
             told = [_tell(root, report, changed), _release_notes(root, request, layers)]
         except CommandError as error:
@@ -96,6 +96,7 @@ def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]
     if missing:
         builder.ask_image()
         in_place.remove_layers()
+        builder.setuid_before = inert.setuid(builder.root)
         with dpkglock.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say):
             made = capturing.bake(missing) if request.mode == CAPTURED else [in_place.bake(kver) for kver in missing]
     new = {layer.identity.kver: layer for layer in made}
@@ -134,10 +135,26 @@ def _named(layer: dict[str, Any]) -> tuple[Any, ...]:
     return layer["layer"], layer["mode"], layer["created"]
 
 
-def _report(layers: tuple[Manifest, ...], new: tuple[str, ...], events: Events, warnings: list[str]) -> dict[str, Any]:
+def _report(layers: tuple[Manifest, ...], new: tuple[str, ...], builder: Builder) -> dict[str, Any]:
     """The report; what stands at its top beside ``layers`` is of the first of them."""
     each = [_layer_report(layer, layer.layer in new) for layer in layers]
-    return {**each[0], "schema": 1, "layers": each, "steps": events.steps, "warnings": [*warnings]}
+    said = {"steps": builder.events.steps, "warnings": [*builder.warnings], "setuid_before": list(_setuid_before(builder))}
+    return {**each[0], "schema": 1, "layers": each, **said}
+
+
+def setuid_before(root: Path) -> tuple[str, ...]:
+    """Files that were setuid or setgid before the last bake that built something, by its report; none where that tells nothing."""
+    try:
+        said = json.loads(files.read_text(root / REPORT) or "{}").get("setuid_before")
+    except (ValueError, AttributeError):
+        return ()
+    return tuple(path for path in said if isinstance(path, str)) if isinstance(said, list) else ()
+
+
+def _setuid_before(builder: Builder) -> tuple[str, ...]:
+    if builder.setuid_before is not None:
+        return builder.setuid_before
+    return setuid_before(builder.root) if (builder.root / REPORT).exists() else inert.setuid(builder.root)
 
 
 def _layer_report(layer: Manifest, baked_now: bool) -> dict[str, Any]:

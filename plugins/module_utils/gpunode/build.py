@@ -43,6 +43,7 @@ class Builder:
     actions: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     runs: int = 0
+    setuid_before: tuple[str, ...] | None = None  # what was setuid or setgid before the builds; None where nothing was built
 
     def container(self, place: Place = HOST) -> DriverContainer:
         return DriverContainer(self.containerd, self.runner, self.root, self.events.say, place)

@@ -145,6 +145,11 @@ class DriverContainer:
             mounts.unmount(self.runner, mounts.left_by_container(mounts.current()))
 
 
+def left_in(containerd: Containerd) -> tuple[str, ...]:
+    """Ids of driver containers, ours and other provisioners', that containerd still knows. Raises CommandError."""
+    return tuple(name for name in containerd.containers() if _OWN_IDS.fullmatch(name) or name in _THEIR_IDS)
+
+
 def run_argv(containerd: Containerd, reference: str, container: str, action: str, place: Place = HOST) -> list[str]:
     """The contract's ``ctr run``. Its folders are bound from inside the place: the last step of a run removes ``/opt/gpu``, which a
     mount point there would forbid. Never a second argument after the action: the entrypoint would sleep for ever."""

@@ -40,7 +40,10 @@ def installed(root: Path) -> tuple[str, ...]:
 
 def has_headers(root: Path, kver: str) -> bool:
     """Whether a module can be compiled for it: its ``build`` leads to a tree with a Makefile."""
-    return (root / "lib/modules" / kver / "build" / "Makefile").is_file()
+    build = root / "lib/modules" / kver / "build"
+    if build.is_symlink() and build.readlink().is_absolute():
+        build = root / str(build.readlink()).lstrip("/")  # inside an image that lies mounted
+    return (build / "Makefile").is_file()
 
 
 def with_headers(root: Path) -> tuple[str, ...]:

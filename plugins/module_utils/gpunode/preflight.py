@@ -137,8 +137,8 @@ def _refuse_foreign(root: Path, arch: str) -> None:
         )
 
 
-def require_space(root: Path, min_free_mb: int) -> None:
-    """Raises PreflightError, which says how much is missing where (B6)."""
+def require_space(root: Path, min_free_mb: int, who: str = "a bake", option: str = "nvidia_prebake_min_free_mb") -> None:
+    """Raises PreflightError, which says how much is missing where, for ``who`` and by which option (B6)."""
     seen: set[int] = set()
     for name in _SPACE_PATHS:
         path = _existing(root / name)
@@ -151,13 +151,13 @@ def require_space(root: Path, min_free_mb: int) -> None:
         free = status.f_bavail * status.f_frsize // 10**6
         if free < needed:
             raise PreflightError(
-                f"{path}: {free} MB free, a bake needs {needed} MB there, {needed - free} MB are missing: "
-                "give the build machine a larger disk, or set nvidia_prebake_min_free_mb",
+                f"{path}: {free} MB free, {who} needs {needed} MB there, {needed - free} MB are missing: "
+                f"give the build machine a larger disk, or set {option}",
                 code="no_space",
             )
         # btrfs and others without a fixed number of inodes say 0 of 0
         if status.f_files and status.f_favail < _MIN_INODES and min_free_mb:
-            raise PreflightError(f"{path}: {status.f_favail} inodes free, a bake needs {_MIN_INODES}", code="no_space")
+            raise PreflightError(f"{path}: {status.f_favail} inodes free, {who} needs {_MIN_INODES}", code="no_space")
 
 
 def free_space(root: Path) -> str:

@@ -7,19 +7,20 @@ stays in the image.
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import bootloader, document, files, generations, host, inert, inventory, kernels, manifest, preflight, toolchain
+from . import bake, bootloader, contract, document, files, generations, host, inert, inventory, kernels, manifest, preflight, toolchain
 from .containerd import Containerd
 from .decide import decide
 from .errors import CommandError, DataError, GpuNodeError, InputError, SealError
 from .generations import Generation
 from .imageref import wanted as wanted_image
-from .manifest import CAPTURED, STORE, Manifest
+from .manifest import CAPTURED, IN_PLACE, STORE, Manifest
 from .model import Action, Facts, Policy
 from .pci import PciFunction
 from .probe import probe
@@ -29,6 +30,7 @@ from .store import Store, objects_of
 SCHEMA = 1
 REPORT = f"{STORE}/seal-report.json"
 REPORTED, FAIL = "report", "fail"
+_SAID = 6  # refusals in the error itself
 _ADDRESS, _CLASS = "0000:00:00.0", "030200"
 
 
@@ -41,21 +43,31 @@ class SealRequest:
     uncovered: str = REPORTED
     generations: tuple[str, ...] = ()
     marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
-    min_free_mb: int = 0
+    min_free_mb: int = 1024
 
 
 @dataclass
 class Report:
-    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision."""
+    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision;
+    ``kernels`` are all that are installed, ``covered`` those with a layer."""
 
     root: str
     offline: bool
     kernels: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    covered: list[str] = field(default_factory=list)
     refusals: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     replayed: list[dict[str, str]] = field(default_factory=list)
     sealed: str = ""
+
+    @property
+    def summary(self) -> str:
+        """What was proven, in one line."""
+        gpus = dict.fromkeys(replayed["gpu"] for replayed in self.replayed)
+        state = "live (baked in place)" if IN_PLACE in self.modes else "inert"
+        return f"sealed: {state}, covered: {', '.join(self.covered)}, fast path for {', '.join(gpus)}"
 
     def refuse(self, check: str, problems: Iterable[str]) -> None:
         self.refusals += [{"check": check, "problem": problem} for problem in problems]
@@ -75,7 +87,7 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
         uncovered=uncovered,
         generations=asked,
         marker_path=params.get("marker_path") or SealRequest.marker_path,
-        min_free_mb=int(params.get("min_free_mb") or 0),
+        min_free_mb=SealRequest.min_free_mb if params.get("min_free_mb") is None else int(params["min_free_mb"]),
     )
 
 
@@ -86,31 +98,54 @@ def seal(root: Path, runner: Runner, containerd: Containerd | None, request: Sea
     layers, damaged = manifest.read_all(root)
     arch = host.require_supported(root, os.uname().machine)
     report.layers = [layer.layer for layer in layers]
+    report.modes = sorted({layer.mode for layer in layers})
+    report.covered = sorted({layer.identity.kver for layer in layers}, key=kernels.version_key)
     report.refuse("layers", damaged)
     if not layers and not damaged:
         report.refuse("layers", ["no layer is in the store: nothing was baked (B4)"])
     for layer in layers:  # all of it is read here; a boot reads what it must, when it must
         problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else inventory.problems(root, layer.files)
         report.refuse("layers", [f"layer {layer.layer}: {problem}" for problem in problems])
-    in_place = [layer for layer in layers if layer.mode != CAPTURED]
-    report.refuse("inert", inert.leftovers(root) if in_place else inert.problems(root, runner, arch, layers))
+    report.refuse("inert", inert.problems(root, runner, arch, layers, bake.setuid_before(root)))
+    report.refuse("inert", _containers(containerd))
     _check_covered(root, request, layers, report)
     _check_usable(root, runner, containerd, request, layers, report)
     for layer in layers:
         report.refuse("right", _replay(root, runner, containerd, request, layer, report))
     report.sealed = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     if write:
-        _write(root, report)
+        try:
+            _write(root, report)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            report.notes.append("the image is mounted read-only, so that this report is not kept in it")
     if report.refusals:
-        first = report.refusals[0]
-        more = f" (and {len(report.refusals) - 1} more in the report)" if len(report.refusals) > 1 else ""
-        raise SealError(f"this image must not ship: {first['check']}: {first['problem']}{more}", details={"report": asdict(report)})
+        said = "; ".join(f"{refusal['check']}: {refusal['problem']}" for refusal in report.refusals[:_SAID])
+        more = f"; and {len(report.refusals) - _SAID} more in the report" if len(report.refusals) > _SAID else ""
+        raise SealError(f"this image must not ship: {said}{more}", details={"report": asdict(report)})
     return report
 
 
 def _write(root: Path, report: Report) -> None:
     files.make_private(root / STORE)
     files.write_atomic(root / REPORT, document.dump({"schema": SCHEMA, **asdict(report)}), 0o600)
+
+
+# --- inert ------------------------------------------------------------------------------------------------------------
+
+
+def _containers(containerd: Containerd | None) -> list[str]:
+    if containerd is None:
+        return []
+    try:
+        left = contract.left_in(containerd)
+    except CommandError as error:
+        return [f"containerd cannot be asked which containers a bake has left: {error}"]
+    return [
+        f"container {name} in containerd: left by a driver container: ctr -n k8s.io tasks rm -f {name}; ctr -n k8s.io containers rm {name}"
+        for name in left
+    ]
 
 
 # --- covered ---------------------------------------------------------------------------------------------------------
@@ -156,11 +191,12 @@ def _check_usable(
     root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layers: Sequence[Manifest], report: Report
 ) -> None:
     """What a node needs besides the layer: the driver image, the compile tools for the fallback, space."""
-    if root == Path("/"):
-        for kver in sorted({layer.identity.kver for layer in layers}):
-            report.refuse("usable", [f"the fallback cannot compile for {kver}: {p} (B16)" for p in toolchain.problems(runner, root, kver)])
+    for kver in sorted({layer.identity.kver for layer in layers}):
+        missing = toolchain.problems(runner, root, kver) if containerd else toolchain.absent(root, kver)
+        if missing:
+            report.refuse("usable", [f"a node that the bake does not fit cannot compile for {kver}: {'; '.join(missing)}: install these"])
     try:
-        preflight.require_space(root, request.min_free_mb)
+        preflight.require_space(root, request.min_free_mb, "a node's own build", "nvidia_prebake_seal_min_free_mb")
     except GpuNodeError as error:
         report.refuse("usable", [str(error)])
     if containerd is None:
@@ -173,9 +209,14 @@ def _check_usable(
 def _image_problems(containerd: Containerd, image: str, report: Report) -> list[str]:
     try:
         if containerd.target_digest(image) is None:
-            return [f"driver image {image} is not in containerd: device initialisation takes the container toolkit and more from it"]
+            return [
+                f"driver image {image} is not in containerd: device initialisation takes the container toolkit and more from it: bake again"
+            ]
         if not containerd.is_pinned(image):
-            return [f"driver image {image} is not labelled as pinned: kubelet's garbage collection may take it"]
+            return [
+                f"driver image {image} is not labelled as pinned: kubelet's garbage collection may take it: "
+                f"ctr -n k8s.io images label {image} io.cri-containerd.pinned=pinned"
+            ]
         if not containerd.honours_pins():
             report.notes.append(
                 "this containerd is older than 1.6.25 and ignores the pinned label: nodes may have to pull the driver image again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -54,6 +55,17 @@ def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
             found += _missing_libraries(runner, build / tool)
     if _needs_pahole(build) and not _exists(runner, "pahole"):
         found.append(f"pahole is missing, kernel {kver} was built with BTF for modules (package pahole)")
+    return tuple(found)
+
+
+def absent(root: Path, kver: str) -> tuple[str, ...]:
+    """What of it an image that lies mounted at ``root`` lacks, as far as files tell; nothing of the image is run."""
+    folders = ("usr/sbin", "usr/bin", "sbin", "bin")
+    found = [f"{program} is missing" for program in _PROGRAMS if not any(os.path.lexists(root / folder / program) for folder in folders)]
+    if not any(root.glob("usr/include/**/stdio.h")):
+        found.append("the C library's headers are missing (package libc6-dev)")
+    if not kernels.has_headers(root, kver):
+        found.append(f"the headers of kernel {kver} are missing (package {kernels.headers_package(kver)})")
     return tuple(found)
 
 

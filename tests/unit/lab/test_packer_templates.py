@@ -24,12 +24,13 @@ def validate(builder: str, *options: str) -> str:
     return said
 
 
-def ansible_block(path: Path) -> list[str]:
-    """The settings of a template's ansible provisioner, without comments, layout and how far up the repository's root is."""
-    match = re.search(r'provisioner "ansible" \{\n(.*?)\n  \}', path.read_text(), re.DOTALL)
-    assert match
-    lines = [re.sub(r"\s+", " ", line).strip().replace("../../", "../") for line in match[1].splitlines()]
-    return [line for line in lines if line and not line.startswith("#") and not line.startswith("user ")]
+def ansible_blocks(path: Path) -> list[list[str]]:
+    """The settings of a template's ansible provisioners, without comments, layout and how far up the repository's root is."""
+    blocks = []
+    for block in re.findall(r'provisioner "ansible" \{\n(.*?)\n  \}', path.read_text(), re.DOTALL):
+        lines = [re.sub(r"\s+", " ", line).strip().replace("../../", "../") for line in block.splitlines()]
+        blocks.append([line for line in lines if line and not line.startswith("#") and not line.startswith("user ")])
+    return blocks
 
 
 # `packer validate -only=NAME` is content with a name that no source has: each must be seen to fail for want of its own values.
@@ -74,17 +75,21 @@ def test_an_image_name_fits_every_cloud(name: str) -> None:
     assert "a letter first" in validate("qemu", f"-var=image_name={name}")
 
 
-def test_both_templates_call_the_playbook_in_the_same_way() -> None:
-    assert ansible_block(FOLDER / "existing-machine.pkr.hcl") == ansible_block(FOLDER / "image/bake.pkr.hcl")
+def test_both_templates_call_the_playbooks_in_the_same_way_the_seal_last() -> None:
+    called = ansible_blocks(FOLDER / "existing-machine.pkr.hcl")
+    assert called == ansible_blocks(FOLDER / "image/bake.pkr.hcl")
+    assert [re.findall(r"playbooks/\w+", " ".join(block)) for block in called] == [["playbooks/prebake"], ["playbooks/seal"]]
 
 
-def test_the_readme_and_the_page_show_the_same_six_lines() -> None:
+def test_the_readme_and_the_page_show_the_same_six_lines_and_the_seals() -> None:
     shown = [
         re.findall(r'^provisioner "ansible" \{.*?^\}', (paths.TOP / name).read_text(), re.M | re.S)
         for name in ("README.md", "docs/packer.md")
     ]
     assert shown[0] == shown[1]
-    assert len(shown[0]) == 1
+    bake, seal = shown[0]
+    assert len(bake.splitlines()) == 7
+    assert seal == bake.replace("prebake.yml", "seal.yml")
 
 
 def test_every_builder_is_in_the_build_in_the_dummy_lint_and_has_a_plugin() -> None:

@@ -126,6 +126,13 @@ def test_a_kernel_without_headers_is_a_clear_error(node: FakeNode) -> None:
     assert f"the headers of kernel {NEWER} are missing (package linux-headers-{NEWER})" in str(error)
 
 
+def test_the_report_says_what_was_setuid_before_also_after_a_bake_that_built_nothing(node: FakeNode) -> None:
+    node.put("usr/bin/sudo", "x", 0o4755)
+    assert run(node).report["setuid_before"] == ["usr/bin/sudo"]
+    node.put("opt/later", "x", 0o4755)
+    assert run(node).report["setuid_before"] == ["usr/bin/sudo"]
+
+
 def test_in_place_is_for_one_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     with pytest.raises(InputError, match="in_place bakes for exactly one kernel"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest impor
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import Report, SealRequest
 
 from tests.unit.plugins import layernode
+from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.layernode import LIBRARY, LayerNode, snapshot
 from tests.unit.plugins.support import IMAGE, KVER, NEWER
 
@@ -25,6 +27,8 @@ def both() -> Iterator[tuple[LayerNode, Manifest]]:
         node, layer = layernode.a_node(folder)
         shutil.rmtree(node.root / "sys", ignore_errors=True)
         node.pinned.add(IMAGE)
+        for program in ("dkms", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs"):
+            node.put(f"usr/bin/{program}", "x")
         yield node, layer
 
 
@@ -38,11 +42,11 @@ def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
     return both[1]
 
 
-def sealed(node: LayerNode, offline: bool = False, **request: Any) -> Report:
-    return seal.seal(node.root, node, None if offline else Containerd(node), SealRequest(**request))
+def sealed(node: FakeNode, offline: bool = False, **request: Any) -> Report:
+    return seal.seal(node.root, node, None if offline else Containerd(node), SealRequest(**{"min_free_mb": 0, **request}))
 
 
-def refusals(node: LayerNode, **request: Any) -> dict[str, str]:
+def refusals(node: FakeNode, **request: Any) -> dict[str, str]:
     """What each check refused, all in one text."""
     with pytest.raises(SealError) as caught:
         sealed(node, **request)
@@ -84,11 +88,32 @@ def test_offline_containerd_is_not_asked(node: LayerNode) -> None:
             id="alias",
         ),
         pytest.param(
-            lambda n: n.put("var/lib/dkms/nvidia/580.126.09/source/dkms.conf", "x"), "/var/lib/dkms/nvidia: registered", id="DKMS"
+            lambda n: n.put("var/lib/dkms/nvidia/580.126.09/source/dkms.conf", "x"),
+            "/var/lib/dkms/nvidia/580.126.09: registered with DKMS",
+            id="DKMS",
         ),
-        pytest.param(lambda n: n.put("usr/bin/nvidia-modprobe", "x", 0o4755), "/usr/bin/nvidia-modprobe: setuid", id="setuid"),
-        pytest.param(lambda n: n.put("usr/bin/nvidia-smi", "x"), "/usr/bin/nvidia-smi: a file of layer", id="program"),
-        pytest.param(lambda n: n.put("usr/lib/x86_64-linux-gnu/libcuda.so.1", "x"), "libcuda.so.1: it is live", id="library"),
+        pytest.param(lambda n: n.put("usr/local/bin/helper", "x", 0o4755), "/usr/local/bin/helper: setuid", id="setuid"),
+        pytest.param(lambda n: n.put("usr/bin/nvidia-smi", "x"), "/usr/bin/nvidia-smi: a file of layer", id="program of the layer"),
+        pytest.param(
+            lambda n: n.put("usr/local/bin/nvidia-smi", "x"), "/usr/local/bin/nvidia-smi: a driver's program in PATH", id="program"
+        ),
+        pytest.param(
+            lambda n: n.put("usr/lib/x86_64-linux-gnu/libcuda.so.1", "x"), "libcuda.so.1: a driver's library where the loader", id="library"
+        ),
+        pytest.param(
+            lambda n: (n.put("etc/ld.so.conf.d/own.conf", "/opt/own\n"), n.link("opt/own/libnvidia-ml.so.1", "gone")),
+            "/opt/own/libnvidia-ml.so.1: a driver's library where the loader",
+            id="dangling library in a configured folder",
+        ),
+        pytest.param(
+            lambda n: n.put("etc/ld.so.cache", "x\0libcuda.so.1\0"), "/etc/ld.so.cache: the loader would find", id="loader's cache"
+        ),
+        pytest.param(
+            lambda n: n.put("var/lib/dpkg/status", "Package: libcuda1\nStatus: install ok installed\n"), "package libcuda1: ", id="package"
+        ),
+        pytest.param(lambda n: n.containers.append("gpuprebuild-2"), "container gpuprebuild-2 in containerd", id="container"),
+        pytest.param(lambda n: n.containers.append("gpuinstall"), "container gpuinstall in containerd", id="another's container"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/bake-under-way.json", "{}"), "a run did not end: bake again", id="journal"),
         pytest.param(lambda n: n.put("var/lib/dkms/mok.key", "x"), "/var/lib/dkms/mok.key: a private key", id="key"),
         pytest.param(lambda n: n.put("opt/gpu/config.sh", "x"), "/opt/gpu: a scratch folder", id="scratch"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/x/merged", "x"), "captures/x: left by a capture", id="capture"),
@@ -100,12 +125,60 @@ def test_what_is_live_or_left_over_is_named(node: LayerNode, change: Callable[[L
     assert said in refusals(node)["inert"]
 
 
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        pytest.param(lambda n: n.put("usr/bin/nvidia-ctk", "x"), id="container toolkit"),
+        pytest.param(lambda n: n.put("usr/lib/x86_64-linux-gnu/libnvidia-container.so.1", "x"), id="its library"),
+        pytest.param(lambda n: n.put(f"usr/lib/modules/{KVER}/kernel/video/nvidiafb.ko", "x"), id="nvidiafb"),
+        pytest.param(lambda n: n.containers.append("pod"), id="somebody's container"),
+        pytest.param(
+            lambda n: (n.put("usr/bin/sudo", "x", 0o4755), n.put("var/lib/dpkg/info/sudo.list", "/usr/bin/sudo\n")),
+            id="a package's setuid file",
+        ),
+        pytest.param(
+            lambda n: (n.put("opt/agent", "x", 0o4755), n.put("var/lib/gpu-prebake/bake-report.json", '{"setuid_before": ["opt/agent"]}')),
+            id="setuid before the bake",
+        ),
+    ],
+)
+def test_what_is_no_drivers_and_no_bakes_is_let_be(node: LayerNode, harmless: Callable[[LayerNode], object]) -> None:
+    harmless(node)
+    assert sealed(node).refusals == []
+
+
 def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
     node.put("usr/bin/lsinitramfs")
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/kernel/video/nvidiafb.ko\n")
     assert sealed(node).refusals == []
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko.zst\n")
     assert f"/boot/initrd.img-{KVER}: holds a module" in refusals(node)["inert"]
+    node.missing_programs.add("lsinitramfs")
+    assert f"/boot/initrd.img-{KVER}: what it holds cannot be told" in refusals(node)["inert"]
+
+
+def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_else(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "root")
+    node.pinned.add(IMAGE)
+    bake_layer(node)
+    node.put(f"usr/lib/modules/{KVER}/modules.alias", "alias pci:v000010DEd* nvidia\n")
+    report = sealed(node)
+    assert report.refusals == []
+    assert report.summary.startswith(f"sealed: live (baked in place), covered: {KVER}, fast path for turing")
+    node.put("usr/bin/nvidia-settings", "another's", 0o4755)
+    node.put("var/lib/dkms/nvidia/550.90.07/source/dkms.conf", "x")
+    node.put("usr/lib/x86_64-linux-gnu/libcuda.so.550.90.07", "x")
+    node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko\n")
+    node.put("var/lib/dkms/mok.key", "x")
+    found = refusals(node)["inert"].split("; ")
+    assert [line.split(": ")[0] for line in found if line] == [
+        f"/boot/initrd.img-{KVER}",
+        "/var/lib/dkms/nvidia/550.90.07",
+        "/usr/lib/x86_64-linux-gnu/libcuda.so.550.90.07",
+        "/usr/bin/nvidia-settings",
+        "/usr/bin/nvidia-settings",
+        "/var/lib/dkms/mok.key",
+    ]
 
 
 def test_without_a_layer_nothing_is_sealed(node: LayerNode, layer: Manifest) -> None:
@@ -135,6 +208,23 @@ def test_a_node_must_find_the_driver_image(node: LayerNode) -> None:
     assert "is not in containerd" in refusals(node)["usable"]
 
 
+def test_a_node_must_be_able_to_build_for_itself(node: LayerNode) -> None:
+    assert (
+        "MB are missing: give the build machine a larger disk, or set nvidia_prebake_seal_min_free_mb"
+        in refusals(node, min_free_mb=90_000_000)["usable"]
+    )
+    headers = node.root / f"usr/lib/modules/{KVER}/build"
+    headers.unlink()
+    for offline in (False, True):
+        with pytest.raises(SealError, match=f"cannot compile for {KVER}: the headers of kernel {KVER} are missing"):
+            sealed(node, offline)
+    node.link(f"usr/lib/modules/{KVER}/build", f"/usr/src/linux-headers-{KVER}")
+    assert sealed(node, offline=True).refusals == [], "an absolute link is followed inside the image"
+    (node.root / "usr/bin/gcc").unlink()
+    with pytest.raises(SealError, match="gcc is missing"):
+        sealed(node, offline=True)
+
+
 def test_generations_that_the_modules_do_not_drive_are_refused(node: LayerNode) -> None:
     assert sealed(node, generations=("hopper",)).refusals == []
     assert "volta GPUs are driven by proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
@@ -151,7 +241,7 @@ def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None
 
 
 def test_check_mode_writes_no_report(node: LayerNode) -> None:
-    seal.seal(node.root, node, Containerd(node), SealRequest(), write=False)
+    seal.seal(node.root, node, Containerd(node), SealRequest(min_free_mb=0), write=False)
     assert not (node.root / seal.REPORT).exists()
 
 
