@@ -81,6 +81,8 @@ def run(node: Node) -> dict[str, Any]:
         if node.driver == "nvidia":  # the fake GPU never answers nvidia-smi: the test image and its caller both say so
             variables["gpu_boot_accept_no_device"] = True
         boot = booting.boot(vm, variables, OUT)
+        if baked:
+            shutil.copy(baked.folder / bakedimage.SEAL, OUT / f"{node.name}.seal.json")
         return entry(node, vm, baked, boot, up_s, before)
     finally:
         vm.destroy()
@@ -114,6 +116,7 @@ def entry(node: Node, vm: VM, baked: BakedImage | None, boot: booting.Boot, up_s
         "driver_says": boot.node["version"],
         "gpu_says": boot.node["gpus"],
         "baked_at": baked.made if baked else None,
+        "seal": baked.seal["summary"] if baked else "",
     }
 
 

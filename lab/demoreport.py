@@ -44,6 +44,7 @@ def _facts(nodes: list[dict[str, Any]]) -> Table:
 def facts(nodes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     """Rows of what is known of each node: a title, and a text for each."""
     rows = [(title, [_text(node[key]) for node in nodes]) for title, key in _FACTS]
+    rows.insert(1, ("the image", [node["seal"] or "not baked" for node in nodes]))
     rows.append(("the driver says", [_first_line(node["driver_says"]) for node in nodes]))
     rows.append(("the GPU says", [_first_line(node["gpu_says"]) for node in nodes]))
     return rows

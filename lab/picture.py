@@ -17,7 +17,7 @@ from lab.timeline import COMPILE, LABELS, Lane
 
 _STYLE = """
 .tl { --ground: #ffffff; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --panel: #f6f8fa; --build: #8c98a4; --compile: #d55e00;
-  --power: #b6bfc9; --look: #f0c419; --pull: #cc79a7; --container: #56b4e9; --after: #009e73;
+  --power: #b6bfc9; --look: #f0c419; --pull: #cc79a7; --place: #9a86d6; --container: #56b4e9; --after: #009e73;
   font-family: system-ui, "DejaVu Sans", Arial, sans-serif }
 @media (prefers-color-scheme: dark) { .tl { --ground: #0d1117; --ink: #e6edf3; --soft: #9da7b3; --line: #30363d; --panel: #161b22 } }
 .tl text { fill: var(--ink); font-size: 13px } .tl .title { font-size: 18px; font-weight: 700 }

@@ -17,6 +17,7 @@ _GROUPS = {
     "power-on to ssh": "power",
     "probe-and-decide": "look",
     "pull-image": "pull",
+    "activate-layer": "place",
     "run-container": "container",
 }
 LABELS = {
@@ -25,6 +26,7 @@ LABELS = {
     "power": "power-on to ssh",
     "look": "look at the node and decide",
     "pull": "pull the driver image",
+    "place": "put the layer in place",
     "container": "driver container, without compile",
     "after": "load, check, start services",
 }

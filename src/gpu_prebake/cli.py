@@ -34,6 +34,7 @@ class Command:
 
 COMMANDS = (
     Command("bake", "prebake", "Bake an NVIDIA driver into the images of machines (role nvidia_prebake)."),
+    Command("seal", "seal", "Prove that baked images are what they are said to be, last in their build (playbooks/seal.yml)."),
     Command("boot", "boot", "Bring up the NVIDIA driver of live nodes (role gpu_boot).", {"gpu_boot_progress": True}),
     Command("remove", "remove", "Take away what was baked or brought up here, and say what is left (role gpu_remove)."),
 )

@@ -56,13 +56,13 @@ class Bakery:
             self.images[name] = driver.reference
         return self.images[name]
 
-    def argv(self, variables: dict[str, Any]) -> list[str]:
-        """The command line of a bake with a role's variables."""
+    def argv(self, variables: dict[str, Any], playbook: str = "prebake") -> list[str]:
+        """The command line of a bake with a role's variables, or of the seal."""
         hosts = inventory.write(self.folder / "inventory.json", [(self.node.state.name, self.node.target)])
         extra = self.folder / f"vars-{len(list(self.folder.iterdir()))}.json"
         all_of_it = {"nvidia_prebake_enabled": True, "nvidia_prebake_kernels": [self.kver], "nvidia_prebake_delay_s": 0}
         extra.write_text(json.dumps({**all_of_it, **variables}))
-        return ["ansible-playbook", "-i", str(hosts), "-e", f"@{extra}", str(paths.TOP / "playbooks/prebake.yml")]
+        return ["ansible-playbook", "-i", str(hosts), "-e", f"@{extra}", str(paths.TOP / f"playbooks/{playbook}.yml")]
 
     def bake(self, image: str = "standin", **variables: Any) -> Ran:
         """Runs playbooks/prebake.yml with a driver image of the lab."""
@@ -78,6 +78,14 @@ class Bakery:
     def bake_in_place(self, image: str = "standin", **variables: Any) -> Ran:
         """A bake that leaves the driver live in the image."""
         return self.bake(image, nvidia_prebake_mode="in_place", **variables)
+
+    def seal(self, **variables: Any) -> tuple[Ran, dict[str, Any]]:
+        """Runs playbooks/seal.yml; with the report that it leaves on the controller."""
+        file = self.folder / "seal.json"
+        file.unlink(missing_ok=True)
+        argv = self.argv({"nvidia_prebake_seal_report_path": str(file), **variables}, "seal")
+        done = host.run(argv, timeout_s=600, check=False, env=ENVIRONMENT)
+        return Ran(done.rc, done.stdout + done.stderr), json.loads(file.read_text()) if file.exists() else {}
 
     def layers(self) -> tuple[Manifest, ...]:
         """The captured layers in the store, whose objects are whole."""

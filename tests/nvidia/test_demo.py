@@ -38,6 +38,8 @@ def test_the_real_driver_is_loaded_and_bound_without_a_compile(report: dict[str,
     assert "NVIDIA H100" in found["gpu_says"]
     assert len(found["bound"]) == 1
     assert found["device_check"] == "waived"
+    assert found["loaded_before_boot_step"] is False
+    assert [s["kind"] for s in found["steps"] if s["name"] == "activate-layer"] == ["emulated"]
     compiled = {s["kind"]: s["seconds"] for s in found["steps"] if s["name"].endswith("dkms-build")}
     assert list(compiled) == ["native"]
 
@@ -48,6 +50,14 @@ def test_the_stand_ins_skip_or_compile(report: dict[str, Any]) -> None:
     assert (fresh["action"], fresh["reason_code"], fresh["result"]) == ("install", "never_baked", "compiled")
     assert [s["kind"] for s in fresh["steps"] if s["name"].endswith("dkms-build")] == ["emulated"]
     assert all(n["module_loaded"] and n["kernel"] and n["bound"] for n in (baked, fresh))
+
+
+def test_both_images_are_sealed_with_the_report_beside(report: dict[str, Any]) -> None:
+    for name in ("baked-nvidia", "baked-stand-in"):
+        assert node(report, name)["seal"].startswith("sealed: inert, covered: 6.1.")
+        seal = json.loads((demo.OUT / f"{name}.seal.json").read_text())
+        assert (seal["refusals"], seal["modes"]) == ([], ["captured"])
+    assert node(report, "never-baked-stand-in")["seal"] == ""
 
 
 @pytest.fixture(params=["nvidia", "nvidia-strict"])

@@ -49,7 +49,7 @@ class SealRequest:
 @dataclass
 class Report:
     """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision;
-    ``kernels`` are all that are installed, ``covered`` those with a layer."""
+    ``kernels`` are all that are installed, ``covered`` those with a layer, ``summary`` what was proven, "" after a refusal."""
 
     root: str
     offline: bool
@@ -61,9 +61,9 @@ class Report:
     notes: list[str] = field(default_factory=list)
     replayed: list[dict[str, str]] = field(default_factory=list)
     sealed: str = ""
+    summary: str = ""
 
-    @property
-    def summary(self) -> str:
+    def proven(self) -> str:
         """What was proven, in one line."""
         gpus = dict.fromkeys(replayed["gpu"] for replayed in self.replayed)
         state = "live (baked in place)" if IN_PLACE in self.modes else "inert"
@@ -113,6 +113,7 @@ def seal(root: Path, runner: Runner, containerd: Containerd | None, request: Sea
     for layer in layers:
         report.refuse("right", _replay(root, runner, containerd, request, layer, report))
     report.sealed = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    report.summary = "" if report.refusals else report.proven()
     if write:
         try:
             _write(root, report)
