@@ -43,6 +43,10 @@ options:
     description: Space in MB that must be free in the image, for a node that has to build for itself.
     type: int
     default: 1024
+  baked:
+    description: Whether something must have been baked. Where not, an image without a layer is not looked at; one with a layer is.
+    type: bool
+    default: true
 attributes:
   check_mode:
     support: full
@@ -98,6 +102,7 @@ ARGUMENTS: options.Spec = {
     "gpu_generations": {"type": "list", "elements": "str", "default": []},
     "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
     "min_free_mb": {"type": "int", "default": 1024},
+    "baked": {"type": "bool", "default": True},
 }
 
 

@@ -48,6 +48,8 @@ def test_it_bakes_and_decides_from_there(artifact: Artifact, node: NativeNode) -
     assert (baked["identity"]["kver"], baked["identity"]["kind"], baked["baked_now"]) == (kver, "cuda", True)
     assert len(list((node.root / "var/lib/gpu-prebake").rglob("manifest.json"))) == 1
 
+    assert "sealed: inert, covered: " in play(artifact, node, "gpu.prebake.seal", variables)
+
     said = play(artifact, node, "gpu.prebake.boot", {"gpu_boot_image": driver.reference}, "--check")
     assert "none: no_gpu: no NVIDIA GPU on the PCI bus" in said
 

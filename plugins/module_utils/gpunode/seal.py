@@ -37,13 +37,15 @@ _ADDRESS, _CLASS = "0000:00:00.0", "030200"
 @dataclass(frozen=True)
 class SealRequest:
     """``kernels`` as the bake has them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the GPUs that
-    the image is meant for, empty for all that a layer supports."""
+    the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a layer is not
+    looked at."""
 
     kernels: Any = kernels.NEWEST
     uncovered: str = REPORTED
     generations: tuple[str, ...] = ()
     marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
     min_free_mb: int = 1024
+    must_be_baked: bool = True
 
 
 @dataclass
@@ -88,6 +90,7 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
         generations=asked,
         marker_path=params.get("marker_path") or SealRequest.marker_path,
         min_free_mb=SealRequest.min_free_mb if params.get("min_free_mb") is None else int(params["min_free_mb"]),
+        must_be_baked=params.get("baked") is not False,
     )
 
 
@@ -97,12 +100,15 @@ def seal(root: Path, runner: Runner, containerd: Containerd | None, request: Sea
     report = Report(str(root), containerd is None)
     layers, damaged = manifest.read_all(root)
     arch = host.require_supported(root, os.uname().machine)
+    if not layers and not damaged and not request.must_be_baked:
+        report.summary = "nothing was baked, so that nothing is proven"
+        return report
     report.layers = [layer.layer for layer in layers]
     report.modes = sorted({layer.mode for layer in layers})
     report.covered = sorted({layer.identity.kver for layer in layers}, key=kernels.version_key)
     report.refuse("layers", damaged)
     if not layers and not damaged:
-        report.refuse("layers", ["no layer is in the store: nothing was baked (B4)"])
+        report.refuse("layers", ["no layer is in the store: nothing was baked: look at the bake's output, or take the seal out (B4)"])
     for layer in layers:  # all of it is read here; a boot reads what it must, when it must
         problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else inventory.problems(root, layer.files)
         report.refuse("layers", [f"layer {layer.layer}: {problem}" for problem in problems])

@@ -186,6 +186,14 @@ def test_without_a_layer_nothing_is_sealed(node: LayerNode, layer: Manifest) -> 
     assert "nothing was baked" in refusals(node)["layers"]
 
 
+def test_an_image_that_need_not_be_baked_is_looked_at_only_with_a_layer(node: LayerNode) -> None:
+    node.put("var/lib/dpkg/status", "Package: libcuda1\nStatus: install ok installed\n")
+    assert "package libcuda1" in refusals(node, must_be_baked=False)["inert"]
+    shutil.rmtree(node.root / manifest.LAYERS)
+    report = sealed(node, must_be_baked=False)
+    assert (report.refusals, report.summary) == ([], "nothing was baked, so that nothing is proven")
+
+
 def test_a_kernel_that_boots_must_have_a_layer(node: LayerNode) -> None:
     node.add_kernel(NEWER)
     assert "which one boots cannot be told" in refusals(node)["covered"]
