@@ -58,12 +58,14 @@ class Containerd:
     def config_digest(self, reference: str, arch: str) -> str | None:
         """The digest of the image's config for ``arch``: the same through every index and mirror. None where it is not here."""
         digest = self.target_digest(reference)
-        if digest is None:
-            return None
+        return self.config_behind(digest, arch) if digest else None
+
+    def config_behind(self, digest: str, arch: str) -> str | None:
+        """The same for the digest of an index or a manifest, as ``target_digest`` gives it."""
         document = self._content(digest)
         if "manifests" in document:
-            digest = platform_manifest(document, OCI_ARCH.get(arch, arch))
-            document = self._content(digest) if digest else {}
+            inner = platform_manifest(document, OCI_ARCH.get(arch, arch))
+            document = self._content(inner) if inner else {}
         config = document.get("config", {}).get("digest")
         return config if isinstance(config, str) else None
 

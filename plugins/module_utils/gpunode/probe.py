@@ -67,14 +67,12 @@ def probe(
 
 def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Facts:
     """The facts with containerd and the driver image looked at again, as after a pull."""
-    if not containerd.is_ready():
-        return replace(facts, containerd_ready=False, image_present=False, config_digest="")
     try:
-        present = containerd.target_digest(wanted.image.text) is not None
-        digest = containerd.config_digest(wanted.image.text, facts.arch or "") if present else None
-    except CommandError:
+        found = containerd.target_digest(wanted.image.text)
+    except CommandError:  # that is how it says that it is not ready; to ask before would be one more process
         return replace(facts, containerd_ready=False, image_present=False, config_digest="")
-    return replace(facts, containerd_ready=True, image_present=present, config_digest=digest or "")
+    digest = containerd.config_behind(found, facts.arch or "") if found else None
+    return replace(facts, containerd_ready=True, image_present=bool(found), config_digest=digest or "")
 
 
 def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
