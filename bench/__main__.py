@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from bench import boot_look, controller, layer, report
+from bench import bake, boot_look, controller, layer, report
 from bench.ground import Ground, ground
 from bench.rows import Row
 from lab import paths, session
@@ -23,6 +23,7 @@ BENCHES: dict[str, Callable[[Ground], list[Row]]] = {
     "boot-look": boot_look.bench,
     "controller": controller.bench,
     "layer": layer.bench,
+    "bake": bake.bench,
 }
 
 
@@ -39,11 +40,13 @@ def main() -> int:
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.mkdir(parents=True)
         rows: list[Row] = []
+        load = [os.getloadavg()[0]]
         with ground(OUT) as place:
             for name in names:
                 with step(f"benchmark {name}"):
                     rows += BENCHES[name](place)
-        found = report.document(rows, f"{os.cpu_count()} cores, Linux {os.uname().release}")
+                load.append(os.getloadavg()[0])
+        found = report.document(rows, f"{os.cpu_count()} cores, Linux {os.uname().release}", load)
         report.show(found)
         say(f"report: {report.write(found, OUT)}")
     except LabError as error:

@@ -1,4 +1,4 @@
-"""Where native rows are measured: a native node of the lab, baked with the stand-in, that believes it can use what was baked.
+"""Where native rows are measured: a native node of the lab, baked (captured) with the stand-in, that believes it can use what was baked.
 
 Two things of the node are fake, and only these: the PCI bus in its sysfs (a folder with one H100's ids), because the machine has no
 GPU, and the kernel release that Python's os.uname answers, because the machine's own kernel runs, for which nothing can be baked.
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lab import bakedimage, base, driverimage, host, inventory, paths, registry
 from lab.native import NativeNode
@@ -37,10 +38,11 @@ os.uname = lambda: os.uname_result((_real.sysname, _real.nodename, {kver!r}, _re
 
 @dataclass(frozen=True)
 class Ground:
-    """A node to measure on, the driver image it is baked with, and the folder for what the benchmarks write here."""
+    """A node to measure on, driver image and kernel that it is baked for, and the folder for what the benchmarks write here."""
 
     node: NativeNode
     image: str
+    kver: str
     hosts: Path
     folder: Path
 
@@ -50,9 +52,9 @@ class Ground:
         argv = ["ansible-playbook", "-i", str(self.hosts), *words, *arguments, str(playbook)]
         return host.run(argv, timeout_s=600, env={"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}).stdout
 
-    def python(self, *words: str) -> str:
-        """Runs bench/onnode.py on the node; returns what it printed."""
-        return self.node.ssh(f"cd /{CODE} && exec python3 -m bench.onnode {' '.join(words)}", timeout_s=600).stdout
+    def python(self, module: str, *words: str) -> Any:
+        """Runs a module of bench/ on the node; returns the JSON that it printed."""
+        return json.loads(self.node.ssh(f"cd /{CODE} && exec python3 -m bench.{module} {' '.join(words)}", timeout_s=1800).stdout)
 
 
 @contextmanager
@@ -64,9 +66,9 @@ def ground(folder: Path) -> Iterator[Ground]:
     node = NativeNode.create(f"bench-{os.getpid()}")
     try:
         hosts = inventory.write(folder / "inventory.json", [(node.state.name, node.target)])
-        found = Ground(node, driver.reference, hosts, folder)
+        found = Ground(node, driver.reference, kver, hosts, folder)
         variables = folder / "bake.json"
-        variables.write_text(json.dumps(bakedimage.variables(driver.reference, kver)))
+        variables.write_text(json.dumps(bakedimage.variables(driver.reference, kver, bakedimage.CAPTURED)))
         with step(f"{node.state.name}: bake"):
             found.play(paths.TOP / "playbooks/prebake.yml", "-e", f"@{variables}")
         _prepare(node, kver)

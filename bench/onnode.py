@@ -1,80 +1,109 @@
-"""Runs on a node, with the library beside it, and prints the seconds of each repetition as JSON. Standard library only.
-
-`python3 -m bench.onnode measure IMAGE RUNS` measures; `… decide IMAGE` only looks and decides, which is what `start` times from outside.
-"""
+"""Runs on a node, with the library beside it: `python3 -m bench.onnode IMAGE RUNS` prints seconds as JSON. Standard library only."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from plugins.module_utils.gpunode import imageref, inventory
-from plugins.module_utils.gpunode.containerd import Containerd
+from bench import onlook
+from bench.onlook import ROOT, facts
+from bench.rows import interleaved
+from plugins.module_utils.gpunode import inventory, manifest
 from plugins.module_utils.gpunode.decide import decide
-from plugins.module_utils.gpunode.model import Facts, Plan, Policy
-from plugins.module_utils.gpunode.probe import probe
-from plugins.module_utils.gpunode.runner import SystemRunner
+from plugins.module_utils.gpunode.manifest import Manifest
+from plugins.module_utils.gpunode.model import Policy
+from plugins.module_utils.gpunode.store import Store
 
 MB = 1000 * 1000
+ENTRIES = 500  # as many as NVIDIA's driver has
 # As a driver's modules are: nearly all of it in one file, which one core hashes alone.
 MODULE_SIZES = {"nvidia": 90 * MB, "nvidia-modeset": 5 * MB, "nvidia-uvm": 4 * MB, "nvidia-drm": MB // 2, "nvidia-peermem": MB // 2}
 
 
 def main() -> None:
     """See the head of the file."""
-    what, image, *rest = sys.argv[1:]
-    policy = Policy(imageref.wanted(image))
-    if what == "decide":
-        print(decide(facts(policy), policy).code)
-        return
-    json.dump(measure(image, policy, int(rest[0])), sys.stdout)
+    image, runs = sys.argv[1:]
+    json.dump(measure(image, int(runs)), sys.stdout)
 
 
-def measure(image: str, policy: Policy, runs: int) -> dict[str, object]:
-    """Everything in turns; the plan's code goes along, so that the caller knows what was timed."""
-    plan = decide(facts(policy), policy)
-    seconds: dict[str, list[float]] = {name: [] for name in ("facts", "decision", "start", "verify", "verify_cold")}
+def measure(image: str, runs: int) -> dict[str, object]:
+    """Seconds by name, and what was decided, so that the caller knows what was timed."""
+    policy = onlook.policy(image)
+    look = {
+        "facts": lambda: facts(policy),
+        "start": lambda: subprocess.run([sys.executable, "-m", "bench.onlook", image], check=True, stdout=subprocess.DEVNULL),
+    }
+    codes = [decide(facts(policy), policy).code]
+    seconds = {**interleaved(look, runs), "decision": timed_decisions(policy, runs)}
+    with two_layers():
+        codes.append(decide(facts(policy), policy).code)
+        two = {**interleaved(look, runs), "decision": timed_decisions(policy, runs)}
+    seconds.update({f"two_{name}": values for name, values in two.items()})
     with tempfile.TemporaryDirectory(dir="/srv") as folder:
         root = Path(folder)
         hashes = make_modules(root)
-        verify(root, hashes)
-        for _ in range(runs):
-            begin = time.perf_counter()
-            found = facts(policy)
-            seconds["facts"].append(time.perf_counter() - begin)
-            seconds["decision"].append(timed_decision(found, policy))
-            begin = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "bench.onnode", "decide", image], check=True, stdout=subprocess.DEVNULL)
-            seconds["start"].append(time.perf_counter() - begin)
-            begin = time.perf_counter()
-            verify(root, hashes)
-            seconds["verify"].append(time.perf_counter() - begin)
-            forget(root)
-            begin = time.perf_counter()
-            verify(root, hashes)
-            seconds["verify_cold"].append(time.perf_counter() - begin)
-    return {"code": plan.code, "action": plan.action.value, "seconds": seconds}
+        verified = {"verify": lambda: verify(root, hashes), "forget": lambda: forget(root), "verify_cold": lambda: verify(root, hashes)}
+        seconds.update(interleaved(verified, runs))
+    return {"codes": codes, "seconds": seconds}
 
 
-def facts(policy: Policy) -> Facts:
-    """A whole look at this node."""
-    runner = SystemRunner()
-    return probe(Path("/"), runner, Containerd(runner), policy.wanted)
+@contextlib.contextmanager
+def two_layers() -> Iterator[None]:
+    """The node's layer filled up to ENTRIES with small files, and the same once more for another kernel that the node has."""
+    store = Store(ROOT)
+    original = manifest.read_all(ROOT)[0][0]
+    kver = original.identity.kver
+    other = next(path.name for path in sorted(Path("/usr/lib/modules").iterdir()) if path.name != kver)
+    with tempfile.TemporaryDirectory(dir="/srv") as scratch:
+        names = [f"usr/src/nvidia-{original.identity.version}/filling/{n}.c" for n in range(ENTRIES - len(original.files))]
+        for name in names:
+            path = Path(scratch, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"// {name}\n" * 500, encoding="utf-8")
+        filling = inventory.describe(Path(scratch), names)
+        for entry in filling:
+            store.put(Path(scratch, entry.path), entry)
+    full = replace(original, files=(*original.files, *filling))
+    try:
+        manifest.write(ROOT, full)
+        manifest.write(ROOT, for_kernel(full, other))
+        yield
+    finally:
+        manifest.write(ROOT, original)
+        shutil.rmtree(manifest.path_of(ROOT, for_kernel(full, other).layer).parent)
+        store.collect()
 
 
-def timed_decision(found: Facts, policy: Policy) -> float:
-    """Seconds of one decision, over a hundred: one is too short for the clock."""
-    plans: list[Plan] = []
-    begin = time.perf_counter()
-    for _ in range(100):
-        plans.append(decide(found, policy))
-    return (time.perf_counter() - begin) / len(plans)
+def for_kernel(layer: Manifest, kver: str) -> Manifest:
+    """The same layer, said to be for another kernel."""
+
+    def moved(path: str) -> str:
+        return path.replace(layer.identity.kver, kver)
+
+    identity = replace(layer.identity, kver=kver)
+    return replace(
+        layer,
+        layer=manifest.layer_name(identity),
+        identity=identity,
+        files=tuple(replace(entry, path=moved(entry.path)) for entry in layer.files),
+        module_facts=tuple(replace(fact, path=moved(fact.path), kver=kver) for fact in layer.module_facts),
+        indexes=tuple(replace(i, path=moved(i.path), after=replace(i.after, path=moved(i.path))) for i in layer.indexes),
+    )
+
+
+def timed_decisions(policy: Policy, runs: int) -> list[float]:
+    """Seconds of one decision, each the mean of a hundred: one is too short for the clock."""
+    found = facts(policy)
+    return [seconds / 100 for seconds in interleaved({"": lambda: [decide(found, policy) for _ in range(100)]}, runs)[""]]
 
 
 def make_modules(root: Path) -> dict[str, str]:

@@ -13,15 +13,17 @@ from rich.table import Table
 
 from bench.rows import Row
 
-SCHEMA = 1
+SCHEMA = 2
 
 
-def document(rows: Sequence[Row], machine: str) -> dict[str, Any]:
-    """The report; `ratio` is a row's value divided by that of the row that it is compared with. Raises ValueError for a wrong name."""
+def document(rows: Sequence[Row], machine: str, load: Sequence[float]) -> dict[str, Any]:
+    """The report; `load` is the machine's load average before, between and after the benchmarks, `ratio` a row's value divided by that of
+    the row that it is compared with. Raises ValueError for a wrong name."""
     by_name = {row.name: row for row in rows}
     if len(by_name) != len(rows):
         raise ValueError("two rows have one name")
-    return {"schema": SCHEMA, "machine": machine, "rows": [{**asdict(row), "ratio": _ratio(row, by_name)} for row in rows]}
+    each = [{**asdict(row), "kept": row.kept, "ratio": _ratio(row, by_name)} for row in rows]
+    return {"schema": SCHEMA, "machine": machine, "load": [round(value, 1) for value in load], "rows": each}
 
 
 def _ratio(row: Row, by_name: dict[str, Row]) -> float | None:
@@ -43,7 +45,8 @@ def write(report: dict[str, Any], folder: Path) -> Path:
 
 def table(report: dict[str, Any]) -> Table:
     """The rows for people."""
-    shown = Table(title=f"Benchmarks, medians ({report['machine']})", title_justify="left")
+    load = ", ".join(f"{value:g}" for value in report["load"])
+    shown = Table(title=f"Benchmarks, medians ({report['machine']}; load average {load})", title_justify="left")
     for title, justify in (("what", "left"), ("median", "right"), ("fastest to slowest", "right"), ("runs", "right"), ("clock", "left")):
         shown.add_column(title, justify=justify)  # type: ignore[arg-type]
     shown.add_column("budget", justify="right")
@@ -55,7 +58,7 @@ def table(report: dict[str, Any]) -> Table:
             f"{row['value']:.2f} {unit}",
             f"{row['low']:.2f} to {row['high']:.2f}",
             str(row["runs"]),
-            row["clock"],
+            row["clock"] + (f", of {row['made']}" if row["made"] else ""),
             _budget(row),
             f"{row['ratio']:.2f} of: {row['compared_with']}" if row["ratio"] is not None else "",
         )
@@ -65,7 +68,7 @@ def table(report: dict[str, Any]) -> Table:
 def _budget(row: dict[str, Any]) -> str:
     if row["budget"] is None:
         return ""
-    return f"{row['budget']:g} {row['unit']}: " + ("kept" if row["value"] <= row["budget"] else "[bold red]missed[/]")
+    return f"{row['budget']:g} {row['unit']}: " + ("kept" if row["kept"] else "[bold red]missed[/]")
 
 
 def show(report: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ class Row:
     """A measured figure: `value` is the median of `runs`, `low` and `high` the extremes, all in `unit`.
 
     `budget` (in `unit`) only on native warm rows: other figures are of the machine as much as of the product. `compared_with` is the
-    name of another row of the same unit and clock.
+    name of another row of the same unit and clock. `made` says when an earlier run has measured it, or is empty.
     """
 
     name: str
@@ -30,11 +30,17 @@ class Row:
     clock: str = NATIVE_WARM
     budget: float | None = None
     compared_with: str | None = None
+    made: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a budget where it would mean nothing."""
         if self.budget is not None and self.clock != NATIVE_WARM:
             raise ValueError(f"{self.name}: a budget holds on native warm rows only, this one is {self.clock}")
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the median is within the budget; None without one."""
+        return None if self.budget is None else self.value <= self.budget
 
 
 def row(
@@ -44,11 +50,12 @@ def row(
     clock: str = NATIVE_WARM,
     budget: float | None = None,
     compared_with: str | None = None,
+    made: str = "",
 ) -> Row:
     """The row of repeated measurements in seconds; `unit` is s or ms, `budget` in that unit."""
     scaled = [value * {"s": 1, "ms": 1000}[unit] for value in seconds]
     value, low, high = (round(x, 3) for x in (statistics.median(scaled), min(scaled), max(scaled)))
-    return Row(name, value, unit, low, high, len(scaled), clock, budget, compared_with)
+    return Row(name, value, unit, low, high, len(scaled), clock, budget, compared_with, made)
 
 
 def interleaved(works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:

@@ -48,6 +48,11 @@ def entry(kind: str, key_parts: Sequence[str], build: Callable[[Path], None], ke
     return final
 
 
+def has(kind: str, key_parts: Sequence[str]) -> bool:
+    """Whether there is such an entry, so that `entry` would build nothing."""
+    return (paths.cache() / kind / key(key_parts)).is_dir()
+
+
 def key(parts: Sequence[str]) -> str:
     """Hash of the parts; where one ends and the next begins counts."""
     digest = hashlib.sha256()

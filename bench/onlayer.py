@@ -1,0 +1,211 @@
+"""Runs on a node, with the library beside it: puts layers in place, takes them away, prints the seconds as JSON. Standard library only.
+
+`python3 -m bench.onlayer made-up RUNS KVER FILES MB` makes a layer up in the node's store, and so does `… indexes` with the same words, for
+the sake of depmod; `… stored RUNS LAYER` takes one that is there. The root that a layer is put into, depmod, ldconfig and DKMS are the
+node's own, which is afterwards as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench.rows import interleaved
+from plugins.module_utils.gpunode import activation, inventory, manifest
+from plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact
+from plugins.module_utils.gpunode.runner import SystemRunner
+from plugins.module_utils.gpunode.store import Store, objects_of
+
+MB = 1000 * 1000
+ROOT = Path("/")
+HERE = Path("/srv/layer")
+_NAMES = ("nvidia", "nvidia-uvm")
+_VERSION = "580.126.08"  # not the stand-in's: both are in the store
+
+
+def main() -> None:
+    """See the head of the file."""
+    what, runs, *words = sys.argv[1:]
+    found = stored(int(runs), words[0]) if what == "stored" else made_up(what, int(runs), words[0], int(words[1]), int(words[2]) * MB)
+    json.dump(found, sys.stdout)
+
+
+def made_up(what: str, runs: int, kver: str, count: int, size: int) -> dict[str, object]:
+    """Seconds of each work on a layer of ``count`` files and ``size`` bytes, in turns; beside it what copies the same files, or depmod."""
+    before = _indexes(kver)
+    layer = make(kver, count, size)
+    place = Place(layer)
+    works: dict[str, Callable[[], object]] = {"activate": place.activate, "deactivate": place.deactivate}
+    if what == "indexes":
+        works["activate_depmod"] = lambda: place.activate("activate_depmod", by_depmod=True)
+        works["depmod"] = lambda: _run("depmod", kver)
+        works["deactivate_depmod"] = place.deactivate
+    else:
+        works["verify"] = place.verify
+        works["copy"] = _copy
+        works["forget_copy"] = lambda: shutil.rmtree(HERE / "copied")
+    seconds = place.measure(works, runs)
+    activation.discard(ROOT, SystemRunner(), layer.layer)
+    shutil.rmtree(HERE)
+    if _indexes(kver) != before:
+        raise AssertionError("the module indexes are not what they were before")
+    return {**_described(layer), "seconds": seconds}
+
+
+def stored(runs: int, name: str) -> dict[str, object]:
+    """The same for a layer of the store's, and of taking its registration away as one cleans an in-place bake up: by `dkms remove`."""
+    layer = activation.find(ROOT, name)
+    before = _indexes(layer.identity.kver)
+    place = Place(layer)
+    works = {
+        "activate": place.activate,
+        "deactivate": place.deactivate,
+        "activate_again": lambda: place.activate("activate_again"),
+        "dkms_remove": lambda: _run("dkms", "remove", f"nvidia/{layer.identity.version}", "--all"),
+        "deactivate_rest": place.deactivate,
+        "verify_modules": place.verify_modules,
+    }
+    seconds = place.measure(works, runs)
+    if _indexes(layer.identity.kver) != before:
+        raise AssertionError("the module indexes are not what they were before")
+    return {**_described(layer), "seconds": seconds}
+
+
+def _described(layer: Manifest) -> dict[str, object]:
+    files = [entry for entry in layer.files if entry.type == "file"]
+    return {"files": len(files), "entries": len(layer.files), "bytes": sum(entry.size for entry in files)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer of the store's. ``hashing`` are the seconds that reading modules and programs took in each activation, by its name."""
+
+    layer: Manifest
+    hashing: dict[str, list[float]] = field(default_factory=dict)
+
+    def measure(self, works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
+        """Seconds of each of ``works``; of those that activate also with the hashing apart."""
+        seconds = interleaved(works, runs)
+        for name, hashing in self.hashing.items():
+            # The first turn is not counted.
+            seconds[f"{name}_apart"] = [whole - part for whole, part in zip(seconds[name], hashing[1:])]
+        return seconds
+
+    def activate(self, name: str = "activate", by_depmod: bool = False) -> None:
+        """As boot does: libraries and firmware are read later."""
+        begun: list[float] = []
+
+        def say(line: str) -> None:
+            if begun or line == "activate: read modules and programs":
+                begun.append(time.perf_counter())
+
+        layer = replace(self.layer, indexes=()) if by_depmod else self.layer
+        activation.activate(ROOT, SystemRunner(), layer, say, hash_user_space=False)
+        self.hashing.setdefault(name, []).append(begun[1] - begun[0])
+
+    def deactivate(self) -> None:
+        activation.deactivate(ROOT, SystemRunner())
+
+    def verify(self) -> None:
+        _must_be_none(Store(ROOT).problems(objects_of(self.layer)))
+
+    def verify_modules(self) -> None:
+        _must_be_none(Store(ROOT).problems(self.layer.modules))
+
+
+def _must_be_none(problems: tuple[str, ...]) -> None:
+    if problems:
+        raise AssertionError(problems)
+
+
+def _copy() -> None:
+    """The same files by cp, and made to last: an activation does that too."""
+    _run("cp", "-a", str(HERE / "scratch"), str(HERE / "copied"))
+    _run("sync", "-f", str(HERE / "copied"))
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+
+
+def make(kver: str, count: int, size: int) -> Manifest:
+    """A layer in the store, whose files lie below HERE once more. Its indexes are what depmod made on a first activation."""
+    scratch = HERE / "scratch"
+    paths = _make_files(scratch, kver, count, size)
+    parents = {str(parent) for path in paths for parent in Path(path).parents} - {"."}
+    folders = sorted(path for path in parents if not (ROOT / path).exists())
+    identity = Identity(kver, "x86_64", "cuda", _VERSION, "open", "sha256:" + hashlib.sha256(b"bench").hexdigest())
+    layer = Manifest(
+        layer=manifest.layer_name(identity),
+        mode=manifest.CAPTURED,
+        created="",
+        identity=identity,
+        image="",
+        actions=(),
+        accept_no_device=False,
+        files=inventory.describe(scratch, [*folders, *sorted(paths)]),
+        replaced=(),
+        deleted=(),
+        build_s=0.0,
+        tries=1,
+        warnings=(),
+    )
+    layer = replace(layer, module_facts=tuple(ModuleFact(e.path, "", "", kver, "", "") for e in layer.modules))
+    store = Store(ROOT)
+    for entry in objects_of(layer):
+        store.put(scratch / entry.path, entry)
+    manifest.write(ROOT, layer)
+    before = _indexes(kver)
+    active = activation.activate(ROOT, SystemRunner(), layer)
+    made = {derived.program: derived.after for derived in active.derived}["depmod"]
+    for entry in made:
+        store.put(ROOT / entry.path, entry)
+    layer = replace(layer, indexes=tuple(Index(e.path, before.get(e.path, ""), e) for e in made))
+    manifest.write(ROOT, layer)
+    activation.deactivate(ROOT, SystemRunner())
+    os.sync()
+    return layer
+
+
+def _make_files(scratch: Path, kver: str, count: int, size: int) -> list[str]:
+    """Random contents in a driver's proportions: 12 % of the files are 98 % of the bytes and are linked, a fifth of them modules; the rest
+    are small and copied, like sources. A module is a real one with random bytes behind it, for depmod."""
+    generator = random.Random(count)
+    module = _a_module(kver)
+    large, copied, modules = count * 12 // 100, size // 50, size // 5
+    sizes = {f"usr/lib/modules/{kver}/updates/dkms/{name}.ko": modules // len(_NAMES) for name in _NAMES}
+    libraries = [f"usr/bin/lib64/lib64/libnvidia-{number}.so.{_VERSION}" for number in range(large - len(sizes))]
+    sizes.update(dict.fromkeys(libraries, (size - copied - modules) // len(libraries)))
+    small = [f"usr/src/nvidia-{_VERSION}/part{number % 30}/file{number}.c" for number in range(count - large)]
+    sizes.update(dict.fromkeys(small, copied // len(small)))
+    for path, length in sizes.items():
+        file = scratch / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        start = module if path.endswith(".ko") else b""
+        file.write_bytes(start + generator.randbytes(length - len(start)))
+    return list(sizes)
+
+
+def _a_module(kver: str) -> bytes:
+    path = min((ROOT / "usr/lib/modules" / kver / "kernel").rglob("*.ko*"))
+    return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+
+
+def _indexes(kver: str) -> dict[str, str]:
+    folder = f"usr/lib/modules/{kver}"
+    names = [f"{folder}/{path.name}" for path in (ROOT / folder).glob("modules.*")]
+    return {entry.path: entry.sha256 for entry in inventory.describe(ROOT, sorted(names))}
+
+
+if __name__ == "__main__":
+    main()

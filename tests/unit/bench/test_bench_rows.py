@@ -1,0 +1,48 @@
+"""The rows of layers and of a bake, from made-up figures: no name twice, each comparison there, the budget where it belongs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from bench import bake, layer, report
+from bench.ground import Ground
+
+REPORT = {
+    "steps": [
+        {"name": name, "seconds": seconds} for name, seconds in (("open-sandbox", 0.5), ("build", 80.0), ("capture", 1.0), ("store", 1.5))
+    ]
+}
+
+
+class _Ground:
+    """In place of a node: every work takes 0.15 s."""
+
+    kver = "6.1.0-1-amd64"
+
+    def python(self, _module: str, what: str, _runs: str, *words: str) -> dict[str, Any]:
+        files, size = (int(words[1]), int(words[2]) * 10**6) if what != "stored" else (501, 333 * 10**6)
+        return {"files": files, "bytes": size, "seconds": defaultdict(lambda: [0.15])}
+
+
+def test_rows_of_layers_and_of_the_bake_are_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer, "_kernels", lambda ground: [ground.kver, "6.12.0-1-amd64"])
+    monkeypatch.setattr(layer, "_name_of", lambda ground: "a layer")
+    ground: Ground = _Ground()  # type: ignore[assignment]
+    rows = [*layer.bench(ground), *bake.overhead(REPORT, 120.0, ""), *layer.stored(ground, "NVIDIA's layer", "another")]
+    found = {row["name"]: row for row in report.document(rows, "here", [])["rows"]}
+    assert {name: row["kept"] for name, row in found.items() if name.startswith("activate") and row["budget"]} == {
+        "activate 500 files, 500 MB, hashing apart": True,
+        "activate the stand-in's layer (501 files, 333 MB), hashing apart": True,
+        "activate NVIDIA's layer (501 files, 333 MB), hashing apart": True,
+    }
+    assert found["activate 5000 files, 500 MB, hashing apart"]["ratio"] == 1.0
+
+
+def test_all_but_the_build_is_what_the_bake_adds() -> None:
+    build, added, packer = report.document(bake.overhead(REPORT, 120.0, "2026-06-01 12:00"), "here", [])["rows"]
+    assert (build["value"], added["value"], packer["value"]) == (80.0, 3.0, 120.0)
+    assert (added["budget"], added["kept"], added["compared_with"]) == (4.0, True, build["name"])
+    assert {found["made"] for found in (build, added, packer)} == {"2026-06-01 12:00"}
