@@ -71,7 +71,7 @@ class DriverContainer:
     def known_actions(self, reference: str) -> tuple[str, ...]:
         """The contract's actions that the image's entrypoint mentions as whole words: one that it does not know, it would not
         refuse, but fail at later with another message (B2). Raises ImageError."""
-        self.clean_slate()
+        self._end_interrupted()
         try:
             text = self.containerd.read_file(reference, "gpuask", ENTRYPOINT)
         except CommandError as error:
@@ -111,6 +111,11 @@ class DriverContainer:
 
     def clean_slate(self) -> None:
         """Ends what an interrupted run left: containers, mounts, the contract's folders; then makes the folders anew."""
+        self._end_interrupted()
+        for path in self._folders():
+            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+
+    def _end_interrupted(self) -> None:
         present = self.containerd.containers()
         theirs = _THEIR_IDS & set(present)
         running = sorted(theirs & set(self.containerd.running())) if theirs else []
@@ -123,9 +128,7 @@ class DriverContainer:
             if _OWN_IDS.fullmatch(container):
                 self.containerd.kill(container)
         self._unmount()
-        for path in self._folders():
-            shutil.rmtree(path, ignore_errors=True)
-            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.sweep()
 
     def sweep(self) -> None:
         """Leaves no trace of the contract's scratch folders behind."""

@@ -90,3 +90,12 @@ def test_nothing_of_the_scratch_folders_stays(node: FakeNode) -> None:
     assert (node.root / "opt/actions").is_dir()
     container(node).sweep()
     assert list((node.root / "opt").iterdir()) == []
+
+
+def test_an_image_is_asked_without_a_folder_in_the_root(node: FakeNode) -> None:
+    """A run that is killed while it asks leaves none."""
+    before = node.tree()
+    node.put("opt/gpu/left-by-a-killed-run")
+    assert container(node).known_actions(IMAGE) == ("copy", "install", "build-only", "install-skip-build")
+    assert node.tree() == before
+    assert list((node.root / "opt").iterdir()) == []
