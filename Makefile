@@ -48,8 +48,9 @@ test: check test-lab test-vm
 
 # Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
 # artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of),
-# scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems).
-PART ?= core nvidia collection packer page faults scenarios capture
+# scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems), grub (which kernel
+# a boot loader takes).
+PART ?= core nvidia collection packer page faults scenarios capture grub
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -57,6 +58,10 @@ test-part-core: test
 # Captured bakes on native nodes.
 test-part-capture: setup
 	$(LAB) lab session -- pytest tests/capture --durations=5
+
+# A disk with GRUB, booted by the BIOS: which kernel boots, and which a bake is for.
+test-part-grub: setup
+	$(LAB) lab session -- pytest tests/grub --durations=5
 
 # Packer's qemu builder, emulated: a user with sudo bakes, the disk boots with a GPU.
 test-part-packer: setup

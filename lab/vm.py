@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -159,17 +158,6 @@ class VM(Node):
         self.state.kver = chosen if kernel else self.state.kver
         self.state.append = self.state.append if append is None else append
         self.start()
-
-    def reboot_inside(self) -> None:
-        """Reboot as the node itself does, by its boot loader where it has one, and wait until ssh answers."""
-        asks = "cat /proc/sys/kernel/random/boot_id"
-        before, end = self.ssh(asks).stdout, time.monotonic() + BOOT_TIMEOUT_S
-        with step(f"{self.state.name}: reboot"):
-            self.ssh("systemctl reboot --no-block", check=False)
-            while (now := self.ssh(asks, check=False)).rc != 0 or now.stdout == before:
-                if ssh.has_panicked(self.serial) or not self.is_running or time.monotonic() > end:
-                    raise LabError(f"VM {self.state.name} did not come back; the end of {self.serial}:\n{host.read_tail(self.serial)}")
-                time.sleep(0.5)
 
     def tell(self, command: str) -> str:
         """Send one command to QEMU's monitor and return its answer."""

@@ -16,6 +16,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import S
 
 from lab import base, driverimage, host, inventory, paths, registry
 from lab.native import NativeNode
+from lab.vm import VM
 
 
 @dataclass
@@ -33,15 +34,16 @@ class Ran:
 
 @dataclass
 class Bakery:
-    """A native node that is baked on, again and again."""
+    """A node that is baked on, again and again; what looks at its root from outside is for a native one."""
 
-    node: NativeNode
+    node: NativeNode | VM
     folder: Path
     series: str = "6.1"
     images: dict[str, str] = field(default_factory=dict)
 
     @property
     def root(self) -> Path:
+        assert isinstance(self.node, NativeNode)
         return self.node.root
 
     @property

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from lab import ssh, vm
+from lab.base import Kernel
+from lab.disk import Disk
 from lab.errors import LabError
+from lab.record import Record
 
 INT3 = "[    2.309121] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[    2.311126] Modules linked in:\n"
 END = "[    2.317074] Kernel panic - not syncing: Fatal exception in interrupt\n"
@@ -45,3 +48,15 @@ def test_reads_a_list_of_gpus(names: str | None, expected: list[str]) -> None:
 def test_names_the_gpus_there_are() -> None:
     with pytest.raises(LabError, match="there are a100, h100, nvswitch, t4 and none"):
         vm.gpus("v100")
+
+
+def test_without_a_kernel_the_disk_starts_by_itself(tmp_path: Path) -> None:
+    kernel = Kernel("6.1.0-9-amd64", tmp_path / "vmlinuz", tmp_path / "initrd")
+    places = (tmp_path / "overlay", tmp_path / "serial", tmp_path / "monitor")
+    argv = {
+        kver: vm.qemu_argv(Record("x", "vm", str(tmp_path), kver=kver), Disk(tmp_path / "disk.qcow2", [kernel]), *places)
+        for kver in ("", kernel.kver)
+    }
+    asked = {"-kernel", "-initrd", "-append"}
+    assert asked.isdisjoint(argv[""])
+    assert asked <= set(argv[kernel.kver])
