@@ -54,12 +54,13 @@ class Killable:
             "mode": "captured",
             "kernels": [self.bakery.kver],
             "delay_s": 0,
+            "try_s": 1200,
             "tries": 1,
             **more,
         }
         words = shlex.join([json.dumps(parameters), step, str(number), command])
         run = f"cd {LIBRARY} && python3 -B onnode.py {words}; exit $?"  # a shell that waits: ssh does not tell by which signal
-        return self.bakery.node.ssh(run, check=False, timeout_s=600)
+        return self.bakery.node.ssh(run, check=False, timeout_s=1800)
 
     def left(self) -> list[str]:
         """What of a bake is on the machine: folders, mounts, processes, containers."""
