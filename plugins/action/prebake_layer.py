@@ -1,13 +1,13 @@
-"""Runs the module of this name and shows the compile's lines as they come: see plugin_utils/followed.py."""
+"""Runs the module of this name and shows the compile's lines as they come: see plugin_utils/followed.py. Brings a signing key along."""
 
 from __future__ import annotations
 
-from ansible_collections.gpu.prebake.plugins.plugin_utils.followed import FollowedAction
+from ansible_collections.gpu.prebake.plugins.plugin_utils.signingkey import SigningKeyAction
 
 _BESIDE_TRIES_S = 1800.0
 
 
-class ActionModule(FollowedAction):
+class ActionModule(SigningKeyAction):
     """A bake, always followed."""
 
     log = "/var/log/gpu-prebake/bake.log"

@@ -59,6 +59,29 @@ options:
     default: false
 """
 
+    SIGNING = r"""
+options:
+  signing_key:
+    description:
+      - Private key that every kernel module of the bake is signed with, as the path of a PEM or DER file on the controller, or as a
+        C(pkcs11:) URI of a key in a token of the machine, such as V(pkcs11:token=fleet;object=modules).
+      - A file reaches the machine for as long as the module runs, in a folder of root's below C(/run), in memory.
+      - Without it nothing is signed, and nodes that enforce signatures refuse the modules.
+    type: str
+  signing_certificate:
+    description: X.509 certificate that belongs to O(signing_key), as the path of a PEM or DER file on the controller.
+    type: str
+  signing_pin:
+    description:
+      - PIN of the token, or passphrase of the key. It is in no argument of any program, and in no file but in memory.
+      - C(file:) and an absolute path names a file on the machine that holds it.
+    type: str
+  signing_remote_src:
+    description: Whether the files are on the machine already, where they stay, rather than on the controller.
+    type: bool
+    default: false
+"""
+
     BAKE = r"""
 options:
   kernels:

@@ -23,6 +23,13 @@ SOURCE: Spec = {
     "image_archive_remote_src": {"type": "bool", "default": False},
 }
 
+SIGNING: Spec = {
+    "signing_key": {"type": "str", "no_log": False},
+    "signing_certificate": {"type": "str"},
+    "signing_pin": {"type": "str", "no_log": True},
+    "signing_remote_src": {"type": "bool", "default": False},
+}
+
 BAKE: Spec = {
     "kernels": {"type": "raw", "default": "newest"},
     "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},

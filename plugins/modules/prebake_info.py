@@ -14,6 +14,7 @@ description:
 extends_documentation_fragment:
   - gpu.prebake.options.image
   - gpu.prebake.options.bake
+  - gpu.prebake.options.signing
 attributes:
   check_mode:
     support: full
@@ -66,20 +67,24 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import preflight
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import preflight, signing
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
 
 ARGUMENTS: options.Spec = {
     **options.IMAGE,
     **options.BAKE,
+    **options.SIGNING,
 }
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
     runner = SystemRunner()
     request = preflight.request_from(module.params)
-    found = preflight.check(Path("/"), runner, Containerd(runner), request)
+    try:
+        found = preflight.check(Path("/"), runner, Containerd(runner), request)
+    finally:
+        signing.take_away(Path("/"), request.signing)
     return {
         "changed": False,
         "kernels": list(found.kernels),

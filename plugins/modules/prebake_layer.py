@@ -34,6 +34,7 @@ options:
 extends_documentation_fragment:
   - gpu.prebake.options.image
   - gpu.prebake.options.bake
+  - gpu.prebake.options.signing
 attributes:
   check_mode:
     support: full
@@ -95,6 +96,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import 
 ARGUMENTS: options.Spec = {
     **options.IMAGE,
     **options.BAKE,
+    **options.SIGNING,
     "tries": {"type": "int", "default": 3},
     "delay_s": {"type": "float", "default": 10},
     "try_s": {"type": "float", "default": 600},

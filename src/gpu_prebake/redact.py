@@ -13,7 +13,8 @@ import yaml
 
 HIDDEN = "********"
 _SECRET_NAMES = re.compile(
-    r"(^|_)pass($|_)|password|passwd|passphrase|secret|token|credential|(signing|private|api|access)_?key($|_)|_auth($|_)", re.IGNORECASE
+    r"(^|_)(pass|pin)($|_)|password|passwd|passphrase|secret|token|credential|(signing|private|api|access)_?key($|_)|_auth($|_)",
+    re.IGNORECASE,
 )
 _SHORTEST = 4
 """A shorter secret is no secret, and taking it out of every text would make that unreadable."""

@@ -26,6 +26,7 @@ from .ours import left_by_initialisation
 from .placed import Placing
 from .probe import own_files, own_versions, with_image
 from .record import Record
+from .rungs import install_refusal
 from .runner import Runner
 from .store import Store
 from .takeaway import TakenAway
@@ -160,8 +161,9 @@ class Apply:
     def _refuse_layer(self, reason: str) -> None:
         self.outcome.code, self.outcome.reason = "layer_unplaceable", f"full install: {reason}"
         self.action = Action.INSTALL
-        if self.facts.signatures_enforced:
-            raise BootError(f"{reason}; and this kernel enforces module signatures: bake anew", code="signatures_enforced")
+        untrusted = install_refusal(self.facts)
+        if untrusted:
+            raise BootError(f"{reason}; and {untrusted}: bake anew", code="signatures_enforced")
 
     # --- the container ----------------------------------------------------------------------------------------------
 
@@ -290,8 +292,9 @@ class Apply:
         self.outcome.code, self.outcome.reason = "fast_path_failed", f"the fast path failed ({reason}); full install"
         tried = self._layer
         self.action, self._is_baked, self._layer = Action.INSTALL, False, None
-        if self.facts.signatures_enforced:
-            raise BootError(f"{self.outcome.reason} is no way out: this kernel enforces module signatures", code="signatures_enforced")
+        untrusted = install_refusal(self.facts)
+        if untrusted:
+            raise BootError(f"{self.outcome.reason} is no way out: {untrusted}", code="signatures_enforced")
         self._placing.end(self._compiled())
         if tried and tried.mode == CAPTURED:
             manifest.mark_bad(self.root, tried.layer, self.facts.machine_id, reason)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import dpkglock, files, inert, preflight
+from . import dpkglock, files, inert, preflight, signing
 from .build import Builder
 from .capturing import Capturing
 from .containerd import Containerd
@@ -47,7 +47,7 @@ def bake(
     What a failed build wrote is then gone again; in mode in_place, what it replaced or deleted is named. A second bake at the same
     time is refused with BusyError.
     """
-    with files.locked(LOCK, "a bake"):
+    with files.locked(LOCK, "a bake"), signing.swept(root, request.signing):
         events = Events(say)
         builder = Builder(root, runner, Containerd(runner), request, events)
         try:
@@ -67,6 +67,9 @@ def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> 
     builder = Builder(root, runner, Containerd(runner), request, Events())
     checked = preflight.check(root, runner, builder.containerd, request)
     builder.arch = checked.arch
+    builder.certificate = checked.certificate
+    if request.signing and not checked.certificate:
+        return True  # without openssl, which the role installs, it cannot be looked at
     digest = builder.containerd.config_digest(request.wanted.image.text, checked.arch)
     if digest is None:
         return True
@@ -86,14 +89,16 @@ def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]
     checked = preflight.check(builder.root, builder.runner, builder.containerd, request)
     builder.warnings += checked.warnings
     builder.arch = checked.arch
+    builder.certificate = checked.certificate
     for kver in checked.kernels:
-        preflight.require_tools(builder.root, builder.runner, kver)
+        preflight.require_tools(builder.root, builder.runner, kver, request)
     builder.digest = builder.image_digest()
     capturing.deactivate()
     present = {kver: _mode(builder).present(kver) for kver in checked.kernels}
     missing = [kver for kver in checked.kernels if present[kver] is None]
     made: list[Manifest] = []
     if missing:
+        _prepare_signing(builder, missing)
         builder.ask_image()
         in_place.remove_layers()
         builder.setuid_before = inert.setuid(builder.root)
@@ -135,6 +140,16 @@ def _named(layer: dict[str, Any]) -> tuple[Any, ...]:
     return layer["layer"], layer["mode"], layer["created"]
 
 
+def _prepare_signing(builder: Builder, kernels: Sequence[str]) -> None:
+    """A key that cannot sign is told before the first compile. Raises PreflightError."""
+    request = builder.request
+    if request.signing and builder.certificate:
+        builder.signer = signing.ModuleSigner(builder.root, builder.runner, request.signing, builder.certificate)
+        with builder.events.step("try-signing-key", signer=builder.certificate.signer.name):
+            for kver in kernels:
+                builder.signer.require(kver)
+
+
 def _report(layers: tuple[Manifest, ...], new: tuple[str, ...], builder: Builder) -> dict[str, Any]:
     """The report; what stands at its top beside ``layers`` is of the first of them."""
     each = [_layer_report(layer, layer.layer in new) for layer in layers]
@@ -173,6 +188,7 @@ def _layer_report(layer: Manifest, baked_now: bool) -> dict[str, Any]:
         "deciding_files": len(layer.deciding_files),
         "replaced": list(layer.replaced),
         "deleted": list(layer.deleted),
+        "signer": asdict(layer.signer) if layer.signer else None,
     }
 
 
@@ -180,7 +196,9 @@ def release_note(layer: Manifest) -> str:
     """The line that says in an image's release notes what was baked."""
     i = layer.identity
     how = " (inert until a node activates it)" if layer.mode == CAPTURED else ""
-    return f"nvidia-prebake: {i.kind} {i.version} ({i.flavour}) for kernel {i.kver} {i.arch}, from {layer.image} ({i.config_digest}){how}"
+    signed = f", signed by {layer.signer.name}" if layer.signer else ""
+    from_image = f"from {layer.image} ({i.config_digest}){signed}"
+    return f"nvidia-prebake: {i.kind} {i.version} ({i.flavour}) for kernel {i.kver} {i.arch}, {from_image}{how}"
 
 
 def _release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> bool:

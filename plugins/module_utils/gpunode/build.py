@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import buildlog, dkms, kmod, manifest, marker, preflight, userspace
+from . import buildlog, dkms, foreign, kmod, manifest, marker, modsig, preflight, userspace
+from .certificate import Certificate
 from .containerd import Containerd
 from .contract import BUILD_ONLY, HOST, ContainerRun, DriverContainer, Place
 from .deadline import Deadline
 from .errors import BuildError, ImageError
 from .events import Events
+from .inventory import Entry
 from .manifest import Identity, Manifest
 from .preflight import BakeRequest
 from .runner import Runner
+from .signing import ModuleSigner
 
 CONTAINER = "gpuprebuild"
 
@@ -44,6 +47,8 @@ class Builder:
     warnings: list[str] = field(default_factory=list)
     runs: int = 0
     setuid_before: tuple[str, ...] | None = None  # what was setuid or setgid before the builds; None where nothing was built
+    certificate: Certificate | None = None
+    signer: ModuleSigner | None = None
 
     def container(self, place: Place = HOST) -> DriverContainer:
         return DriverContainer(self.containerd, self.runner, self.root, self.events.say, place)
@@ -184,6 +189,27 @@ class Builder:
             )
         return flavour
 
+    # --- its signatures ----------------------------------------------------------------------------------------------
+
+    def sign(self, root: Path, kver: str, made: Collection[str]) -> None:
+        """Signs each kernel module for ``kver`` in ``root`` among the paths ``made``, where that is asked for. Raises BuildError."""
+        if self.signer is None:
+            return
+        modules = [path for path in modules_in(root, kver) if path in made]
+        with self.events.step("sign", kernel=kver, modules=len(modules), signer=self.signer.certificate.signer.name):
+            self.signer.sign(root, kver, modules)
+
+    def _assert_signed(self, files: Iterable[Entry]) -> None:
+        """Every module of a layer is one that ``sign`` looked at."""
+        strange = [
+            e.path for e in files if self.signer and e.path not in self.signer.signed and modsig.kernel_of(e.path) and e.type == "file"
+        ]
+        if strange:
+            raise BuildError(
+                f"the layer holds kernel modules that were not signed: {', '.join('/' + p for p in strange[:3])}; use another driver image",
+                code="signing_failed",
+            )
+
     # --- its layer ---------------------------------------------------------------------------------------------------
 
     def asked_for(self, layers: Iterable[Manifest], mode: str, kver: str) -> Manifest | None:
@@ -193,12 +219,14 @@ class Builder:
         for layer in layers:
             found = layer.identity
             same = (found.kver, found.arch, found.kind, found.version, found.config_digest) == asked
+            same = same and layer.signer == (self.certificate.signer if self.certificate else None)
             if same and layer.mode == mode and self.request.flavour in ("any", found.flavour):
                 return layer
         return None
 
     def layer(self, root: Path, built: Built, run: ContainerRun, tries: int, mode: str, **lists: Any) -> Manifest:
         """The manifest of a good build, whose files are below ``root``; ``lists`` are those of its fields that differ by mode."""
+        self._assert_signed(lists["files"])
         made = Manifest(
             layer=manifest.layer_name(built.identity),
             mode=mode,
@@ -210,6 +238,15 @@ class Builder:
             build_s=round(run.seconds, 2),
             tries=tries,
             warnings=tuple(self.warnings),
+            signer=self.signer.certificate.signer if self.signer else None,
             **lists,
         )
         return replace(made, module_facts=manifest.module_facts(self.runner, root, made.modules))
+
+
+def modules_in(root: Path, kver: str) -> list[str]:
+    """Every kernel module for ``kver`` in ``root``, in its own tree and in DKMS's, relative to it with merged /usr resolved."""
+    own = root / foreign.relative(root, root / "lib/modules" / kver)
+    places = (own.glob("**/*.ko*"), (root / dkms.TREE).glob(f"*/*/{kver}/*/module/*.ko*"))
+    paths = (str(path.relative_to(root)) for place in places for path in place if path.is_file() and not path.is_symlink())
+    return sorted(path for path in paths if modsig.kernel_of(path) == kver)

@@ -127,6 +127,7 @@ class Capturing:
             # In there, so that a depmod.d(5) of the driver's counts; a container need not have run it after its last module.
             builder.runner.run(["nsenter", "-t", str(box.pid), "-m", "depmod", kver], timeout_s=_DEPMOD_S)
             built = builder.check(box.merged, kver)
+        builder.sign(box.merged, kver, captured.changes_in(self.root, box).written if builder.signer else ())
         with builder.events.step("capture", kernel=kver) as event:
             found = captured.read(self.root, box, kver)
             if captured.packages_changed(self.root, box.merged):

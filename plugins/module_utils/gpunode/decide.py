@@ -11,7 +11,7 @@ from . import generations, kmod
 from .kmod import NEEDED_MODULES
 from .manifest import Manifest
 from .model import Action, Facts, Plan, Policy, Refusal, Step
-from .rungs import driven, layer_refusal, nearest_layer, ready_refusal, target
+from .rungs import driven, install_refusal, layer_refusal, nearest_layer, ready_refusal, target
 
 _INSTALL = "install"
 # After these the driver that is here is the right one for another kernel, or none: nothing has to go before an install.
@@ -151,10 +151,10 @@ def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[R
 
 def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan:
     refusal = refused[-1]
-    if facts.signatures_enforced:
-        reason = "this kernel enforces module signatures, and a module compiled here would be signed with no key that it trusts"
+    reason = install_refusal(facts)
+    if reason:
         return replace(
-            _failure("signatures_enforced", f"{refusal.reason}; {reason}: bake with a signing key"),
+            _failure("signatures_enforced", f"{refusal.reason}; {reason}: bake with a signing key that this kernel trusts"),
             refused=(*refused, Refusal(_INSTALL, "signatures_enforced", reason)),
         )
     remove = (Step.REMOVE_DRIVER,) if _must_go(facts, policy, refusal.code) else ()

@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import host
+from .files import read_text
+
 TREE = "var/lib/dkms"
 MODULE = "nvidia"
 # DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
@@ -19,6 +22,7 @@ OWN_KEYS = (
     "var/lib/shim-signed/mok/MOK.priv",
     "var/lib/shim-signed/mok/MOK.der",
 )
+_CONFIGURED = re.compile(r"""^\s*(mok_signing_key|mok_certificate)=["']?(/[^"'\s$]+)["']?\s*$""", re.MULTILINE)
 _ENTRY = re.compile(r"nvidia(-current|-open|-srv)?")
 
 
@@ -30,6 +34,23 @@ class DkmsEntry:
     kver: str = ""
     arch: str = ""
     state: str = "added"
+
+
+def signing_pair(root: Path) -> tuple[str, str]:
+    """Where DKMS of the system at ``root`` has its own key and certificate, relative to it: as configured, else by its defaults.
+
+    A name with a variable in it is not resolved, and counts as not configured.
+    """
+    key, cert = OWN_KEYS[2:] if host.os_release(root).id == "ubuntu" else OWN_KEYS[:2]
+    found = {"mok_signing_key": key, "mok_certificate": cert}
+    for conf in (root / "etc/dkms/framework.conf", *sorted((root / "etc/dkms/framework.conf.d").glob("*.conf"))):
+        found.update({name: path.lstrip("/") for name, path in _CONFIGURED.findall(read_text(conf) or "")})
+    return found["mok_signing_key"], found["mok_certificate"]
+
+
+def own_keys(root: Path) -> tuple[str, ...]:
+    """Every path, relative to the root, at which DKMS would make itself a key or its certificate."""
+    return tuple(dict.fromkeys((*OWN_KEYS, *signing_pair(root))))
 
 
 def entries(root: Path, module: str = MODULE) -> tuple[DkmsEntry, ...]:

@@ -27,6 +27,7 @@ class InPlace:
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
         self.root = builder.root
+        self._keys_to_be: list[str] = []
 
     def present(self, kver: str) -> Manifest | None:
         """The layer that is asked for, if it is here and unchanged."""
@@ -57,6 +58,8 @@ class InPlace:
         builder = self.builder
         files.remove_durably(self._marker_file())  # an inherited marker would count as this build's (B7)
         before = inventory.listing(self.root)
+        # A key that is here already is the image's own; DKMS makes itself one where there is none (B22).
+        self._keys_to_be = [key for key in dkms.own_keys(self.root) if not (self.root / key).exists()]
         self._write_journal(kver, before)
         with self._taken_back_on_failure(before):
             with builder.events.step("build", kernel=kver) as event:
@@ -82,9 +85,9 @@ class InPlace:
         builder = self.builder
         builder.container().sweep()
         built = builder.check(self.root, kver)
-        for key in dkms.OWN_KEYS:
-            if key not in before:
-                (self.root / key).unlink(missing_ok=True)
+        self._drop_keys()
+        if builder.signer:
+            builder.sign(self.root, kver, inventory.listing(self.root).keys() - before.keys())
         change = inventory.difference(before, inventory.listing(self.root))
         added = inventory.drivers_part(change.added)
         strange = sorted(set(change.added) - set(added))
@@ -144,6 +147,7 @@ class InPlace:
     def take_back(self, before: set[str]) -> int:
         """Removes every path that is here now and was not ``before``; indexes are made anew. Returns how many."""
         self._drop_records()
+        self._drop_keys()
         container = self.builder.container()
         container.clean_slate()
         container.sweep()
@@ -152,6 +156,10 @@ class InPlace:
         removal.make_indexes_anew(self.root, self.builder.runner)
         files.remove_durably(self.root / JOURNAL)
         return removed
+
+    def _drop_keys(self) -> None:
+        for key in self._keys_to_be:
+            (self.root / key).unlink(missing_ok=True)
 
     def _drop_records(self) -> None:
         """Older layers went before the journal was written: one that is here is this bake's, and its record goes first (B8).

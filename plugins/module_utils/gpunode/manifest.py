@@ -34,6 +34,7 @@ _ENTRY_FIELDS: dict[str, type] = {
 }
 _FACT_FIELDS = ("path", "name", "version", "kver", "licence", "signer")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY_ID = re.compile(r"([0-9a-f]{2}){1,64}")
 _ATTRIBUTE = re.compile(r"(security|system|trusted|user)\.[^\0]+")
 _BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _INDEX = re.compile(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+")
@@ -70,6 +71,15 @@ class ModuleFact:
 
 
 @dataclass(frozen=True)
+class Signer:
+    """The certificate by which every module of a layer is signed: its name, the id by which a kernel knows its key, its SHA-256."""
+
+    name: str
+    key_id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Index:
     """A ``modules.*`` of the layer's kernel: its SHA-256 at bake, "" where it was not there, and what depmod makes it with the layer."""
 
@@ -102,6 +112,7 @@ class Manifest:
     originals: tuple[Entry, ...] = ()
     module_facts: tuple[ModuleFact, ...] = ()
     indexes: tuple[Index, ...] = ()
+    signer: Signer | None = None
 
     @property
     def deciding_files(self) -> tuple[Entry, ...]:
@@ -180,6 +191,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             originals=tuple(read_entry(item, where, _CODE) for item in document.get(data, "originals", list, where, _CODE)),
             module_facts=tuple(_fact(item, where) for item in document.get(data, "module_facts", list, where, _CODE)),
             indexes=tuple(_index(item, where) for item in document.get(data, "indexes", list, where, _CODE)),
+            signer=_signer(data, where),
         )
     except TypeError as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); the layer is not used", code=_CODE) from error
@@ -261,6 +273,16 @@ def _index(item: Any, where: str) -> Index:
     if index.path != index.after.path or index.after.type != "file" or not (before == "" or is_sha256(before)):
         raise DataError(f"{where}: the index {index.path!r} is not described as one; the layer is not used", code=_CODE)
     return index
+
+
+def _signer(data: dict[str, Any], where: str) -> Signer | None:
+    """The signer; None, or no such key, is a layer that was not signed by a bake."""
+    if data.get("signer") is None:
+        return None
+    signer = Signer(**document.texts(data, "signer", where, _CODE))
+    if not signer.name or not _KEY_ID.fullmatch(signer.key_id) or not is_sha256(signer.fingerprint):
+        raise DataError(f"{where}: the signer is not described as one; the layer is not used", code=_CODE)
+    return signer
 
 
 def _check(manifest: Manifest, where: str, layer: str) -> None:

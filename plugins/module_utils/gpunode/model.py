@@ -41,7 +41,11 @@ class Step(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the node is. None means: not known; "" and () mean: looked, and there is nothing."""
+    """What the node is. None means: not known; "" and () mean: looked, and there is nothing.
+
+    ``trusted_keys`` are the ids of keys whose signatures the kernel takes on modules, ``install_signer`` the id of the one that DKMS signs
+    with on this node: both are looked at only where signatures are enforced.
+    """
 
     kver: str
     machine: str
@@ -51,6 +55,8 @@ class Facts:
     loaded: tuple[LoadedModule, ...] = ()
     signatures_enforced: bool = False
     secure_boot: bool | None = None
+    trusted_keys: tuple[str, ...] | None = None
+    install_signer: str = ""
     operator: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     service_packages: tuple[tuple[str, str], ...] = ()

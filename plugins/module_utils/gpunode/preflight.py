@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import activated, bootloader, foreign, host, imageref, kernels, manifest, marker, sandbox, toolchain
+from . import activated, bootloader, foreign, host, imageref, kernels, manifest, marker, sandbox, signing, toolchain
+from .certificate import Certificate
 from .containerd import Containerd, imports_dropins
 from .errors import InputError, PreflightError
 from .imageref import DriverWanted
 from .runner import Runner
+from .signing import SigningKey
 
 # Names what was there before a bake that is under way, or was interrupted: see bake.py.
 JOURNAL = f"{manifest.STORE}/bake-under-way.json"
@@ -39,6 +41,7 @@ class BakeRequest:
     try_s: float = 600.0
     min_free_mb: int = MIN_FREE_MB
     release_notes: str = f"/{manifest.STORE}/release-notes.txt"
+    signing: SigningKey | None = None
 
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:
@@ -69,6 +72,7 @@ def request_from(params: Mapping[str, Any]) -> BakeRequest:
         try_s=float(params.get("try_s") or defaults.try_s),
         min_free_mb=int(_or(params.get("min_free_mb"), defaults.min_free_mb)),
         release_notes=params.get("release_notes") or defaults.release_notes,
+        signing=signing.request_from(params),
     )
 
 
@@ -78,12 +82,14 @@ def _or(value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the target kernels, the architecture, packages that a compile still needs, and what is only worth saying."""
+    """What was found: the target kernels, the architecture, packages that a compile still needs, what is only worth saying, and the
+    signing certificate (None where nothing is to be signed, or openssl is among the missing packages)."""
 
     kernels: tuple[str, ...]
     arch: str
     missing_packages: tuple[str, ...]
     warnings: tuple[str, ...]
+    certificate: Certificate | None = None
 
 
 def check(root: Path, runner: Runner, containerd: Containerd, request: BakeRequest) -> Preflight:
@@ -103,13 +109,22 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
             "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
             code="containerd_unavailable",
         )
+    certificate, said = _check_signing(root, runner, request)
     missing = [name for kver in targets for name in toolchain.missing_packages(runner, kver, root)]
-    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), _warnings(root, arch, request))
+    if request.signing and not certificate:
+        missing.append(toolchain.OPENSSL)
+    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request), *said), certificate)
 
 
-def require_tools(root: Path, runner: Runner, kver: str) -> None:
-    """Raises PreflightError with everything that a compile for ``kver`` lacks."""
-    toolchain.require(runner, root, kver)
+def _check_signing(root: Path, runner: Runner, request: BakeRequest) -> tuple[Certificate | None, tuple[str, ...]]:
+    if request.signing is None or not toolchain.exists(runner, toolchain.OPENSSL):
+        return None, ()
+    return signing.check(root, runner, request.signing)
+
+
+def require_tools(root: Path, runner: Runner, kver: str, request: BakeRequest) -> None:
+    """Raises PreflightError with everything that a compile for ``kver`` lacks, and what it takes to sign where that is asked for."""
+    toolchain.require(runner, root, kver, signs=request.signing is not None)
 
 
 def _refuse_foreign(root: Path, arch: str) -> None:
@@ -185,7 +200,7 @@ def _warnings(root: Path, arch: str, request: BakeRequest) -> tuple[str, ...]:
             "containerd's /etc/containerd/config.toml does not import config.d: on a node the nvidia runtime would not be in force; "
             'add imports = ["/etc/containerd/config.d/*.toml"]'
         )
-    if host.secure_boot(root):
+    if host.secure_boot(root) and not request.signing:
         found.append("Secure Boot is on here: nodes that enforce signatures will refuse modules that are not signed with a key they trust")
     if arch != "x86_64":
         found.append(f"{arch} goes by the same rules as x86_64 and has not been tested")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import activated, dkms, foreign, host, inventory, kmod, manifest, marker, pci, readiness, record
+from . import activated, certificate, dkms, foreign, host, inventory, kmod, manifest, marker, pci, readiness, record, trust
 from .containerd import Containerd, imports_dropins
-from .errors import CommandError, DataError, LayerError
+from .errors import CommandError, DataError, LayerError, PreflightError
 from .imageref import DriverWanted
 from .kmod import ModuleInfo
 from .manifest import Manifest, ModuleFact
@@ -62,6 +62,8 @@ def probe(
         return facts
     facts = replace(facts, record_contents=_record_contents(root, facts))
     facts = _with_modules(_with_contents(facts, root, wanted), root, runner, wanted)
+    if facts.signatures_enforced:
+        facts = replace(facts, trusted_keys=trust.read(root), install_signer=_install_signer(root, runner))
     return with_image(facts, containerd, wanted) if containerd else facts
 
 
@@ -177,6 +179,17 @@ def _with_modules(facts: Facts, root: Path, runner: Runner, wanted: DriverWanted
         module=kmod.modinfo(runner, root, facts.kver, "nvidia"),
         uvm=kmod.modinfo(runner, root, facts.kver, "nvidia-uvm"),
     )
+
+
+def _install_signer(root: Path, runner: Runner) -> str:
+    """The id of the key that DKMS signs with here; "" where it has none: the one that it would make itself is trusted by nobody."""
+    key, cert = dkms.signing_pair(root)
+    if not (root / key).is_file() or not (root / cert).is_file():
+        return ""
+    try:
+        return certificate.read(runner, root / cert).signer.key_id
+    except (CommandError, PreflightError):
+        return ""
 
 
 def _module(fact: ModuleFact | None) -> ModuleInfo | None:

@@ -5,6 +5,8 @@ Each function gives a Refusal with its code (docs/codes.md), or None where there
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import generations
 from .kmod import ModuleInfo
 from .manifest import Identity, Manifest
@@ -76,7 +78,59 @@ def _state_refusal(facts: Facts, policy: Policy, record: Record) -> Refusal | No
     resident = facts.is_loaded("nvidia")
     if resident and resident.version != wanted.version:
         return Refusal(READY, "other_version_loaded", f"the kernel holds nvidia {resident.version}, wanted is {wanted.version}")
-    return _gpu_refusal(facts, READY, record.identity.flavour, record.identity.version)
+    return _gpu_refusal(facts, READY, record.identity.flavour, record.identity.version) or _installed_signature_refusal(facts, record)
+
+
+def _installed_signature_refusal(facts: Facts, record: Record) -> Refusal | None:
+    """Against modules that are to be loaded again where signatures are enforced now, as after Secure Boot was turned on."""
+    if not facts.signatures_enforced or facts.is_loaded("nvidia"):
+        return None
+    identity = replace(record.identity, kver=facts.kver)
+    layer = next((m for m in facts.layers if m.identity == identity), None)
+    if layer and not record.built_here:
+        return _signature_refusal(facts, READY, layer)
+    reason = install_refusal(facts)
+    return Refusal(READY, "module_untrusted", f"the modules were compiled on this node: {reason}") if reason else None
+
+
+# --- signatures ------------------------------------------------------------------------------------------------------
+
+
+def _signature_refusal(facts: Facts, rung: str, layer: Manifest | None) -> Refusal | None:
+    """Against modules that this kernel would not take. Who signed them stands in the manifest; unknown is a mismatch (D3)."""
+    if not facts.signatures_enforced:
+        return None
+    signer = layer.signer if layer else None
+    if signer is None:
+        by = next((m.signer for m in (facts.module, facts.uvm) if m and m.signer), "")
+        if not by:
+            return Refusal(rung, "module_unsigned", "the modules are not signed, and this kernel enforces signatures")
+        reason = (
+            f"the modules are signed by {by}, not by a bake: whether this kernel, which enforces signatures, trusts that key is unknown"
+        )
+        return Refusal(rung, "module_untrusted", reason)
+    if facts.trusted_keys is None:
+        reason = f"this kernel enforces signatures, and its keyrings cannot be read: whether it trusts {signer.name} is unknown"
+        return Refusal(rung, "trust_unknown", reason)
+    if signer.key_id not in facts.trusted_keys:
+        return Refusal(
+            rung,
+            "module_untrusted",
+            f"the modules are signed by {signer.name} (key {signer.key_id}), which this kernel does not trust, and it enforces signatures",
+        )
+    return None
+
+
+def install_refusal(facts: Facts) -> str | None:
+    """Why this kernel would not take what a full install compiles here; None where it would."""
+    if not facts.signatures_enforced:
+        return None
+    what = "this kernel enforces module signatures, and a module compiled here would be signed"
+    if not facts.install_signer:
+        return f"{what} with no key that it trusts"
+    if facts.install_signer not in (facts.trusted_keys or ()):
+        return f"{what} with DKMS's own key {facts.install_signer}, which it is not known to trust"
+    return None
 
 
 # --- the baked layer -------------------------------------------------------------------------------------------------
@@ -112,6 +166,7 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
     registered = _dkms_refusal(facts, layer.identity.version) or _marker_refusal(facts, policy)
     return (
         _module_refusal(facts, layer.identity.version, layer.identity.flavour)
+        or _signature_refusal(facts, BAKED, layer)
         or (registered if facts.is_in_place(layer) else _placing_refusal(facts, layer))
         or _contents_refusal(facts)
         or _gpu_refusal(facts, BAKED, layer.identity.flavour, layer.identity.version)
@@ -137,6 +192,7 @@ def _no_layer_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     flavour = facts.module.flavour if facts.module else None
     return (
         _module_refusal(facts, policy.wanted.version, policy.flavour)
+        or _signature_refusal(facts, BAKED, None)
         or _dkms_refusal(facts, policy.wanted.version)
         or _gpu_refusal(facts, BAKED, flavour or "", policy.wanted.version)
     )
@@ -183,8 +239,6 @@ def _one_module_refusal(facts: Facts, name: str, module: ModuleInfo, version: st
             "module_flavour_mismatch",
             f"{module.path} has the licence {module.licence!r}, not that of {flavour if flavour != 'any' else 'NVIDIA'} modules",
         )
-    if facts.signatures_enforced and not module.signer:
-        return Refusal(BAKED, "module_unsigned", f"{module.path} is not signed, and this kernel enforces signatures")
     return None
 
 

@@ -57,11 +57,13 @@ END
 sed -i "s|TARGET|$2|" run/gpu-prebake/target-uname
 chmod 755 run/gpu-prebake/target-uname
 mount --bind run/gpu-prebake/target-uname usr/bin/uname
-if [ -f etc/dkms/framework.conf ]; then
-  cp -p etc/dkms/framework.conf run/gpu-prebake/dkms.conf
-  echo 'sign_file="/run/gpu-prebake/no-signing"' >> run/gpu-prebake/dkms.conf
-  mount --bind run/gpu-prebake/dkms.conf etc/dkms/framework.conf
-fi
+for conf in etc/dkms/framework.conf etc/dkms/framework.conf.d/*.conf; do
+  [ -f "$conf" ] || continue
+  copy="run/gpu-prebake/dkms-${conf##*/}"
+  cp -p "$conf" "$copy"
+  echo 'sign_file="/run/gpu-prebake/no-signing"' >> "$copy"
+  mount --bind "$copy" "$conf"
+done
 pivot_root . .
 umount -l .
 cd /

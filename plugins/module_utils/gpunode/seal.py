@@ -50,7 +50,8 @@ class SealRequest:
 
 @dataclass
 class Report:
-    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision;
+    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision,
+    ``secure_boot`` for each layer what a node decides that enforces signatures and trusts the layer's signer;
     ``kernels`` are all that are installed, ``covered`` those with a layer, ``summary`` what was proven, "" after a refusal."""
 
     root: str
@@ -62,6 +63,7 @@ class Report:
     refusals: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     replayed: list[dict[str, str]] = field(default_factory=list)
+    secure_boot: list[dict[str, str]] = field(default_factory=list)
     sealed: str = ""
     summary: str = ""
 
@@ -256,6 +258,7 @@ def _replay(root: Path, runner: Runner, containerd: Containerd | None, request: 
         gpu = PciFunction(_ADDRESS, f"{generation.ids[0][0]:04x}", _CLASS, None)
         if facts is None:  # contents are read once; only the GPU differs
             facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
+            facts = replace(facts, signatures_enforced=False)  # what a node enforces, and trusts, is not what the build machine does
             if containerd is None:
                 facts = replace(facts, containerd_ready=True, image_present=True, config_digest=identity.config_digest)
         plan = decide(replace(facts, functions=(gpu,)), Policy(wanted))
@@ -264,4 +267,22 @@ def _replay(root: Path, runner: Runner, containerd: Containerd | None, request: 
             problems.append(
                 f"a node with kernel {identity.kver} and a {generation.name} GPU would not take the fast path: {plan.code}: {plan.reason}"
             )
-    return problems
+    return problems + (_replay_secure_boot(facts, Policy(wanted), layer, report) if facts and not problems else [])
+
+
+def _replay_secure_boot(facts: Facts, policy: Policy, layer: Manifest, report: Report) -> list[str]:
+    """The same decision where signatures are enforced and the layer's own signer is trusted, once for each layer."""
+    signer = layer.signer
+    plan = decide(replace(facts, signatures_enforced=True, trusted_keys=(signer.key_id,) if signer else ()), policy)
+    refusal = plan.refused[-2].code if plan.fails and len(plan.refused) > 1 else plan.code
+    said = {"layer": layer.layer, "action": plan.action.value, "code": refusal}
+    report.secure_boot.append({**said, "signer": signer.name if signer else "", "key_id": signer.key_id if signer else ""})
+    if signer is None:
+        report.notes.append(
+            f"layer {layer.layer} is not signed by a bake: a node that enforces module signatures (Secure Boot) refuses it ({refusal}) "
+            "and compiles nothing either; such nodes need nvidia_prebake_signing_key and nvidia_prebake_signing_certificate"
+        )
+        return []
+    if plan.action is Action.INSTALL_SKIP_BUILD:
+        return []
+    return [f"a node that enforces signatures and trusts {signer.name} would not take the fast path: {plan.code}: {plan.reason}"]

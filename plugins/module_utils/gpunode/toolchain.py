@@ -13,6 +13,7 @@ from .runner import Runner
 
 # What the contract's install.sh and DKMS call, by the package that brings it in Debian and Ubuntu. gcc alone brings no libc headers.
 PACKAGES = ("dkms", "gcc", "initramfs-tools", "kmod", "libc6-dev", "lsof", "make", "mount")
+OPENSSL = "openssl"  # program and package; needed to sign only
 _PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs")
 _HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
 _LIMIT_S = 30
@@ -30,7 +31,7 @@ def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple
     there = {line.split()[0] for line in shown.stdout.splitlines() if line.endswith(" installed")}
     missing = [name for name in wanted if name not in there]
     compiler = kernel_compiler(root / "lib/modules" / kver / "build")
-    if compiler and not _exists(runner, compiler):
+    if compiler and not exists(runner, compiler):
         missing.append(compiler)
     return tuple(missing)
 
@@ -39,7 +40,7 @@ def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
     """What is missing or broken for a compile for ``kver``, each in words; empty when all is there."""
     found = []
     for program in _PROGRAMS:
-        if not _exists(runner, program):
+        if not exists(runner, program):
             found.append(f"{program} is missing")
     if not any(root.glob("usr/include/**/stdio.h")):
         found.append("the C library's headers are missing (package libc6-dev)")
@@ -48,12 +49,12 @@ def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
         return tuple(found)
     build = root / "lib/modules" / kver / "build"
     compiler = kernel_compiler(build)
-    if compiler and not _exists(runner, compiler):
+    if compiler and not exists(runner, compiler):
         found.append(f"{compiler}, with which kernel {kver} was built, is missing (package {compiler})")
     for tool in _HOST_TOOLS:
         if (build / tool).exists():
             found += _missing_libraries(runner, build / tool)
-    if _needs_pahole(build) and not _exists(runner, "pahole"):
+    if _needs_pahole(build) and not exists(runner, "pahole"):
         found.append(f"pahole is missing, kernel {kver} was built with BTF for modules (package pahole)")
     return tuple(found)
 
@@ -69,9 +70,11 @@ def absent(root: Path, kver: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def require(runner: Runner, root: Path, kver: str) -> None:
-    """Raises PreflightError with everything that ``problems`` finds."""
+def require(runner: Runner, root: Path, kver: str, signs: bool = False) -> None:
+    """Raises PreflightError with everything that ``problems`` finds, and what signing needs where ``signs``."""
     found = problems(runner, root, kver)
+    if signs and not exists(runner, OPENSSL):
+        found = (*found, f"{OPENSSL} is missing, which signing needs")
     if found:
         raise PreflightError(
             f"cannot compile for kernel {kver}: {'; '.join(found)}. Install these first, or leave nvidia_prebake_install_tools on",
@@ -95,7 +98,8 @@ def _needs_pahole(build: Path) -> bool:
     return "CONFIG_DEBUG_INFO_BTF_MODULES=y" in (read_text(build / ".config") or "") and (build / "vmlinux").exists()
 
 
-def _exists(runner: Runner, program: str) -> bool:
+def exists(runner: Runner, program: str) -> bool:
+    """Whether a program is on the PATH."""
     return runner.run(["sh", "-c", 'command -v "$1"', "sh", program], ok=None, timeout_s=_LIMIT_S).rc == 0
 
 

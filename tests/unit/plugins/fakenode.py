@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest, modsig
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import LineSink, Result
 
@@ -161,7 +161,7 @@ class FakeNode:
                 if path.is_symlink():
                     found[relative] = f"-> {path.readlink()}"
                 elif path.is_file():
-                    found[relative] = f"{path.stat().st_mode & 0o7777:o} {path.read_text(encoding='utf-8')}"
+                    found[relative] = f"{path.stat().st_mode & 0o7777:o} {path.read_text(encoding='utf-8', errors='replace')}"
         return found
 
     def driver_tree(self) -> dict[str, str]:
@@ -390,7 +390,9 @@ class FakeNode:
             file = Path(words[1]) / "lib/modules" / words[3] / "updates/dkms" / f"{words[4]}.ko"
         if not file.is_file():
             return Reply(1, err=f"modinfo: ERROR: Module {words[-1]} not found.\n")
-        return Reply(out=f"filename:       {file}\n" + file.read_text(encoding="utf-8"))
+        data = file.read_bytes()
+        signer = "signer:         somebody\n" if data.endswith(modsig.MARKER) else ""
+        return Reply(out=f"filename:       {file}\n{signer}" + data.decode("utf-8", "replace"))
 
     def loaded_names(self) -> list[str]:
         return [line.split()[0].replace("_", "-") for line in (self.root / "proc/modules").read_text().splitlines()]

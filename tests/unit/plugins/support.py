@@ -11,7 +11,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imagere
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.kmod import LoadedModule, ModuleInfo
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact, layer_name
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact, Signer, layer_name
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import Marker
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts, Policy
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.pci import PciFunction
@@ -35,6 +35,7 @@ def digest(word: str) -> str:
 
 
 CONFIG_DIGEST = digest("config")
+SIGNER = Signer("Fleet modules", "a1" * 20, "0f" * 32)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import evidence, record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import evidence, manifest, record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.apply import Apply
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
@@ -18,7 +18,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import O
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.probe import probe
 
 from tests.unit.plugins.fakenode import KILLED, FakeNode, Reply, Script, bake_layer, behave
-from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, MARKER, NEWER, VERSION, digest, policy
+from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, MARKER, NEWER, SIGNER, VERSION, digest, policy
 
 SKIP, INSTALL = "install-skip-build", "install"
 
@@ -519,15 +519,12 @@ def test_a_pulled_image_of_another_digest_is_installed_in_full(baked: FakeNode) 
 
 def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None:
     node.add_gpu()
-    bake_layer(node)
-    for name in ("nvidia", "nvidia-uvm"):
-        file = node.root / f"usr/lib/modules/{KVER}/updates/dkms/{name}.ko"
-        file.write_text(file.read_text() + "signer:  key\n")
+    manifest.write(node.root, replace(bake_layer(node), signer=SIGNER))
     node.put("sys/module/module/parameters/sig_enforce", "Y\n")
     node.remote[IMAGE] = digest("other")
     want = policy()
     containerd = Containerd(without_image(node))
-    facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=())
+    facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=(), trusted_keys=(SIGNER.key_id,))
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"
     apply = Apply(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events())

@@ -22,6 +22,7 @@ from tests.unit.plugins.support import (
     KVER,
     MACHINE,
     NEWER,
+    SIGNER,
     VERSION,
     a_marker,
     a_record,
@@ -74,6 +75,14 @@ def active(**changes: Any) -> Facts:
     )
 
 
+SIGNED = baked(layers=(manifest(signer=SIGNER),))
+
+
+def enforced(facts: Facts, *trusted: str) -> Facts:
+    """The same node where signatures are enforced, and a signer is trusted: that of ``SIGNED``, unless others are given."""
+    return replace(facts, signatures_enforced=True, trusted_keys=trusted or (SIGNER.key_id,))
+
+
 def row(name: str, facts: Facts, code: str, action: Action, policy: Policy = policy(), **more: Any) -> Any:  # noqa: B008
     return pytest.param(facts, policy, code, action, more.get("fails", False), id=name)
 
@@ -107,7 +116,8 @@ PLANS = [
     row("image collected meanwhile", baked(image_present=False, config_digest=""), "baked_layer_matches", SKIP),
     row("digest not asked for and unknown", baked(config_digest=""), "baked_layer_matches", SKIP, ANY_DIGEST),
     row("marker alone, digest not asked for", baked(layers=(), layer_contents=None), "marker_matches", SKIP, ANY_DIGEST),
-    row("signed where enforced", baked(signatures_enforced=True, module=module(signer="k"), uvm=module(signer="k")),
+    row("signed by a trusted key where enforced", enforced(SIGNED), "baked_layer_matches", SKIP),
+    row("captured, signed by a trusted key where enforced", enforced(inert(layers=(replace(CAPTURED, signer=SIGNER),))),
         "baked_layer_matches", SKIP),
     row("open modules, Blackwell", baked(functions=(gpu(device="2901"),)), "baked_layer_matches", SKIP),
     row("proprietary modules, Hopper", of_flavour("proprietary"), "baked_layer_matches", SKIP),
@@ -179,6 +189,27 @@ PLANS = [
     # enforced signatures: no compile that cannot be loaded
     row("unsigned where enforced", baked(signatures_enforced=True), "signatures_enforced", NONE, fails=True),
     row("never baked where enforced", never_baked(signatures_enforced=True), "signatures_enforced", NONE, fails=True),
+    row("signed by another key than the trusted", enforced(SIGNED, "bb"), "signatures_enforced", NONE, fails=True),
+    row("signed, and nothing trusted", replace(SIGNED, signatures_enforced=True, trusted_keys=()), "signatures_enforced", NONE, fails=True),
+    row("signed, and the keyrings cannot be read", replace(SIGNED, signatures_enforced=True), "signatures_enforced", NONE, fails=True),
+    row("signed by whom no record tells", enforced(baked(module=module(signer="k"), uvm=module(signer="k"))),
+        "signatures_enforced", NONE, fails=True),
+    row("marker alone where enforced", enforced(baked(layers=(), layer_contents=None)), "signatures_enforced", NONE, ANY_DIGEST,
+        fails=True),
+    row("DKMS signs with a trusted key", enforced(never_baked(install_signer="a1" * 20)), "never_baked", INSTALL),
+    row("DKMS signs with a key that is not trusted", enforced(never_baked(install_signer="bb")), "signatures_enforced", NONE,
+        fails=True),
+    row("DKMS signs, and the keyrings cannot be read", never_baked(signatures_enforced=True, install_signer="bb"),
+        "signatures_enforced", NONE, fails=True),
+    row("compiled here, enforced since", enforced(ready(loaded=(), boot_id="boot-2")), "signatures_enforced", NONE, fails=True),
+    row("compiled here, signed by DKMS's trusted key", enforced(ready(loaded=(), boot_id="boot-2", install_signer="a1" * 20)),
+        "already_initialised", NONE),
+    row("compiled here, and the kernel has it", enforced(ready()), "already_initialised", NONE),
+    row("a signed layer's modules, enforced since", enforced(ready(
+        loaded=(), boot_id="boot-2", layers=SIGNED.layers, record=a_record(built_here=False))), "already_initialised", NONE),
+    row("a signed layer's modules, key no longer trusted", enforced(ready(
+        loaded=(), boot_id="boot-2", layers=SIGNED.layers, record=a_record(built_here=False)), "bb"),
+        "signatures_enforced", NONE, fails=True),
     # already right
     row("second run", ready(), "already_initialised", NONE),
     row("second run, gpu of no known generation", ready(functions=(gpu(device="ffff"),)), "already_initialised", NONE),
@@ -210,7 +241,10 @@ REFUSALS = [
     ("contents_changed", ready(record_contents=("/usr/bin/nvidia-smi: missing",)), policy()),
     ("other_version_loaded", ready(loaded=(resident(version="570.1"), resident("nvidia-uvm"))), policy()),
     ("module_unsigned", baked(signatures_enforced=True), policy()),
-    ("module_unsigned", baked(signatures_enforced=True, module=module(signer="k")), policy()),
+    ("module_untrusted", baked(signatures_enforced=True, module=module(signer="k")), policy()),
+    ("module_untrusted", enforced(SIGNED, "bb"), policy()),
+    ("module_untrusted", enforced(ready(loaded=())), policy()),
+    ("trust_unknown", replace(SIGNED, signatures_enforced=True), policy()),
     ("signatures_enforced", never_baked(signatures_enforced=True), policy()),
 ]
 
@@ -432,7 +466,9 @@ KINDS = st.sampled_from(["cuda", "grid", ""])
 FLAVOURS = st.sampled_from(["open", "proprietary", ""])
 DIGESTS = st.sampled_from([identity().config_digest, digest("other"), ""])
 IDENTITIES = st.builds(identity, kver=KVERS, arch=ARCHES, kind=KINDS, version=VERSIONS, flavour=FLAVOURS, config_digest=DIGESTS)
-LAYERS = st.builds(manifest, IDENTITIES, actions=st.sampled_from([("install", "install-skip-build"), ("install",)]))
+LAYERS = st.builds(
+    manifest, IDENTITIES, signer=st.sampled_from([None, SIGNER]), actions=st.sampled_from([("install", "install-skip-build"), ("install",)])
+)
 MODULES = st.one_of(
     st.none(),
     st.builds(
@@ -462,6 +498,8 @@ FACTS = st.builds(
     functions=st.lists(st.builds(gpu, st.sampled_from([None, "nvidia", "nouveau", "vfio-pci"])), max_size=2).map(tuple),
     loaded=st.lists(st.builds(resident, st.sampled_from(["nvidia", "nvidia-uvm", "nouveau"]), VERSIONS), max_size=2).map(tuple),
     signatures_enforced=st.booleans(),
+    trusted_keys=st.sampled_from([None, (), (SIGNER.key_id,), ("bb",)]),
+    install_signer=st.sampled_from(["", "bb", SIGNER.key_id]),
     operator=st.sampled_from([(), ("sign",)]),
     foreign=st.sampled_from([(), ("package",)]),
     module=MODULES,
@@ -489,7 +527,7 @@ FACTS = st.builds(
 # Random facts rarely come near a fast path: a baked or ready node with some fields taken from random ones does.
 NEAR = st.builds(
     lambda base, other, names: replace(base, **{name: getattr(other, name) for name in names}),
-    st.sampled_from([baked(), ready(), baked(layers=(), layer_contents=None), never_baked()]),
+    st.sampled_from([baked(), ready(), enforced(SIGNED), baked(layers=(), layer_contents=None), never_baked()]),
     FACTS,
     st.sets(st.sampled_from([f.name for f in fields(Facts)]), max_size=3),
 )
@@ -541,7 +579,10 @@ def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Fa
     assert facts.module.flavour
     assert policy.flavour in ("any", facts.module.flavour)
     assert DkmsEntry(wanted.version, facts.kver, facts.arch or "", "installed") in facts.dkms
-    assert not facts.signatures_enforced or (facts.module.signer and facts.uvm.signer)
+    if facts.signatures_enforced:
+        assert plan.layer
+        assert plan.layer.signer
+        assert plan.layer.signer.key_id in (facts.trusted_keys or ())
     if plan.layer is None:
         assert not policy.require_digest
         return
@@ -553,6 +594,14 @@ def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Fa
         assert baked_for.config_digest == facts.config_digest != ""
     if not facts.image_present:
         assert plan.provisional
+
+
+@given(ANY_FACTS, ANY_POLICY)
+def test_nothing_is_compiled_that_the_kernel_would_not_take(facts: Facts, policy: Policy) -> None:
+    plan = decide(facts, policy)
+    if plan.action is INSTALL and facts.signatures_enforced:
+        assert facts.install_signer
+        assert facts.install_signer in (facts.trusted_keys or ())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from gpu_prebake.redact import HIDDEN, Redactor, extra_vars
         pytest.param("gpu_boot_registry_password", "hunter22", True, id="password"),
         pytest.param("registry_token", "abcd1234", True, id="token"),
         pytest.param("nvidia_prebake_signing_key", "/keys/one.pem", True, id="key"),
+        pytest.param("nvidia_prebake_signing_pin", "12345678", True, id="pin"),
         pytest.param("registries", [{"user": "me", "password": "hunter22"}], True, id="inside a list"),
         pytest.param("credentials", {"anything": "hunter22"}, True, id="below a secret name"),
         pytest.param("nvidia_prebake_image", "reg/x:1", False, id="image"),

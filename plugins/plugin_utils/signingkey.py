@@ -1,0 +1,84 @@
+"""An action that brings a signing key from the controller to the node for as long as its module runs.
+
+A key, its certificate and a PIN go through the connection's input into files of root's in memory, below /run: no argument of a program and
+no temporary folder of Ansible's, which lies on the node's disk, ever holds them. Whoever ends first takes them away: the module, which
+goes on when the connection is lost, or this action.
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import signing
+
+from .followed import FollowedAction
+
+_VAULT = b"$ANSIBLE_VAULT;"
+_NOT_IN_MEMORY = 9
+# Standard input: base64, so that no byte of it means anything to whatever lies between.
+_WRITE = """
+umask 077
+case "$(stat -f -c %T /run)" in tmpfs|ramfs) ;; *) exit {not_in_memory} ;; esac
+[ -d /run/gpu-prebake ] || mkdir -m 0755 /run/gpu-prebake
+mkdir -p {folder} && base64 -d > {file}
+"""
+
+
+class SigningKeyAction(FollowedAction):
+    """Replaces the module's signing options by paths on the node."""
+
+    def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The module's result."""
+        key, certificate, pin = (str(arguments.get(f"signing_{name}") or "") for name in ("key", "certificate", "pin"))
+        is_remote = bool(boolean(arguments.pop("signing_remote_src", None) or False, strict=False))
+        wrong = signing.problem(key, certificate, pin, is_on_machine=is_remote)
+        if wrong:
+            return {"failed": True, "code": "bad_input", "msg": wrong}
+        folder = f"/{signing.FOLDER}/{uuid.uuid4().hex}"
+        try:
+            contents = self._contents(key, certificate, pin, is_remote)
+        except (AnsibleError, OSError) as error:
+            return {"failed": True, "code": "signing_key", "msg": f"the signing key or its certificate cannot be read: {error}"}
+        try:
+            for name, content in contents.items():
+                failed = self._write(folder, name, content)
+                if failed:
+                    return failed
+                arguments[f"signing_{name}"] = f"{signing.PIN_FILE if name == 'pin' else ''}{folder}/{name}"
+            return super().run_module({**arguments, "signing_remote_src": True}, task_vars)
+        finally:
+            if contents:
+                self._low_level_execute_command(f"rm -rf {shlex.quote(folder)}")
+
+    def _contents(self, key: str, certificate: str, pin: str, is_remote: bool) -> dict[str, bytes]:
+        """What has to be brought, by the option that it belongs to."""
+        found = {}
+        if key and not is_remote and not key.startswith("pkcs11:"):
+            found["key"] = self._read(key)
+        if certificate and not is_remote:
+            found["certificate"] = self._read(certificate)
+        if pin and not pin.startswith(signing.PIN_FILE):
+            found["pin"] = pin.encode()
+        return found
+
+    def _read(self, path: str) -> bytes:
+        """A file on the controller, out of its vault where it is in one."""
+        data = Path(self._find_needle("files", path)).read_bytes()
+        if data.startswith(_VAULT):
+            return bytes(self._loader._vault.decrypt(data, filename=path))
+        return data
+
+    def _write(self, folder: str, name: str, content: bytes) -> dict[str, Any] | None:
+        """Puts a secret into memory on the node; returns what failed."""
+        script = _WRITE.format(not_in_memory=_NOT_IN_MEMORY, folder=shlex.quote(folder), file=shlex.quote(f"{folder}/{name}"))
+        done = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", in_data=base64.b64encode(content) + b"\n")
+        if done["rc"] == 0:
+            return None
+        reason = "its /run is not in memory (no tmpfs)" if done["rc"] == _NOT_IN_MEMORY else str(done["stderr"]).strip()
+        return {"failed": True, "code": "signing_key", "msg": f"the signing key cannot be brought to the machine: {reason}"}
