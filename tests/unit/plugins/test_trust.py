@@ -42,7 +42,7 @@ def ring(number: int) -> tuple[int, ...]:
         0x3F000001: (0x2A000001, 0x2A000005, 0x2A00FFFF),
         0x3F000002: (0x2A000002, 0x2A000003),
         0x3F000003: (0x2A000003,),
-    }[number]
+    }.get(number, ())
 
 
 @pytest.fixture
