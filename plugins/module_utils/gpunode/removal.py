@@ -62,7 +62,7 @@ class Accounted:
     def unlisted_versions(self) -> list[str]:
         """Those of which nothing lists the files: only they may be taken by their version."""
         listed = {layer.identity.version for layer in self.layers} | {self.active_version}
-        if self.node and self.placed is not None:
+        if self.node and self.node.state == record.INITIALISED and self.placed is not None:
             listed.add(self.node.identity.version)
         return sorted(self.versions - listed)
 
@@ -198,6 +198,8 @@ def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Remov
         inside = [path for path in done.kept if (root / path).is_relative_to(folder)]
         if not folder.is_dir() or folder.is_symlink() or (inside and folder.parent.name == "src"):
             continue  # sources that somebody has edited stay; DKMS's tree goes as a whole, or it would count as registered
+        if any((root / path).is_relative_to(folder) for path in done.spared):
+            continue
         if done.touch:
             shutil.rmtree(folder)
         elif not _holds_more(root, folder, done):

@@ -65,6 +65,24 @@ def test_what_only_the_marker_accounts_for_goes_too(node: FakeNode, before: dict
     assert left <= {"etc/modprobe.d/blacklist-nouveau.conf", "usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe"}
 
 
+def test_what_an_install_left_that_was_cut_off_goes_by_its_version(node: FakeNode, before: dict[str, str]) -> None:
+    """Its list of placed files is written when it ends."""
+    placed.write(node.root, placed.Placed())
+    record.write(node.root, a_record(state="started", modules={}, libraries={}))
+    node.build(without=("marker",))
+    take_out(node)
+    left = {p for p in node.driver_tree() if p not in before}
+    assert left <= {"etc/modprobe.d/blacklist-nouveau.conf", "usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe"}
+
+
+def test_sources_that_a_package_owns_stay(node: FakeNode) -> None:
+    node.build()
+    node.put("var/lib/dpkg/info/some.list", f"/usr/src/nvidia-{VERSION}\n/usr/src/nvidia-{VERSION}/dkms.conf\n")
+    done = take_out(node)
+    assert (node.root / f"usr/src/nvidia-{VERSION}/dkms.conf").exists()
+    assert [path for path in done.removed if not (node.root / path).exists()] == done.removed
+
+
 def test_an_edited_file_stays_and_is_named(node: FakeNode, before: dict[str, str]) -> None:
     bake_layer(node)
     node.put("etc/modprobe.d/blacklist-nouveau.conf", "blacklist nouveau\n# mine\n")
