@@ -17,7 +17,7 @@ from .registration import Made
 from .runner import Runner
 from .store import Store
 from .takeback import owned_by_dpkg
-from .userspace import CONTRACT_LIBRARIES
+from .userspace import CONTRACT_LIBRARIES, module_files
 
 _STAGED = "staged"
 _ELSEWHERE = "its folder became a link to another after the layer was put in place"
@@ -59,8 +59,9 @@ def made_since(root: Path, activation: Activation, present: Mapping[str, Entry |
     made = registration.made_of_ours(root, activation.identity.version, owned)
     placed = {entry.path: entry for entry in activation.placed}
     same = {path for path, entry in placed.items() if (now := present[path]) and _same_content(now, entry)}
-    anew = made.without(same)
-    return anew if anew.modules.get(activation.identity.kver) else made.without(placed)
+    anew, kver = made.without(same), activation.identity.kver
+    built_anew = anew.modules.get(kver) or not module_files(root, kver)  # or an interrupted run has taken those
+    return anew if built_anew else made.without(placed)
 
 
 class _Taking:
@@ -102,7 +103,8 @@ class _Taking:
             for path in renewal.remove:
                 self.placing.remove(path)
         # What they were before knows nothing of files that are kept.
-        for one in activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]:
+        again = activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]
+        for one in again:
             self.say(f"taking away: {one.program}")
             derived.make(self.root, self.runner, one, activation.identity.kver)
         self._folders()
