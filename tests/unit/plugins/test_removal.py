@@ -9,7 +9,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifes
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import Accounted, Removal, remove_driver
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
-from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, MARKER, VERSION, a_record
+from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION, a_record
 
 
 def take_out(node: FakeNode) -> Removal:
@@ -73,6 +73,16 @@ def test_what_an_install_left_that_was_cut_off_goes_by_its_version(node: FakeNod
     take_out(node)
     left = {p for p in node.driver_tree() if p not in before}
     assert left <= {"etc/modprobe.d/blacklist-nouveau.conf", "usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe"}
+
+
+def test_what_dkmss_hook_has_built_for_another_kernel_goes_by_its_registration(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+    before = node.driver_tree()
+    bake_layer(node)
+    node.build(kver=NEWER, without=("libraries", "marker"))
+    take_out(node)
+    assert node.driver_tree() == before
+    assert not (node.root / "usr/lib/modules" / NEWER / "updates").exists()
 
 
 def test_sources_that_a_package_owns_stay(node: FakeNode) -> None:
