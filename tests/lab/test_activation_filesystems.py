@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inert, inventory
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 
@@ -40,6 +40,15 @@ class LargeNode(LayerNode):
 
 def do(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_seal_looks_below_a_separate_usr(tmp_path: Path) -> None:
+    with mounted("ext4", tmp_path / "disk", tmp_path / "root/usr"):
+        program = tmp_path / "root/usr/bin/evil"
+        program.parent.mkdir()
+        program.touch(0o755)
+        program.chmod(0o4755)
+        assert inert.setuid(tmp_path / "root") == ("usr/bin/evil",)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import activated, dkms, foreign, initramfs, mounts, preflight
+from . import activated, dkms, foreign, initramfs, mounts, overlays, preflight
 from .files import read_text
 from .host import TRIPLETS
 from .kmod import is_driver_file
@@ -23,7 +23,8 @@ from .takeback import owned_by_dpkg
 _KEYS = ("var/lib/dkms/mok.key", "var/lib/shim-signed/mok/MOK.priv")
 _JOURNALS = (preflight.JOURNAL, activated.JOURNAL)
 _CONTRACTS = ("opt/gpu", "opt/actions")
-_ALIAS = re.compile(r"^alias \S+ (nvidia(?:[_-]\w+)?)$", re.MULTILINE)
+# Exact names, and Debian's nvidia-current: kernels have modules of their own that begin so, such as nvidia_wmi_ec_backlight (B13).
+_ALIAS = re.compile(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
 _SETUID = stat.S_ISUID | stat.S_ISGID
 # Not part of the image, or inert by themselves; what is below them is not looked at.
 _SKIPPED = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/lib/containerd", STORE)
@@ -185,7 +186,7 @@ def _cached(root: Path, live: _Live) -> Iterator[str]:
 
 
 def _special(root: Path) -> Iterator[str]:
-    device = root.stat().st_dev
+    skipped = {*_SKIPPED, *(point.strip("/") for point in overlays.elsewhere(mounts.current(root)))}
     stack = [""]
     while stack:
         folder = stack.pop()
@@ -195,14 +196,13 @@ def _special(root: Path) -> Iterator[str]:
             continue
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
-            if path in _SKIPPED:
+            if path in skipped:
                 continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
             if stat.S_ISDIR(status.st_mode):
-                if status.st_dev == device or not folder:
-                    stack.append(path)
+                stack.append(path)
             elif stat.S_ISREG(status.st_mode) and status.st_mode & _SETUID:
                 yield path

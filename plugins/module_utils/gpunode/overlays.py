@@ -18,6 +18,7 @@ _CONTAINERS = ("/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", 
 _STACKED = ("aufs", "overlay", "fuse-overlayfs", "fuse.fuse-overlayfs")
 # Filesystems without names in a case of their own or with names that change from outside, which overlay refuses as a lower one.
 _NO_LOWER = ("9p", "ceph", "cifs", "exfat", "fuse", "fuseblk", "msdos", "nfs", "nfs4", "ntfs3", "smb3", "vfat", "virtiofs")
+_NO_IMAGE = ("squashfs", "tmpfs")
 _NOT_FILES = (
     "autofs",
     "binfmt_misc",
@@ -41,6 +42,11 @@ _NOT_FILES = (
     "sysfs",
     "tracefs",
 )
+
+
+def elsewhere(table: Sequence[Mount]) -> tuple[str, ...]:
+    """Mount points of what is no part of the image: containers' and other stacked filesystems, those of other machines, snaps, memory."""
+    return (*_CONTAINERS, *(m.point for m in table if m.point != "/" and m.fstype in (*_STACKED, *_NO_LOWER, *_NOT_FILES, *_NO_IMAGE)))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ stays in the image.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import os
@@ -98,7 +99,13 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
 
 def seal(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, write: bool = True) -> Report:
     """Looks at everything and writes the report into the image. Raises SealError, with the report in its details, when the image must
-    not ship; ``containerd`` is None offline."""
+    not ship, BusyError while a bake, a boot or a removal changes the image; ``containerd`` is None offline."""
+    live = root == Path("/")
+    with files.locked(contract.LOCK, "a seal") if live else contextlib.nullcontext():
+        return _seal(root, runner, containerd, request, write)
+
+
+def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, write: bool) -> Report:
     report = Report(str(root), containerd is None)
     layers, damaged = manifest.read_all(root)
     arch = host.require_supported(root, os.uname().machine)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, generations, manifest, seal
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, files, generations, inert, manifest, seal
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError, SealError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, SealError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import Report, SealRequest
 
@@ -140,11 +140,35 @@ def test_what_is_live_or_left_over_is_named(node: LayerNode, change: Callable[[L
             lambda n: (n.put("opt/agent", "x", 0o4755), n.put("var/lib/gpu-prebake/bake-report.json", '{"setuid_before": ["opt/agent"]}')),
             id="setuid before the bake",
         ),
+        pytest.param(
+            lambda n: n.put(
+                f"usr/lib/modules/{KVER}/modules.alias", "alias wmi:603E9613-EF25-4338-A3D0-C46177516DB7 nvidia_wmi_ec_backlight\n"
+            ),
+            id="a module of the kernel's own whose name begins alike",
+        ),
+        pytest.param(
+            lambda n: n.put("var/lib/docker/overlay2/1/diff/bin/su", "x", 0o4755),
+            id="a setuid file of a container's image",
+        ),
     ],
 )
 def test_what_is_no_drivers_and_no_bakes_is_let_be(node: LayerNode, harmless: Callable[[LayerNode], object]) -> None:
     harmless(node)
     assert sealed(node).refusals == []
+
+
+def test_filesystems_of_other_machines_are_not_looked_into(node: LayerNode) -> None:
+    table = "".join(f"{n} 28 8:{n} / {point} rw - {kind} x rw\n" for n, (point, kind) in enumerate([("/usr", "xfs"), ("/srv", "nfs4")], 40))
+    node.put("proc/self/mountinfo", node.mountinfo + table)
+    node.put("usr/local/bin/evil", "x", 0o4755)
+    node.put("srv/bin/su", "x", 0o4755)
+    assert inert.setuid(node.root) == ("usr/local/bin/evil",)
+
+
+def test_no_image_is_sealed_while_something_changes_it(node: LayerNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(seal.contract, "LOCK", tmp_path / "lock")
+    with files.locked(tmp_path / "lock", "a bake"), pytest.raises(BusyError, match="a bake"):
+        seal.seal(Path("/"), node, None, seal.SealRequest())
 
 
 def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
