@@ -18,7 +18,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import O
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
 
 from tests.unit.plugins import layernode
-from tests.unit.plugins.fakenode import Reply, behave
+from tests.unit.plugins.fakenode import FakeNode, Reply, behave
 from tests.unit.plugins.layernode import LIBRARY, MODULE, LayerNode, snapshot
 from tests.unit.plugins.support import IMAGE, KVER, LOADER, NEWER, VERSION, digest, policy
 from tests.unit.plugins.test_apply import INSTALL, SKIP, fails
@@ -80,6 +80,23 @@ def test_the_next_boot_runs_no_container(node: LayerNode) -> None:
     boot(node)
     again = boot(node)
     assert (again.result, again.changed, again.containers) == ("ready", False, 0)
+
+
+def test_a_container_that_refuses_the_skip_and_compiles_is_reported_and_the_next_boot_is_ready(node: LayerNode) -> None:
+    """As the scenario skip-refused: the image's own check refuses a good layer that was put in place."""
+
+    def compiles(node: FakeNode, action: str) -> Reply:
+        node.build()
+        return behave(node, action)
+
+    node.scripts = [compiles]
+    outcome = boot(node)
+    assert (outcome.result, outcome.code, node.driver_runs) == ("compiled", "skip_refused", [SKIP])
+    done = record.read(node.root)
+    assert done
+    assert (done.state, done.built_here) == (record.INITIALISED, True)
+    again = boot(node)
+    assert (again.result, again.code, again.changed) == ("ready", "already_initialised", False)
 
 
 def test_check_mode_puts_nothing_in_place(node: LayerNode) -> None:
