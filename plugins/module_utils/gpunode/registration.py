@@ -78,7 +78,7 @@ def made(root: Path, version: str) -> Made:
     own = [p for p in (top / version / "build", *(arch / name for arch in archs for name in ("module", "log"))) if p in _folders(p.parent)]
     inside = [p for folder in own for p in (folder, *folder.rglob("*"))]
     files = [p for p in inside if p.is_symlink() or not p.is_dir()]
-    folders = [*kernels, *archs, *(p for p in inside if p not in files)]
+    folders = [*kernels, *archs, *{*inside}.difference(files)]
     modules = {kernel.name: _copies(root, version, kernel.name) for kernel in kernels}
     others = [path for kver, copies in modules.items() for path in userspace.module_files(root, kver) if path not in copies]
     return Made(tuple(sorted(links)), modules, tuple(sorted(others)), _relative(root, files), _relative(root, folders))
