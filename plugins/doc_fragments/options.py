@@ -102,6 +102,13 @@ options:
     type: str
     choices: [captured, in_place]
     default: captured
+  blacklist_nouveau:
+    description:
+      - Whether nouveau is blacklisted by C(/etc/modprobe.d/gpu-prebake-nouveau.conf), also in every initramfs.
+      - Where no installed kernel has a module nouveau, or another file blacklists it already, nothing is written.
+      - V(false) takes away what an earlier bake wrote.
+    type: bool
+    default: true
   marker_path:
     description: Where the driver container writes its marker.
     type: str

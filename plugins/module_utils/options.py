@@ -34,6 +34,7 @@ BAKE: Spec = {
     "kernels": {"type": "raw", "default": "newest"},
     "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
     "mode": {"type": "str", "choices": ["captured", "in_place"], "default": "captured"},
+    "blacklist_nouveau": {"type": "bool", "default": True},
     "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
     "min_free_mb": {"type": "int", "default": 3072},
 }

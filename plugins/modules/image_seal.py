@@ -47,6 +47,10 @@ options:
     description: Whether something must have been baked. Where not, an image without a layer is not looked at; one with a layer is.
     type: bool
     default: true
+  blacklist_nouveau:
+    description: The bake's choice about nouveau. Its file must be there, unchanged and in every initramfs, or not be there at all.
+    type: bool
+    default: true
 attributes:
   check_mode:
     support: full
@@ -103,6 +107,7 @@ ARGUMENTS: options.Spec = {
     "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
     "min_free_mb": {"type": "int", "default": 1024},
     "baked": {"type": "bool", "default": True},
+    "blacklist_nouveau": {"type": "bool", "default": True},
 }
 
 

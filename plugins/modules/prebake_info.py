@@ -48,6 +48,11 @@ missing_packages:
   type: list
   elements: str
   sample: [libc6-dev]
+nouveau:
+  description: What the bake makes of nouveau, in words.
+  returned: success
+  type: str
+  sample: "no installed kernel has a module nouveau: nothing is written"
 notes:
   description: What is worth saying and no reason to refuse.
   returned: success
@@ -90,6 +95,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         "kernels": list(found.kernels),
         "arch": found.arch,
         "missing_packages": list(found.missing_packages),
+        "nouveau": found.nouveau,
         "notes": list(found.warnings),
     }
 

@@ -13,6 +13,7 @@ description:
     of several kernels.
   - A failure takes back what the build added. The same inputs again change nothing.
   - The driver image must be there already (M(gpu.prebake.driver_image)), and so must compiler and headers.
+  - Nouveau is settled too, see O(blacklist_nouveau); making an initramfs anew takes seconds for each kernel.
   - While it runs, C(/var/log/gpu-prebake/bake.log) on the machine can be followed.
 options:
   tries:

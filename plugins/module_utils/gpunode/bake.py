@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from collections.abc import Callable, Sequence
@@ -75,7 +76,7 @@ def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> 
         return True
     builder.digest = digest
     mode = _mode(builder)
-    return any(mode.present(kver) is None for kver in checked.kernels)
+    return any(mode.present(kver) is None for kver in checked.kernels) or builder.would_change_nouveau()
 
 
 def _mode(builder: Builder) -> Capturing | InPlace:
@@ -103,13 +104,29 @@ def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]
         in_place.remove_layers()
         builder.setuid_before = inert.setuid(builder.root)
         with dpkglock.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say):
-            made = capturing.bake(missing) if request.mode == CAPTURED else [in_place.bake(kver) for kver in missing]
+            made = capturing.bake(missing) if request.mode == CAPTURED else _in_place(builder, missing)
+    else:
+        _settle_nouveau(builder)
     new = {layer.identity.kver: layer for layer in made}
     layers = tuple(layer for kver in checked.kernels if (layer := new.get(kver) or present[kver]))
     old = capturing.leftover([layer.layer for layer in layers])
     if old or made:
         capturing.discard(old)
-    return layers, tuple(layer.layer for layer in made), bool(made or old)
+    settled = builder.nouveau is not None and builder.nouveau.is_needed
+    return layers, tuple(layer.layer for layer in made), bool(made or old or settled)
+
+
+def _in_place(builder: Builder, missing: Sequence[str]) -> list[Manifest]:
+    """Nouveau is settled around the build: taking back what was live must not leave its traces in an initramfs that was made meanwhile."""
+    with builder.nouveau_settled():
+        return [InPlace(builder).bake(kver) for kver in missing]
+
+
+def _settle_nouveau(builder: Builder) -> None:
+    """The choice about nouveau where nothing is built: packages are kept from making the same initramfs meanwhile."""
+    held = dpkglock.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say)
+    with held if builder.would_change_nouveau() else contextlib.nullcontext(), builder.nouveau_settled():
+        pass
 
 
 def _disk_error(root: Path, events: Events, error: OSError) -> BuildError:
@@ -154,6 +171,7 @@ def _report(layers: tuple[Manifest, ...], new: tuple[str, ...], builder: Builder
     """The report; what stands at its top beside ``layers`` is of the first of them."""
     each = [_layer_report(layer, layer.layer in new) for layer in layers]
     said = {"steps": builder.events.steps, "warnings": [*builder.warnings], "setuid_before": list(_setuid_before(builder))}
+    said["nouveau"] = _nouveau_report(builder)
     return {**each[0], "schema": 1, "layers": each, **said}
 
 
@@ -170,6 +188,14 @@ def _setuid_before(builder: Builder) -> tuple[str, ...]:
     if builder.setuid_before is not None:
         return builder.setuid_before
     return setuid_before(builder.root) if (builder.root / REPORT).exists() else inert.setuid(builder.root)
+
+
+def _nouveau_report(builder: Builder) -> dict[str, Any]:
+    change = builder.nouveau
+    if change is None:
+        raise AssertionError("a bake that has ended well has settled what becomes of nouveau")
+    chosen = builder.request.blacklist_nouveau
+    return {"blacklist": chosen, "file": f"/{change.file}" if change.file else "", "says": change.says, "initramfs": list(change.images)}
 
 
 def _layer_report(layer: Manifest, baked_now: bool) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import buildlog, dkms, foreign, kmod, manifest, marker, modsig, preflight, userspace
+from . import buildlog, dkms, foreign, kmod, manifest, marker, modsig, nouveau, preflight, userspace
 from .certificate import Certificate
 from .containerd import Containerd
 from .contract import BUILD_ONLY, HOST, ContainerRun, DriverContainer, Place
@@ -49,6 +50,7 @@ class Builder:
     setuid_before: tuple[str, ...] | None = None  # what was setuid or setgid before the builds; None where nothing was built
     certificate: Certificate | None = None
     signer: ModuleSigner | None = None
+    nouveau: nouveau.Change | None = None
 
     def container(self, place: Place = HOST) -> DriverContainer:
         return DriverContainer(self.containerd, self.runner, self.root, self.events.say, place)
@@ -209,6 +211,20 @@ class Builder:
                 f"the layer holds kernel modules that were not signed: {', '.join('/' + p for p in strange[:3])}; use another driver image",
                 code="signing_failed",
             )
+
+    # --- nouveau ---------------------------------------------------------------------------------------------------
+
+    def would_change_nouveau(self) -> bool:
+        """Whether image or initramfs images are not yet as the choice says. Raises GpuNodeError."""
+        found = nouveau.look(self.root, nouveau.drivers_files(self.root), self.runner)
+        return nouveau.decide(found, self.request.blacklist_nouveau).is_needed
+
+    @contextlib.contextmanager
+    def nouveau_settled(self) -> Iterator[None]:
+        """The image is as the choice about nouveau says for the body and after it; if that or the body fails, it is as before."""
+        drivers = nouveau.drivers_files(self.root)
+        with nouveau.carried_out(self.root, self.runner, self.request.blacklist_nouveau, drivers, self.events) as self.nouveau:
+            yield
 
     # --- its layer ---------------------------------------------------------------------------------------------------
 

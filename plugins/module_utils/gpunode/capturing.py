@@ -50,7 +50,7 @@ class Capturing:
         made: list[Manifest] = []
         try:
             made += [self._bake_one(kver) for kver in kernels]
-            with self.builder.events.step("record", layers=[layer.layer for layer in made]):
+            with self.builder.nouveau_settled(), self.builder.events.step("record", layers=[layer.layer for layer in made]):
                 for layer in made:
                     manifest.write(self.root, layer)
         except BaseException:

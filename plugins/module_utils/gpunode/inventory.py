@@ -19,7 +19,9 @@ from .files import sha256
 
 # Everything that a driver installation writes to lies below these; the rest of a system is none of its business.
 ROOTS = ("boot", "etc", "lib", "opt", "usr", "var/lib/dkms", "var/lib/initramfs-tools", "var/lib/shim-signed/mok")
-_IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache")
+# The one file that a bake itself writes outside the store (nouveau.py): no part of any layer.
+NOUVEAU = "etc/modprobe.d/gpu-prebake-nouveau.conf"
+_IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache", NOUVEAU)
 _GENERATED_BOOT = ("boot/initrd", "var/lib/initramfs-tools")
 # Modules, libraries, firmware and programs decide whether a driver is right. Sources serve a later compile, DKMS's tree and the
 # marker are looked at by themselves, and a configuration file that its owner has edited is no reason to compile.
@@ -104,7 +106,7 @@ def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def is_ignored(path: str) -> bool:
-    """Whether a path is a scratch folder of the contract, or generated from others (made anew, never carried)."""
+    """Whether a path is a scratch folder of the contract, generated from others (made anew, never carried), or the bake's own file."""
     if any(path == p or path.startswith(p + "/") for p in _IGNORED) or path.startswith(_GENERATED_BOOT):
         return True
     name = path.rsplit("/", 1)[-1]

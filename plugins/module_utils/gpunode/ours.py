@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import activated, foreign, host, kmod, manifest, marker, placed, record
+from . import activated, foreign, host, kmod, manifest, marker, nouveau, placed, record
 from .activated import Activation
 from .containerd import Containerd
 from .errors import CommandError, DataError, PreflightError
@@ -52,8 +52,8 @@ class Left:
 @dataclass(frozen=True)
 class Ours:
     """What was found. ``active`` is a captured layer that is in place, ``problems`` are damaged documents in words, ``images`` the names
-    of our driver images in containerd, ``history`` the folders of our store and logs, ``interrupted`` says that an earlier removal or
-    activation did not end.
+    of our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` how the bake's file about nouveau is,
+    ``interrupted`` says that an earlier removal or activation did not end.
     """
 
     root: Path
@@ -68,12 +68,13 @@ class Ours:
     foreign: tuple[str, ...] = ()
     operator: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
+    blacklist: str = nouveau.ABSENT
     interrupted: bool = False
 
     def is_anything(self, everything: bool) -> bool:
         """Whether there is something to take away."""
-        history = everything and bool(self.history) and not self.problems
-        return bool(self.in_place or self.node or self.placed or self.active or history or self.interrupted)
+        baked = everything and ((bool(self.history) and not self.problems) or self.blacklist == nouveau.OURS)
+        return bool(self.in_place or self.node or self.placed or self.active or baked or self.interrupted)
 
     @property
     def in_place(self) -> tuple[Manifest, ...]:
@@ -112,6 +113,8 @@ class Ours:
         found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
         found += self._fixed({*kept})
         found += _packages_left(self.root)
+        if self.blacklist == nouveau.CHANGED:
+            found.append(Left(f"/{nouveau.PATH}", "changed since a bake wrote it: it is yours now"))
         if not without_images:
             found += [Left(f"driver image {name}", "kept for a later boot or bake (gpu_remove_images)") for name in self.images]
         found += [Left(sign, "a driver that is not ours") for sign in self.foreign]
@@ -122,6 +125,8 @@ class Ours:
             found += [
                 Left(f"layer {m.layer}", "inert in the store, for a later boot (gpu_remove_scope: everything)") for m in self.captured
             ]
+            if self.blacklist == nouveau.OURS:
+                found.append(Left(f"/{nouveau.PATH}", "the image's choice about nouveau (gpu_remove_scope: everything removes it)"))
             found += [Left(f"/{path}", "history of bakes and boots (gpu_remove_scope: everything removes it)") for path in self.history]
         return found + self._strange_modules()
 
@@ -160,6 +165,7 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
         layers=layers,
         problems=(*problems, *more),
         operator=foreign.operator_signs(root),
+        blacklist=nouveau.own(root),
         history=tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
         interrupted=any((root / path).exists() for path in (JOURNAL, activated.JOURNAL)),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import activated, bootloader, foreign, host, imageref, kernels, manifest, marker, sandbox, signing, toolchain
+from . import activated, bootloader, foreign, host, imageref, kernels, manifest, marker, nouveau, sandbox, signing, toolchain
 from .certificate import Certificate
 from .containerd import Containerd, imports_dropins
 from .errors import InputError, PreflightError
@@ -35,6 +35,7 @@ class BakeRequest:
     kernels: Any = kernels.NEWEST
     flavour: str = "any"
     mode: str = manifest.CAPTURED
+    blacklist_nouveau: bool = True
     marker_path: str = marker.DEFAULT_PATH
     tries: int = 3
     delay_s: float = 10.0
@@ -66,6 +67,7 @@ def request_from(params: Mapping[str, Any]) -> BakeRequest:
         kernels=params.get("kernels") or kernels.NEWEST,
         flavour=flavour,
         mode=mode,
+        blacklist_nouveau=bool(_or(params.get("blacklist_nouveau"), defaults.blacklist_nouveau)),
         marker_path=params.get("marker_path") or defaults.marker_path,
         tries=int(params.get("tries") or defaults.tries),
         delay_s=float(_or(params.get("delay_s"), defaults.delay_s)),
@@ -82,13 +84,15 @@ def _or(value: Any, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the target kernels, the architecture, packages that a compile still needs, what is only worth saying, and the
-    signing certificate (None where nothing is to be signed, or openssl is among the missing packages)."""
+    """What was found: the target kernels, the architecture, packages that a compile still needs, what is only worth saying, what the bake
+    will make of nouveau, in words, and the signing certificate (None where nothing is to be signed, or openssl is among the missing
+    packages)."""
 
     kernels: tuple[str, ...]
     arch: str
     missing_packages: tuple[str, ...]
     warnings: tuple[str, ...]
+    nouveau: str
     certificate: Certificate | None = None
 
 
@@ -101,6 +105,8 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
         raise InputError(f"nvidia_prebake_kernels: {', '.join(targets)}: the mode in_place bakes for exactly one kernel")
     if not (root / JOURNAL).exists():  # else what is here is an interrupted bake's, which the next one takes back before it looks again
         _refuse_foreign(root, arch)
+    blacklist = nouveau.look(root, nouveau.drivers_files(root))
+    nouveau.require(blacklist)
     if request.mode == manifest.CAPTURED:
         sandbox.require(root)
     require_space(root, request.min_free_mb)
@@ -113,7 +119,8 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
     missing = [name for kver in targets for name in toolchain.missing_packages(runner, kver, root)]
     if request.signing and not certificate:
         missing.append(toolchain.OPENSSL)
-    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request), *said), certificate)
+    says = nouveau.decide(blacklist, request.blacklist_nouveau).says
+    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request), *said), says, certificate)
 
 
 def _check_signing(root: Path, runner: Runner, request: BakeRequest) -> tuple[Certificate | None, tuple[str, ...]]:

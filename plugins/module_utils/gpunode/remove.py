@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import activation, driver, files, host, initramfs, inventory, kmod, marker, ours, placed, record, removal, takeaway
+from . import activation, driver, files, host, initramfs, inventory, kmod, marker, nouveau, ours, placed, record, removal, takeaway
 from .containerd import Containerd
 from .contract import LOCK, DriverContainer
 from .deadline import Deadline
@@ -108,6 +108,8 @@ class Remove:
             raise BootError(_in_use(holders), code="driver_in_use")
         out = Removed("planned", "")
         self._plan_deactivation(found, out, done, changed)
+        if self._all and found.blacklist == nouveau.OURS:
+            done.removed.append(nouveau.PATH)
         out.removed += [*(path for path in done.removed if path not in out.removed), *self._own_paths(found)]
         out.services = driver.running_services(self.root, self.runner) if modules else ()
         out.modules = () if holders else modules
@@ -152,11 +154,12 @@ class Remove:
         accounted = replace(found.accounted(self.request.marker_path), kept=frozenset(kept))
         with self.events.step("remove-files") as event:
             removal.take_files(self.root, self.runner, accounted, done, self.events.say)
+            blacklist = self._take_blacklist(found, done)
             event.update(removed=len(done.removed), kept=done.kept)
         if accounted.paths:  # a deactivation has seen to its own
             with self.events.step("make-indexes"):
                 removal.make_indexes_anew(self.root, self.runner)
-                self._initramfs(accounted.paths)
+        self._initramfs(accounted.paths | blacklist)
         if not (found.operator or found.foreign or kmod.loaded(self.root, kmod.DRIVER_MODULES)):
             done.removed += self._runtime_files()
         self._restart_containerd(config, out)
@@ -242,12 +245,22 @@ class Remove:
 
     # --- what is made anew ------------------------------------------------------------------------------------------
 
+    def _take_blacklist(self, found: Ours, done: Removal) -> set[str]:
+        """The bake's file about nouveau, unless it was changed. An interrupted run may have taken it, and not yet out of an initramfs."""
+        if not self._all:
+            return set()
+        if found.blacklist == nouveau.OURS:
+            files.remove_durably(self.root / nouveau.PATH)
+            done.removed.append(nouveau.PATH)
+        return {nouveau.PATH} if found.interrupted or found.blacklist == nouveau.OURS else set()
+
     def _initramfs(self, accounted: set[str]) -> None:
         """Only where an image holds what has gone: its own documents are still there, so that an interrupted run finds it too."""
         gone = {path for path in accounted if path.startswith(_MODPROBE) and not (self.root / path).exists()}
         for kver in initramfs.holding(self.root, self.runner, gone) if gone else ():
             self.events.say(f"making the initramfs of {kver} anew")
-            initramfs.make_anew(self.runner, kver)
+            with self.events.step("make-initramfs", kernel=kver):
+                initramfs.make_anew(self.runner, kver)
 
     def _runtime_files(self) -> list[str]:
         """Device nodes, their links in /dev/char and the CDI specification outlive the module and lead nowhere."""

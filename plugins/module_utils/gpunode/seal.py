@@ -15,7 +15,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import bake, bootloader, contract, document, files, generations, host, inert, inventory, kernels, manifest, preflight, toolchain
+from . import (
+    bake,
+    bootloader,
+    contract,
+    document,
+    files,
+    generations,
+    host,
+    inert,
+    inventory,
+    kernels,
+    manifest,
+    nouveau,
+    preflight,
+    toolchain,
+)
 from .containerd import Containerd
 from .decide import decide
 from .errors import CommandError, DataError, GpuNodeError, InputError, SealError
@@ -39,7 +54,7 @@ _ADDRESS, _CLASS = "0000:00:00.0", "030200"
 class SealRequest:
     """``kernels`` as the bake has them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the GPUs that
     the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a layer is not
-    looked at."""
+    looked at. ``blacklist_nouveau`` is the choice of the bake."""
 
     kernels: Any = kernels.NEWEST
     uncovered: str = REPORTED
@@ -47,13 +62,15 @@ class SealRequest:
     marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
     min_free_mb: int = 1024
     must_be_baked: bool = True
+    blacklist_nouveau: bool = True
 
 
 @dataclass
 class Report:
     """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision,
     ``secure_boot`` for each layer what a node decides that enforces signatures and trusts the layer's signer;
-    ``kernels`` are all that are installed, ``covered`` those with a layer, ``summary`` what was proven, "" after a refusal."""
+    ``kernels`` are all that are installed, ``covered`` those with a layer, ``outside_store`` what of ours is not in the store, ``nouveau``
+    what the image does about nouveau, in words, ``summary`` what was proven, "" after a refusal."""
 
     root: str
     offline: bool
@@ -65,6 +82,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     replayed: list[dict[str, str]] = field(default_factory=list)
     secure_boot: list[dict[str, str]] = field(default_factory=list)
+    outside_store: list[str] = field(default_factory=list)
+    nouveau: str = ""
     sealed: str = ""
     summary: str = ""
 
@@ -94,6 +113,7 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
         marker_path=params.get("marker_path") or SealRequest.marker_path,
         min_free_mb=SealRequest.min_free_mb if params.get("min_free_mb") is None else int(params["min_free_mb"]),
         must_be_baked=params.get("baked") is not False,
+        blacklist_nouveau=params.get("blacklist_nouveau") is not False,
     )
 
 
@@ -123,6 +143,7 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
         report.refuse("layers", [f"layer {layer.layer}: {problem}" for problem in problems])
     report.refuse("inert", inert.problems(root, runner, arch, layers, bake.setuid_before(root)))
     report.refuse("inert", _containers(containerd))
+    _check_nouveau(root, runner, request, report)
     _check_covered(root, request, layers, report)
     _check_usable(root, runner, containerd, request, layers, report)
     for layer in layers:
@@ -162,6 +183,21 @@ def _containers(containerd: Containerd | None) -> list[str]:
         f"container {name} in containerd: left by a driver container: ctr -n k8s.io tasks rm -f {name}; ctr -n k8s.io containers rm {name}"
         for name in left
     ]
+
+
+# --- nouveau ---------------------------------------------------------------------------------------------------------
+
+
+def _check_nouveau(root: Path, runner: Runner, request: SealRequest, report: Report) -> None:
+    """The one file outside the store: there where it was chosen, also in each initramfs, and nowhere else."""
+    try:
+        found = nouveau.look(root, nouveau.drivers_files(root), runner)
+        report.refuse("nouveau", nouveau.problems(found, request.blacklist_nouveau))
+    except CommandError as error:
+        found = nouveau.look(root, nouveau.drivers_files(root))
+        report.refuse("nouveau", [f"what an initramfs holds cannot be told: {error}"])
+    report.outside_store += [f"/{nouveau.PATH}"] if found.own == nouveau.OURS else []
+    report.nouveau = nouveau.decide(found, request.blacklist_nouveau).says
 
 
 # --- covered ---------------------------------------------------------------------------------------------------------

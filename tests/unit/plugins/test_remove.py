@@ -13,6 +13,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import (
     bake,
     holders,
     manifest,
+    nouveau,
     placed,
     preflight,
     record,
@@ -24,7 +25,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest impor
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import Removed, RemoveRequest
 
 from tests.unit.plugins import layernode, test_apply
-from tests.unit.plugins.fakenode import FakeNode, bake_layer
+from tests.unit.plugins.fakenode import FakeNode, Reply, bake_layer
 from tests.unit.plugins.layernode import LayerNode
 from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
 
@@ -248,6 +249,65 @@ def test_an_initramfs_that_holds_what_went_is_made_anew_and_others_are_not(node:
     take(node)
     assert node.called("update-initramfs") == [["update-initramfs", "-u", "-k", KVER]]
     assert "nouveau" not in (node.root / f"boot/initrd.img-{KVER}").read_text()
+
+
+# --- the bake's file about nouveau -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blacklisted(node: FakeNode, before: dict[str, str]) -> FakeNode:
+    """A baked image with nouveau's blacklist, also in the initramfs; there is nothing else to be made anew for."""
+    bake_layer(node)
+    (node.root / "etc/modprobe.d/blacklist-nouveau.conf").unlink()
+    node.put("usr/bin/lsinitramfs")
+    node.put(nouveau.PATH, nouveau.TEXT)
+    node.put(f"boot/initrd.img-{KVER}", f"init\n{nouveau.PATH}\n")
+    return node
+
+
+def in_initramfs(node: FakeNode) -> bool:
+    return nouveau.PATH in (node.root / f"boot/initrd.img-{KVER}").read_text()
+
+
+def test_the_bakes_blacklist_goes_with_everything_also_from_the_initramfs(blacklisted: FakeNode) -> None:
+    assert nouveau.PATH in take(blacklisted, check=True).removed
+    assert (blacklisted.root / nouveau.PATH).exists()
+    assert nouveau.PATH in take(blacklisted).removed
+    assert not (blacklisted.root / nouveau.PATH).exists()
+    assert not in_initramfs(blacklisted)
+    assert take(blacklisted).result == "nothing"
+
+
+def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode) -> None:
+    node.put(nouveau.PATH, nouveau.TEXT)
+    assert take(node).removed == [nouveau.PATH]
+    assert take(node).result == "nothing"
+
+
+def test_with_the_driver_alone_the_blacklist_stays_and_is_named(blacklisted: FakeNode) -> None:
+    assert f"/{nouveau.PATH}" in left(take(blacklisted, scope="driver"))
+    assert (blacklisted.root / nouveau.PATH).exists()
+    assert in_initramfs(blacklisted)
+
+
+def test_a_blacklist_that_somebody_changed_stays_and_is_named(blacklisted: FakeNode) -> None:
+    blacklisted.put(nouveau.PATH, "blacklist nouveau\n")
+    assert f"/{nouveau.PATH}" in left(take(blacklisted))
+    assert (blacklisted.root / nouveau.PATH).exists()
+
+
+def test_a_removal_that_was_killed_before_the_initramfs_is_finished(blacklisted: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(words: list[str]) -> Reply:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(blacklisted, "_do_update_initramfs", killed)
+    with pytest.raises(KeyboardInterrupt):
+        take(blacklisted)
+    assert not (blacklisted.root / nouveau.PATH).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(remove, "LOCK", blacklisted.root / "run/remove.lock")
+    take(blacklisted)
+    assert not in_initramfs(blacklisted)
 
 
 def test_a_foreign_driver_and_another_provisioners_marker_stay(node: FakeNode, before: dict[str, str]) -> None:

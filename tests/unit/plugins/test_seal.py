@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, files, generations, inert, manifest, seal
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, files, generations, inert, manifest, nouveau, seal
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, SealError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
@@ -203,6 +203,72 @@ def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_el
         "/usr/bin/nvidia-settings",
         "/var/lib/dkms/mok.key",
     ]
+
+
+GENERIC = "6.1.0-56-amd64"
+
+
+def with_nouveau(node: LayerNode) -> None:
+    """As a bake leaves an image in which a generic kernel is too."""
+    node.put("usr/bin/lsinitramfs")
+    node.add_kernel(GENERIC)
+    node.put(f"usr/lib/modules/{GENERIC}/kernel/drivers/gpu/drm/nouveau/nouveau.ko")
+    node.put(nouveau.PATH, nouveau.TEXT)
+    node.put(f"boot/initrd.img-{GENERIC}", f"init\n{nouveau.PATH}\n")
+
+
+def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
+    report = sealed(node)
+    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a module nouveau: nothing is written")
+    with_nouveau(node)
+    report = sealed(node, kernels=[KVER])
+    assert report.outside_store == [f"/{nouveau.PATH}"]
+    assert f"/{nouveau.PATH}" in report.nouveau
+
+
+@pytest.mark.parametrize(
+    ("change", "chosen", "said"),
+    [
+        pytest.param(
+            lambda n: n.put(nouveau.PATH, "blacklist nouveau\n"), True, f"/{nouveau.PATH} is not what a bake writes", id="changed"
+        ),
+        pytest.param(lambda n: n.put(nouveau.PATH, ""), False, f"/{nouveau.PATH} is not what a bake writes", id="changed, not chosen"),
+        pytest.param(lambda n: (n.root / nouveau.PATH).unlink(), True, f"/{nouveau.PATH}: missing, and kernel {GENERIC} has", id="gone"),
+        pytest.param(
+            lambda n: n.put(f"boot/initrd.img-{GENERIC}", "init\n"),
+            True,
+            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau.PATH}: update-initramfs -u -k {GENERIC}",
+            id="initramfs lacks it",
+        ),
+        pytest.param(lambda n: None, False, f"/{nouveau.PATH}: not to be here (", id="not chosen"),
+        pytest.param(
+            lambda n: (n.root / nouveau.PATH).unlink(),
+            False,
+            f"/boot/initrd.img-{GENERIC}: holds /{nouveau.PATH}: update-initramfs -u -k {GENERIC}",
+            id="not chosen, still in the initramfs",
+        ),
+        pytest.param(
+            lambda n: (n.put("etc/modprobe.d/mine.conf", "blacklist nouveau\n"), (n.root / nouveau.PATH).unlink()),
+            True,
+            f"/boot/initrd.img-{GENERIC}: lacks /etc/modprobe.d/mine.conf: update-initramfs -u -k {GENERIC}",
+            id="the owner's own, not in the initramfs",
+        ),
+    ],
+)
+def test_an_image_that_is_not_as_the_choice_about_nouveau_says_is_refused(
+    node: LayerNode, change: Callable[[LayerNode], object], chosen: bool, said: str
+) -> None:
+    with_nouveau(node)
+    change(node)
+    found = refusals(node, kernels=[KVER], blacklist_nouveau=chosen)
+    assert set(found) == {"nouveau"}
+    assert said in found["nouveau"]
+
+
+def test_the_choice_of_a_seal_is_the_bakes_unless_it_is_turned_off() -> None:
+    assert seal.request_from({}).blacklist_nouveau
+    assert seal.request_from({"blacklist_nouveau": True}).blacklist_nouveau
+    assert not seal.request_from({"blacklist_nouveau": False}).blacklist_nouveau
 
 
 def test_without_a_layer_nothing_is_sealed(node: LayerNode, layer: Manifest) -> None:
