@@ -48,7 +48,7 @@ class Bakery:
 
     @property
     def kver(self) -> str:
-        return base.choose(base.kernels(base.root() / "boot"), self.series).kver
+        return base.choose(base.kernels(self.root / "boot"), self.series).kver
 
     def reference(self, name: str) -> str:
         """The reference of a driver image, which is then in the registry."""

@@ -98,9 +98,11 @@ class Apply:
 
     def _unload(self) -> None:
         facts = self.facts
+        leaving = self.action is Action.NONE and Step.REMOVE_DRIVER in self.plan.steps
         with self.events.step(Step.UNLOAD_MODULES.value) as event:
-            if self.action is not Action.NONE:
-                driver.unload(self.root, self.runner, self.deadline)
+            if not leaving:
+                services, modules = driver.unload(self.root, self.runner, self.deadline)
+                event.update(services=list(services), modules=list(modules))
                 return
             try:  # where no driver of ours belongs, only the layer's own modules go
                 driver.unload(self.root, self.runner, self.deadline, [m.name for m in facts.layers_modules])

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from . import generations, kmod
-from .kmod import NEEDED_MODULES
+from .kmod import NEEDED_MODULES, NOUVEAU
 from .manifest import Manifest
 from .model import Action, Facts, Plan, Policy, Refusal, Step
 from .rungs import driven, install_refusal, layer_refusal, nearest_layer, ready_refusal, target
@@ -105,6 +105,7 @@ def _already_right(facts: Facts) -> Plan:
     if record is None:
         raise AssertionError("already right without a record")
     missing = [name for name in NEEDED_MODULES if not (m := facts.is_loaded(name)) or m.state != "live"]
+    taken = _unload(facts) if any(gpu.driver == NOUVEAU for gpu in facts.gpus) else ()
     new_boot = record.boot_id != facts.boot_id
     plan = Plan(
         Action.NONE,
@@ -112,8 +113,8 @@ def _already_right(facts: Facts) -> Plan:
         f"{record.identity.kind} {record.identity.version} is installed on this node for kernel {facts.kver} and unchanged",
         identity=replace(record.identity, kver=facts.kver),
     )
-    if missing or new_boot or not facts.device_nodes:
-        return replace(plan, steps=(Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES))
+    if missing or new_boot or taken or not facts.device_nodes:
+        return replace(plan, steps=(*taken, Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES))
     return plan
 
 
@@ -130,7 +131,7 @@ def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[R
     resident = facts.is_loaded("nvidia")
     # A layer in place that is not this one, or another machine's, is ours to take away first.
     takes_away = bool(facts.active_layer) and not (layer and facts.is_in_place(layer))
-    wrong_resident = facts.is_loaded("nouveau") or (resident and resident.version != policy.wanted.version)
+    wrong_resident = _has_nouveau(facts) or (resident and resident.version != policy.wanted.version)
     unload = _unload(facts) if wrong_resident or takes_away else ()
     activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
     remove = (Step.REMOVE_DRIVER,) if takes_away else ()
@@ -189,8 +190,13 @@ def _pull(facts: Facts) -> tuple[Step, ...]:
     return () if facts.image_present else (Step.PULL_IMAGE,)
 
 
+def _has_nouveau(facts: Facts) -> bool:
+    """Whether nouveau is in the kernel, as a module or, with a GPU, for good."""
+    return bool(facts.is_loaded(NOUVEAU)) or any(gpu.driver == NOUVEAU for gpu in facts.gpus)
+
+
 def _unload(facts: Facts) -> tuple[Step, ...]:
-    return (Step.UNLOAD_MODULES,) if facts.loaded else ()
+    return (Step.UNLOAD_MODULES,) if facts.loaded or _has_nouveau(facts) else ()
 
 
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:

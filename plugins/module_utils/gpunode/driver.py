@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from . import holders, kmod, userspace
+from . import bound, holders, kmod, userspace
 from .deadline import Deadline
 from .errors import BootError, CommandError
 from .judge import HARDWARE_STATUSES
@@ -123,18 +123,23 @@ def running_services(root: Path, runner: Runner) -> tuple[str, ...]:
 
 
 def unload(
-    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*kmod.DRIVER_MODULES, "nouveau")
+    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*kmod.DRIVER_MODULES, kmod.NOUVEAU)
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Takes the modules ``names`` out of the kernel; returns the services that were stopped for it, and the modules.
+    """Takes the modules ``names`` out of the kernel; returns the services that were stopped for it, and the modules. GPUs that nouveau
+    drives are taken from it first.
 
     Raises BootError, which names who holds them (I4); what was stopped and unloaded for it then runs again.
     """
     refuse_if_held(root, names)
+    taken = bound.by_nouveau(root) if kmod.NOUVEAU in names else ()
+    bound.require_unused(root, taken)
     stopped = tuple(service for service in SERVICES if _stop(root, runner, deadline, service))
     unloaded: list[str] = []
     try:
+        bound.unbind(runner, deadline, taken)
         _unload_modules(root, runner, deadline, names, unloaded)
     except BootError:
+        bound.bind(runner, taken)
         for name in reversed(unloaded):
             kmod.load(runner, name, _LOAD_S)
         for service in stopped:
@@ -168,6 +173,8 @@ def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Colle
         if says or left:
             modules = [f"module {holder}" for holder in (left.holders if left else ())]
             held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended meanwhile"
+            if name == kmod.NOUVEAU:
+                raise bound.in_use(f"module nouveau cannot be unloaded: {says or 'it is in use'}; held by: {held_by}")
             raise BootError(
                 f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}. "
                 "End that, or reboot; the driver is left as it was",

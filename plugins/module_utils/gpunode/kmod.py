@@ -15,6 +15,7 @@ from .runner import Runner
 DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
 # drm is an empty stub and peermem refuses on kernels without DRM or InfiniBand: these two make a working driver (NVIDIA's docs).
 NEEDED_MODULES = ("nvidia", "nvidia-uvm")
+NOUVEAU = "nouveau"
 _FILE = re.compile(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
 OPEN, PROPRIETARY = "open", "proprietary"
 
@@ -102,7 +103,7 @@ def parse_proc_modules(text: str) -> dict[str, tuple[int, tuple[str, ...], str]]
     return found
 
 
-def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, "nouveau")) -> tuple[LoadedModule, ...]:
+def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)) -> tuple[LoadedModule, ...]:
     """Those of ``names`` that the kernel has, half-loaded ones too."""
     table = parse_proc_modules(read_text(root / "proc/modules") or "")
     found = []

@@ -80,6 +80,7 @@ class FakeNode:
         self.smi = Reply(0, "NVIDIA-SMI\n")
         self.insert_error = ""
         self.held_modules: set[str] = set()
+        self.bound_for_good = False
         self.missing_programs: set[str] = set()
         self.pulls: list[Reply] = []
         self.imports: list[Reply] = []
@@ -457,10 +458,31 @@ class FakeNode:
         self.put(f"boot/initrd.img-{words[2]}", "init\n" + conf)
         return Reply()
 
+    def _bind(self, verb: str, address: str, path: str) -> Reply:
+        """As sysfs does where an address is written to a driver's ``bind`` or ``unbind``."""
+        driver, _slash, name = path.removeprefix("/sys/bus/pci/drivers/").partition("/")
+        assert name == verb, path
+        link = self.root / f"sys/bus/pci/devices/{address}/driver"
+        if self.bound_for_good:
+            return Reply(seconds=KILLED)
+        if (verb == "unbind") is not link.is_symlink():
+            return Reply(1, err="sh: 1: printf: I/O error\n")
+        if verb == "bind":
+            self.link(str(link.relative_to(self.root)), f"../../drivers/{driver}")
+        else:
+            link.unlink()
+        return Reply()
+
     def _do_ldd(self, words: list[str]) -> Reply:
         return Reply(out="\tlinux-vdso.so.1 (0x00007ffd)\n")
 
+    def _do_udevadm(self, words: list[str]) -> Reply:
+        assert words == ["settle"], words
+        return Reply()
+
     def _do_sh(self, words: list[str]) -> Reply:
+        if words[-1].startswith("/sys/bus/pci/drivers/"):
+            return self._bind(*words[2:])
         return Reply(1 if words[-1] in self.missing_programs else 0)
 
     def _do_dpkg_query(self, words: list[str]) -> Reply:

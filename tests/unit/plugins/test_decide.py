@@ -302,6 +302,7 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
         pytest.param(baked(loaded=(resident(version="570.1"),)), policy(), [Step.UNLOAD_MODULES], id="another version loaded"),
         pytest.param(never_baked(), policy(), [], id="install on a clean node"),
         pytest.param(never_baked(loaded=(resident("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="install over nouveau"),
+        pytest.param(baked(functions=(gpu("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="nouveau built in"),
         pytest.param(inert(), policy(), [Step.ACTIVATE_LAYER], id="an inert layer is put in place"),
         pytest.param(active(), policy(), [], id="a layer in place stays"),
         pytest.param(
@@ -370,6 +371,16 @@ def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: l
             id="half loaded",
         ),
         pytest.param(ready(device_nodes=False), [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES], id="no device nodes"),
+        pytest.param(
+            ready(boot_id="boot-2", loaded=(resident("nouveau"),), functions=(gpu("nouveau"),)),
+            [Step.UNLOAD_MODULES, Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES],
+            id="nouveau came first",
+        ),
+        pytest.param(
+            ready(loaded=(resident(), resident("nvidia-uvm"), resident("nouveau"))),
+            [],
+            id="a nouveau that has bound nothing is in nobody's way",
+        ),
     ],
 )
 def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list[Step]) -> None:

@@ -248,7 +248,7 @@ def test_a_record_that_cannot_be_written_puts_everything_back(node: FakeNode, mo
 
     monkeypatch.setattr(manifest, "write", fails)
     before = outside(node)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(BuildError, match="No space"):
         run(node)
     assert outside(node) == before
 

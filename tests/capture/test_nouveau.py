@@ -1,0 +1,97 @@
+"""The choice to blacklist nouveau, on a native node with a generic kernel: the real update-initramfs and lsinitramfs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest, nouveau
+
+from lab import base, host, paths
+from lab.native import NativeNode
+from tests.capture.test_captured import wait
+from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
+from tests.lab.snapshot import difference, snapshot
+
+
+@pytest.fixture(scope="module")
+def generic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
+    node = NativeNode.create(f"nouveau-{os.getpid()}", base.root(base.GENERIC))
+    try:
+        yield Bakery(node, tmp_path_factory.mktemp("nouveau"))
+    finally:
+        node.destroy()
+
+
+def played(bakery: Bakery, playbook: str, **variables: Any) -> Ran:
+    argv = bakery.argv({"nvidia_prebake_image": bakery.reference("standin"), **variables})
+    done = host.run([*argv[:-1], str(paths.TOP / "playbooks" / playbook)], timeout_s=600, check=False, env=ENVIRONMENT)
+    return Ran(done.rc, done.stdout + done.stderr)
+
+
+def in_initramfs(bakery: Bakery) -> str:
+    """The file's content in the initramfs; empty where it is not in it."""
+    name = f"/boot/initrd.img-{bakery.kver}"
+    show = f"rm -rf /root/x && unmkinitramfs {name} /root/x && find /root/x -path '*/{nouveau.PATH}' -exec cat {{}} +; rm -rf /root/x"
+    return bakery.ssh(show)
+
+
+def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> None:
+    own = generic.root / nouveau.PATH
+    image = f"boot/initrd.img-{generic.kver}"
+    before = snapshot(generic.root)
+    ran = generic.capture()
+    assert ran.rc == 0, ran.out
+    assert set(difference(before, snapshot(generic.root))) == {nouveau.PATH, image}
+    assert own.read_text() == in_initramfs(generic) == nouveau.TEXT
+    assert "blacklist nouveau" in generic.ssh(f"modprobe --showconfig -S {generic.kver}")
+    assert generic.report()["nouveau"]["initramfs"] == [generic.kver]
+    assert not [entry for layer in generic.layers() for entry in layer.files if "nouveau" in entry.path]
+
+    with_file, store = snapshot(generic.root), snapshot(generic.root / manifest.STORE)
+    again = generic.capture()
+    assert "changed=0" in again.out, again.out
+    assert snapshot(generic.root) == with_file
+    assert snapshot(generic.root / manifest.STORE) == store
+
+    sealed = played(generic, "seal.yml")
+    assert sealed.rc == 0, sealed.out
+    refused = played(generic, "seal.yml", nvidia_prebake_blacklist_nouveau=False)
+    assert f"/{nouveau.PATH}: not to be here" in refused.message
+
+    generic.ssh(f"rm /{nouveau.PATH} && update-initramfs -u")
+    process = generic.start("standin", nvidia_prebake_mode="captured")
+    wait(lambda: own.exists() and generic.ssh("pgrep -f /usr/sbin/mkinitramfs || true"))
+    generic.ssh("kill -9 $(sed 's/.*process //; s/).*//' /run/gpu-prebake/lock) $(pgrep -f '[m]kinitramfs|[u]pdate-initramfs')")
+    process.kill()
+    process.wait()
+    assert in_initramfs(generic) == ""
+    refused = played(generic, "seal.yml")
+    assert f"/{image}: lacks /{nouveau.PATH}: update-initramfs -u -k {generic.kver}" in refused.message
+    completed = generic.capture()
+    assert completed.rc == 0, completed.out
+    assert in_initramfs(generic) == nouveau.TEXT
+    generic.ssh("rm -rf /var/tmp/mkinitramfs*")  # what the killed program left
+
+    off = generic.capture(nvidia_prebake_blacklist_nouveau=False)
+    assert off.rc == 0, off.out
+    assert in_initramfs(generic) == ""
+    assert set(difference(before, snapshot(generic.root))) <= {image}
+    assert played(generic, "seal.yml", nvidia_prebake_blacklist_nouveau=False).rc == 0
+
+
+def test_beside_a_driver_that_is_baked_in_place_and_removed_with_everything(generic: Bakery) -> None:
+    before = snapshot(generic.root)
+    ran = generic.bake(nvidia_prebake_mode="in_place")
+    assert ran.rc == 0, ran.out
+    (layer,) = manifest.read_all(generic.root)[0]
+    assert [entry.path for entry in layer.files if "modprobe.d" in entry.path] == ["etc/modprobe.d/blacklist-nouveau.conf"]
+    assert in_initramfs(generic) == nouveau.TEXT
+    assert "changed=0" in generic.bake(nvidia_prebake_mode="in_place").out
+
+    removed = played(generic, "remove.yml")
+    assert removed.rc == 0, removed.out
+    assert in_initramfs(generic) == ""
+    assert not [path for path in difference(before, snapshot(generic.root)) if "modprobe.d" in path]
