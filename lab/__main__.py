@@ -61,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--mode", default=bakedimage.CAPTURED, choices=[bakedimage.CAPTURED, bakedimage.IN_PLACE], help="default: %(default)s"
     )
+    command.add_argument("--nouveau", action="store_true", help="do not blacklist nouveau")
     _variant_option(command)
     command.set_defaults(call=_bake)
     command = commands.add_parser("list", help="list the session's nodes")
@@ -158,7 +159,7 @@ def _image(options: argparse.Namespace) -> int:
 
 def _bake(options: argparse.Namespace) -> int:
     for name in options.names:
-        print(bakedimage.bake(name, options.kernel, base.VARIANTS[options.base], options.mode).folder)
+        print(bakedimage.bake(name, options.kernel, base.VARIANTS[options.base], options.mode, options.nouveau).folder)
     return 0
 
 

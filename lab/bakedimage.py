@@ -56,13 +56,14 @@ class BakedImage:
         return containersteps.parse((self.folder / "containers.log").read_text(errors="replace"))
 
 
-def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD, mode: str = CAPTURED) -> BakedImage:
-    """A base baked with driver image `image` for the kernel of `series` in a mode of the role's, from the cache. Needs a session."""
+def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD, mode: str = CAPTURED, nouveau: bool = False) -> BakedImage:
+    """A base baked with driver image `image` for the kernel of `series` in a mode of the role's, from the cache; `nouveau` says that it
+    is left to nouveau to load. Needs a session."""
     driver = driverimage.build(image)
     root = base.root(variant)
     kver = base.choose(base.kernels(root / "boot"), series).kver
-    parts = [*base.key_parts(variant), driver.digest, kver, mode, _code_hash(), Path(__file__).read_text()]
-    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, variables(driver.reference, kver, mode), root), keep=12)
+    parts = [*base.key_parts(variant), driver.digest, kver, mode, str(nouveau), _code_hash(), Path(__file__).read_text()]
+    folder = cache.entry("baked", parts, lambda out: _bake(out, driver, variables(driver.reference, kver, mode, nouveau), root), keep=12)
     kept = json.loads((folder / "bake.json").read_text())
     return BakedImage(disk.load(folder), folder, json.loads((folder / "report.json").read_text()), **kept)
 
@@ -82,13 +83,14 @@ def _bake(out: Path, driver: driverimage.ImageDir, role_variables: dict[str, Any
     (out / "bake.json").write_text(json.dumps({"packer_s": round(packer_s, 1), "made": made}) + "\n")
 
 
-def variables(reference: str, kver: str, mode: str = CAPTURED) -> dict[str, Any]:
+def variables(reference: str, kver: str, mode: str = CAPTURED, nouveau: bool = False) -> dict[str, Any]:
     """The role's variables for a bake in the lab."""
     return {
         "nvidia_prebake_enabled": True,
         "nvidia_prebake_image": reference,
         "nvidia_prebake_kernels": [kver],
         "nvidia_prebake_mode": mode,
+        "nvidia_prebake_blacklist_nouveau": not nouveau,
     }
 
 

@@ -29,14 +29,15 @@ CORE = "core"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A folder of molecule/: its part, its disk's base, the driver image baked into it (or none) and in which mode, the one that the node
-    is to run."""
+    """A folder of molecule/: its part, its disk's base, the driver image baked into it (or none), in which mode and whether nouveau is
+    left alone, the one that the node is to run."""
 
     name: str
     part: str
     base: str
     baked: str
     mode: str
+    nouveau: bool
     image: str
     boots_twice: bool
 
@@ -88,6 +89,7 @@ def _read(folder: Path) -> Scenario:
         base=said.get("lab_base", base.CLOUD.name),
         baked=said["lab_baked"],
         mode=said.get("lab_mode", bakedimage.CAPTURED),
+        nouveau=said.get("lab_nouveau", False),
         image=said["lab_image"],
         boots_twice=(folder / "after_reboot.yml").exists(),
     )
@@ -110,11 +112,11 @@ def prepare(wanted: Iterable[Scenario]) -> None:
     for name in sorted({scenario.image for scenario in wanted}):
         driver = driverimage.build(name)
         registry.push(driver.layout, driver.reference)
-    for variant, name, mode in sorted({(scenario.base, scenario.baked, scenario.mode) for scenario in wanted}):
+    for variant, name, mode, nouveau in sorted({(one.base, one.baked, one.mode, one.nouveau) for one in wanted}):
         if name == "none":
             disk.of_base(base.VARIANTS[variant])
         else:
-            bakedimage.bake(name, variant=base.VARIANTS[variant], mode=mode)
+            bakedimage.bake(name, variant=base.VARIANTS[variant], mode=mode, nouveau=nouveau)
 
 
 def run(name: str) -> Ended:

@@ -3,7 +3,7 @@
 # images. Silent where none is.
 grep -o '^nvidia[a-z_]*' /proc/modules
 find /lib/modules/ -regex '.*/nvidia\(-uvm\|-modeset\|-drm\|-peermem\)?[.]ko.*'
-grep -h ' nvidia' /lib/modules/*/modules.alias
+grep -hE ' nvidia(_uvm|_modeset|_drm|_peermem)?$' /lib/modules/*/modules.alias
 dkms status
 for path in /var/lib/dkms/nvidia /opt/azure /etc/ld.so.conf.d/nvidia.conf /usr/bin/nvidia-smi /usr/bin/nvidia-modprobe; do
   [ ! -e "$path" ] || echo "$path"
