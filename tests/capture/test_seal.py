@@ -227,7 +227,7 @@ def test_a_disk_that_lies_mounted_read_only_is_proven_and_a_spoiled_copy_refused
         (spoiled / module).parent.mkdir(parents=True)
         (spoiled / module).write_text("x")
         (spoiled / "var/lib/dkms/mok.key").touch()
-        (spoiled / "usr/bin/dkms").unlink()
+        (spoiled / "usr/sbin/dkms").unlink()
         shutil.rmtree(spoiled / f"usr/src/linux-headers-{bakery.kver}")
         shutil.rmtree(spoiled / STORE / "objects")
         found = refused(bakery, nvidia_prebake_seal_root="/mnt/spoiled")

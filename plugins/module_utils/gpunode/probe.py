@@ -61,7 +61,7 @@ def probe(
     if not belongs:
         return facts
     facts = replace(facts, record_contents=_record_contents(root, facts))
-    facts = _with_modules(_with_contents(facts, root, wanted), root, runner, wanted)
+    facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)
     if facts.signatures_enforced:
         facts = replace(facts, trusted_keys=trust.read(root), install_signer=_install_signer(root, runner))
     return with_image(facts, containerd, wanted) if containerd else facts
@@ -140,7 +140,7 @@ def _candidates(facts: Facts, wanted: DriverWanted) -> Sequence[Manifest]:
     return [m for m in facts.layers if (m.identity.kver, m.identity.kind, m.identity.version) == asked]
 
 
-def _with_contents(facts: Facts, root: Path, wanted: DriverWanted) -> Facts:
+def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: bool) -> Facts:
     """Whether the candidates' contents are right, where they lie. Hashing a whole driver is worth it only for a layer that could be used;
     of an inert one, modules and programs are hashed now, and the rest while it is put in place."""
     layers = _candidates(facts, wanted)
@@ -156,7 +156,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted) -> Facts:
         if facts.active_layer:
             continue  # it is in its own way, or another is: what else is in the way shows when that has gone
         try:
-            readiness.check(root, Store(root), layer)
+            readiness.check(root, Store(root), layer, is_mounted)
         except LayerError as error:
             if error.code == "layer_damaged":
                 problems.append(str(error))

@@ -21,8 +21,11 @@ _SPECIAL = stat.S_ISUID | stat.S_ISGID
 _SPARE_BYTES = 8 << 20
 
 
-def check(root: Path, store: Store, layer: Manifest) -> tuple[str, ...]:
-    """Returns the folders that are to be made, upper ones first. Raises LayerError, with a code per cause."""
+def check(root: Path, store: Store, layer: Manifest, is_mounted: bool = False) -> tuple[str, ...]:
+    """Returns the folders that are to be made, upper ones first. Raises LayerError, with a code per cause.
+
+    An image that only lies mounted (``is_mounted``) may be so read-only: its nodes are not.
+    """
     if layer.mode != CAPTURED:
         raise LayerError(
             f"layer {layer.layer} was baked in place: its files lie where they belong, and it cannot be activated", code="layer_in_place"
@@ -35,7 +38,7 @@ def check(root: Path, store: Store, layer: Manifest) -> tuple[str, ...]:
     )
     missing, problems = _places(root, layer)
     _refuse("path_taken", "move it out of the way, or find out whose it is", problems)
-    _check_space(root, Placing(root, store), layer, missing)
+    _check_space(root, Placing(root, store), layer, missing, is_mounted)
     return missing
 
 
@@ -114,7 +117,7 @@ def _what(path: Path, status: os.stat_result) -> str:
     return "a folder" if stat.S_ISDIR(status.st_mode) else "a file" if stat.S_ISREG(status.st_mode) else "something special"
 
 
-def _check_space(root: Path, placing: Placing, layer: Manifest, missing: tuple[str, ...]) -> None:
+def _check_space(root: Path, placing: Placing, layer: Manifest, missing: tuple[str, ...], is_mounted: bool) -> None:
     """Room for what is copied and kept, on each filesystem, and that it can be written to."""
     store_folder = str(placing.store.objects.parent.relative_to(root))
     store_device = placing.device(store_folder)
@@ -133,12 +136,12 @@ def _check_space(root: Path, placing: Placing, layer: Manifest, missing: tuple[s
         shares = device == store_device and is_linkable(entry) and not placing.selinux
         needed[device] = needed.get(device, 0) + (0 if shares else entry.size)
     for device, folder in example.items():
-        _check_filesystem(root, folder, needed.get(device, 0) + _SPARE_BYTES)
+        _check_filesystem(root, folder, needed.get(device, 0) + _SPARE_BYTES, is_mounted)
 
 
-def _check_filesystem(root: Path, folder: str, needed: int) -> None:
+def _check_filesystem(root: Path, folder: str, needed: int, is_mounted: bool) -> None:
     found = os.statvfs(root / folder)
-    if found.f_flag & os.ST_RDONLY:
+    if found.f_flag & os.ST_RDONLY and not is_mounted:
         raise LayerError(f"/{folder} is on a read-only filesystem: nothing can be put in place there", code="read_only")
     free = found.f_bfree * found.f_frsize
     if free < needed:

@@ -140,7 +140,7 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
         report.refuse("layers", ["no layer is in the store: nothing was baked: look at the bake's output, or take the seal out (B4)"])
     for layer in layers:  # all of it is read here; a boot reads what it must, when it must
         problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else inventory.problems(root, layer.files)
-        report.refuse("layers", [f"layer {layer.layer}: {problem}" for problem in problems])
+        report.refuse("layers", [f"layer {layer.layer}: {problem}: bake anew" for problem in problems])
     report.refuse("inert", inert.problems(root, runner, arch, layers, bake.setuid_before(root)))
     report.refuse("inert", _containers(containerd))
     _check_nouveau(root, runner, request, report)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +76,22 @@ def test_offline_containerd_is_not_asked(node: LayerNode) -> None:
     assert report.refusals == []
     assert not node.called("ctr")
     assert "containerd was not asked" in " ".join(report.notes)
+
+
+def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is_not(
+    node: LayerNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes of the image have a filesystem of their own; a machine that is read-only itself could not put a layer in place."""
+    real = os.statvfs
+
+    def read_only(path: Any) -> Any:
+        found = real(path)
+        names = ("f_frsize", "f_bfree", "f_bavail", "f_files", "f_favail")
+        return SimpleNamespace(f_flag=found.f_flag | os.ST_RDONLY, **{name: getattr(found, name) for name in names})
+
+    monkeypatch.setattr(os, "statvfs", read_only)
+    assert sealed(node, offline=True).refusals == []
+    assert "read-only filesystem" in refusals(node)["right"]
 
 
 @pytest.mark.parametrize(
