@@ -295,12 +295,20 @@ def _replay(root: Path, runner: Runner, containerd: Containerd | None, request: 
         wanted = wanted_image(layer.image, None, identity.kind, identity.version)
     except DataError as error:
         return [f"layer {layer.layer}: {error}"]
+    asked = accepted(layer, request)
+    if not asked:
+        return [
+            f"layer {layer.layer}: no known GPU is driven by its {identity.flavour} modules of {identity.version}: use another driver image"
+        ]
     problems = []
     facts: Facts | None = None
-    for generation in accepted(layer, request):
+    for generation in asked:
         gpu = PciFunction(_ADDRESS, f"{generation.ids[0][0]:04x}", _CLASS, None)
         if facts is None:  # contents are read once; only the GPU differs
-            facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
+            try:
+                facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
+            except CommandError as error:
+                return [f"layer {layer.layer}: the decision cannot be replayed: {error}: have kmod on the machine that looks"]
             facts = replace(facts, signatures_enforced=False)  # what a node enforces, and trusts, is not what the build machine does
             if containerd is None:
                 facts = replace(facts, containerd_ready=True, image_present=True, config_digest=identity.config_digest)

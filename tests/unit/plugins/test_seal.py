@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -207,6 +208,9 @@ def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_el
     report = sealed(node)
     assert report.refusals == []
     assert report.summary.startswith(f"sealed: live (baked in place), covered: {KVER}, fast path for turing")
+    node.missing_programs.add("modinfo")
+    assert "cannot be replayed: modinfo " in refusals(node)["right"]
+    node.missing_programs.clear()
     node.put("usr/bin/nvidia-settings", "another's", 0o4755)
     node.put("var/lib/dkms/nvidia/550.90.07/source/dkms.conf", "x")
     node.put("usr/lib/x86_64-linux-gnu/libcuda.so.550.90.07", "x")
@@ -339,6 +343,16 @@ def test_a_node_must_be_able_to_build_for_itself(node: LayerNode) -> None:
     (node.root / "usr/bin/gcc").unlink()
     with pytest.raises(SealError, match="gcc is missing"):
         sealed(node, offline=True)
+
+
+def test_a_driver_that_is_known_to_drive_no_gpu_is_not_right(tmp_path: Path) -> None:
+    node = FakeNode(tmp_path / "root")
+    image = IMAGE.replace("580.126.09", "340.108")
+    node.add_image(image)
+    node.pinned.add(image)
+    layer = bake_layer(node, version="340.108")
+    manifest.write(node.root, replace(layer, image=image))
+    assert "no known GPU is driven by its open modules of 340.108" in refusals(node)["right"]
 
 
 def test_generations_that_the_modules_do_not_drive_are_refused(node: LayerNode) -> None:
