@@ -106,7 +106,7 @@ class Place:
         begun: list[float] = []
 
         def say(line: str) -> None:
-            if begun or line == "activate: read modules and programs":
+            if begun or line == "activate: read":
                 begun.append(time.perf_counter())
 
         layer = replace(self.layer, indexes=()) if by_depmod else self.layer

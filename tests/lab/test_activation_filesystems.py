@@ -182,7 +182,7 @@ def test_a_filesystem_that_fills_up_half_way_is_left_as_it_was(ext4: Path) -> No
         activation.activate(node.root, node, layer)
 
 
-@pytest.mark.parametrize("step", ["activate: stage", "activate: place", "activate: register with dkms", "activate: record"])
+@pytest.mark.parametrize("step", ["activate: stage", "activate: place", "activate: register", "activate: record"])
 def test_a_filesystem_that_turns_read_only_half_way_is_taken_back_once_it_can_be_written(ext4: Path, step: str) -> None:
     node, layer = prepared(ext4)
     before = snapshot(node.root)

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import datetime
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness
+from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness, steps
 from .activated import ACTIVATE, DEACTIVATE, DEPMOD, MADE, Activation, Journal
 from .errors import DataError, LayerError
 from .inventory import Entry
 from .manifest import Manifest
 from .placing import Placing
 from .runner import Runner
+from .steps import Say
 from .store import Store, drop_layer_folder
 from .takeaway import TakenAway, in_order, take_away
 
-Say = Callable[[str], None]
 _BY_ERRNO = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EROFS: "read_only"}
 
 
@@ -42,12 +42,12 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = _nothing, h
     active = activated.read(root)
     refuse_another(active, layer)
     if active:
-        problems = verify(root)
-        if problems:
+        changed = verify(root)
+        if changed:
             raise LayerError(
-                f"layer {layer.layer} is active, and changed since: {'; '.join(problems[:5])}: deactivate it and look at what stays",
+                f"layer {layer.layer} is active, and changed since: {'; '.join(changed[:5])}: deactivate it and look at what stays",
                 code="activation_changed",
-                details={"problems": list(problems)},
+                details={"problems": list(changed)},
             )
         return _of_this_machine(root, activated.read(root) or active)
     with disk_errors_named():
@@ -83,14 +83,17 @@ class _Activating:
         self.store = Store(root)
         self.replaced = set(layer.replaced)
 
+    def _begin(self, step: str) -> None:
+        steps.begin(self.say, steps.ACTIVATE, step)
+
     def run(self) -> Activation:
         layer = self.layer
-        self.say("activate: check")
+        self._begin("check")
         folders = readiness.check(self.root, self.store, layer)
-        self.say("activate: read modules and programs")
+        self._begin("read")
         readiness.check_contents(self.store, layer)
         self.placing = Placing(self.root, self.store)
-        self.say("activate: keep aside")
+        self._begin("keep")
         planned = Activation(
             layer=layer.layer,
             identity=layer.identity,
@@ -101,36 +104,37 @@ class _Activating:
             originals=derived.keep(self.root, self.store, layer.originals),
             derived=derived.plan(self.root, self.store, layer),
         )
-        self.say("activate: journal")
+        self._begin("journal")
         activated.write_journal(self.root, Journal(ACTIVATE, planned))
         with _taken_back_on_failure(self.root, self.runner, planned, self.say):
             record = self._put(planned)
-            self.say("activate: record")
+            self._begin("record")
             activated.write(self.root, record)
+        self._begin("end")
         files.remove_durably(self.root / activated.JOURNAL)
-        self.say("activate: done")
+        self._begin("done")
         return record
 
     def _put(self, planned: Activation) -> Activation:
         """Everything between journal and record."""
         with self._hashing() as hashed:
-            self.say("activate: stage")
+            self._begin("stage")
             how = self._stage(planned)
             # What was kept aside lasts from here on too: nothing has made way before.
-            self.say("activate: flush what is staged")
+            self._begin("flush-staged")
             self.placing.flush()
-            problems = hashed.result()
-        if problems:
-            raise LayerError(f"{'; '.join(problems[:5])}: bake anew", code="layer_damaged", details={"problems": list(problems)})
-        self.say("activate: place")
+            damaged = hashed.result()
+        if damaged:
+            raise LayerError(f"{'; '.join(damaged[:5])}: bake anew", code="layer_damaged", details={"problems": list(damaged)})
+        self._begin("place")
         self._place(planned, how)
         made = tuple(self._derive(one) for one in planned.derived)
-        self.say("activate: register with dkms")
+        self._begin("register")
         for entry in planned.placed:
             if _is_dkms(entry):
                 self._place_one(entry, how)
         self.placing.label(self.runner, [*planned.folders, *(entry.path for entry in planned.placed)], self.say)
-        self.say("activate: flush what is in place")
+        self._begin("flush")
         self.placing.flush()
         return replace(planned, derived=made, how={path: way for path, way in how.items() if way}, verified=self.hash_user_space)
 
@@ -179,11 +183,11 @@ class _Activating:
 
     def _derive(self, one: activated.Derived) -> activated.Derived:
         if one.swapped:
-            self.say("activate: swap indexes")
+            self._begin("swap-indexes")
             for entry in one.after:
                 self.placing.place(entry, MADE, replaces=True)
         else:
-            self.say(f"activate: {one.program}")
+            self._begin(one.program)
             derived.make(self.root, self.runner, one, self.layer.identity.kver)
         return derived.made(self.root, one, self.layer)
 
@@ -210,7 +214,7 @@ def deactivate(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway:
     if active is None:
         return resumed or TakenAway("")
     with disk_errors_named():
-        say("deactivate: journal")
+        steps.begin(say, steps.DEACTIVATE, "journal")
         activated.write_journal(root, Journal(DEACTIVATE, active))
         return _finish_taking_away(root, runner, active, say, interrupted=False)
 
@@ -236,11 +240,13 @@ def resume(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway | None:
 
 def _finish_taking_away(root: Path, runner: Runner, activation: Activation, say: Say, interrupted: bool) -> TakenAway:
     done = take_away(root, runner, activation, say, interrupted)
-    say("taking away: record goes")
+    steps.begin(say, steps.TAKE_AWAY, "forget")
     files.remove_durably(root / activated.PATH)
+    steps.begin(say, steps.TAKE_AWAY, "end")
     files.remove_durably(root / activated.JOURNAL)
+    steps.begin(say, steps.TAKE_AWAY, "drop")
     Store(root).drop(kept.entry for kept in activation.all_kept)
-    say("taking away: done")
+    steps.begin(say, steps.TAKE_AWAY, "done")
     return done
 
 
@@ -280,15 +286,16 @@ def discard(root: Path, runner: Runner, layer_name: str, say: Say = _nothing) ->
     was_there = path.exists()
     with disk_errors_named():
         # Without its manifest a layer is garbage, whenever the rest goes.
+        steps.begin(say, steps.DISCARD, "manifest")
         files.remove_durably(path)
-        say("discard: manifest gone")
+        steps.begin(say, steps.DISCARD, "folder")
         drop_layer_folder(path.parent)
+        steps.begin(say, steps.DISCARD, "objects")
         try:
-            dropped = Store(root).collect()
+            Store(root).collect()
         except DataError as error:
-            say(f"discard: objects stay: {error}")
-        else:
-            say(f"discard: {dropped} objects and folders dropped")
+            say(f"objects stay: {error}")
+        steps.begin(say, steps.DISCARD, "done")
     return was_there
 
 

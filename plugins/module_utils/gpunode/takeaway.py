@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import derived, dkms, files, inventory, registration
+from . import derived, dkms, files, inventory, registration, steps
 from .activated import DEPMOD, Activation, Derived, Kept
 from .host import TRIPLETS
 from .inventory import Entry
@@ -87,9 +87,9 @@ class _Taking:
         present = inventory.describe_present(self.root, [*placed, *(path for path in self.originals if path not in placed)])
         renewals = [self._renewal(one) for one in activation.derived]
         restore = self._to_restore(placed, present) + [kept for renewal in renewals for kept in renewal.restore]
-        self.say("taking away: stage what is restored")
+        self._begin("stage")
         self._stage(restore)
-        self.say("taking away: remove")
+        self._begin("remove")
         # In the order opposite to that of placing: DKMS's registration first.
         made = self._made_by_dkms(placed, present)
         for entry in reversed(activation.placed):
@@ -97,7 +97,7 @@ class _Taking:
                 self._remove(entry, present[entry.path])
         self._second_copies(placed)
         self._dangling_links(placed)
-        self.say("taking away: restore")
+        self._begin("restore")
         self._restore(restore)
         for renewal in renewals:
             for path in renewal.remove:
@@ -105,13 +105,17 @@ class _Taking:
         # What they were before knows nothing of files that are kept.
         again = activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]
         for one in again:
-            self.say(f"taking away: {one.program}")
+            self._begin(one.program)
             derived.make(self.root, self.runner, one, activation.identity.kver)
+        self._begin("folders")
         self._folders()
         self.placing.label(self.runner, self.done.restored, self.say)
-        self.say("taking away: flush")
+        self._begin("flush")
         self.placing.flush()
         return self.done
+
+    def _begin(self, step: str) -> None:
+        steps.begin(self.say, steps.TAKE_AWAY, step)
 
     # --- what to do -------------------------------------------------------------------------------------------------
 
