@@ -196,15 +196,25 @@ def _is_dkms(entry: Entry) -> bool:
     return entry.path.startswith(f"{dkms.TREE}/")
 
 
-def verify(root: Path) -> tuple[str, ...]:
-    """What is wrong with what is active, in words; all contents are read. Where nothing is, that is recorded. Raises DataError."""
+def problems(root: Path) -> tuple[str, ...]:
+    """What is wrong with what is active, in words; all contents are read. Raises DataError."""
     active = activated.read(root)
-    if active is None:
-        return ("no layer is active",)
-    problems = inventory.problems(root, active.placed)
-    if not problems and not active.verified:
+    return inventory.problems(root, active.placed) if active else ("no layer is active",)
+
+
+def record_verified(root: Path) -> None:
+    """Records that there are no ``problems``. Raises DataError."""
+    active = activated.read(root)
+    if active and not active.verified:
         activated.write(root, replace(active, verified=True))
-    return problems
+
+
+def verify(root: Path) -> tuple[str, ...]:
+    """``problems``; where there are none, that is recorded. Raises DataError."""
+    found = problems(root)
+    if not found:
+        record_verified(root)
+    return found
 
 
 def deactivate(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway:

@@ -199,12 +199,16 @@ class Apply:
             self._tries()
             return
         with ThreadPoolExecutor(max_workers=1) as pool:
-            verified = pool.submit(activation.verify, self.root)
+            verified = pool.submit(activation.problems, self.root)
             self._tries()
             problems = verified.result()
-        if problems and self._layer:
+        if not self._layer:
+            return  # it has gone meanwhile, with its record
+        if problems:
             self._fall_back("; ".join(problems[:3]))
             self._tries()
+        else:
+            activation.record_verified(self.root)
 
     def _compiled(self) -> bool:
         return userspace.module_stamps(self.root, self.facts.kver) != self._stamps

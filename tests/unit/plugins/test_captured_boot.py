@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, manifest, readiness, record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, readiness, record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
@@ -346,6 +348,38 @@ def test_firmware_that_is_damaged_is_no_broken_hardware(node: LayerNode, layer: 
     assert manifest.is_judged_bad(node.root, layer.layer, record_machine(node))
 
 
+def test_what_is_verified_beside_a_try_that_fails_leaves_no_record_behind(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contents are hashed beside the container. Where it ends later than the layer has gone, it must not record the layer again."""
+    gone = threading.Event()
+    real_deactivate, real_problems = activation.deactivate, inventory.problems
+
+    def deactivate(*args: Any) -> Any:
+        done = real_deactivate(*args)
+        gone.set()
+        return done
+
+    def problems(root: Path, entries: Any) -> Any:
+        found = real_problems(root, entries)
+        assert gone.wait(60)
+        return found
+
+    node.scripts = [refuses]  # type: ignore[list-item]
+    monkeypatch.setattr(activation, "deactivate", deactivate)
+    monkeypatch.setattr(activation, "inventory", SimpleNamespace(problems=problems))
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
+    assert activated.read(node.root) is None
+
+
+def refuses(node: LayerNode, action: str) -> Reply:
+    """A module that does not go into this kernel."""
+    if action == SKIP:
+        node.insert_error = "Invalid module format"
+        return Reply(1, out="no\n", seconds=5.0)
+    node.insert_error = ""
+    return behave(node, action)
+
+
 def record_machine(node: LayerNode) -> str:
     done = record.read(node.root)
     assert done
@@ -353,13 +387,6 @@ def record_machine(node: LayerNode) -> str:
 
 
 def test_a_layer_that_was_judged_bad_is_not_tried_again(node: LayerNode, layer: Manifest) -> None:
-    def refuses(n: LayerNode, action: str) -> Reply:
-        if action == SKIP:
-            n.insert_error = "Invalid module format"
-            return Reply(1, out="no\n", seconds=5.0)
-        n.insert_error = ""
-        return behave(n, action)
-
     node.scripts = [refuses]  # type: ignore[list-item]
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
