@@ -104,6 +104,22 @@ def read_journal(root: Path) -> Journal | None:
     return Journal(operation, _activation(document.get(data, "activation", dict, f"/{JOURNAL}", _CODE), f"/{JOURNAL}"))
 
 
+def problems(root: Path) -> tuple[DataError, ...]:
+    """What is wrong with the two documents; empty where each can be read, or is not there."""
+    found = []
+    for reads in (read, read_journal):
+        try:
+            reads(root)
+        except DataError as error:
+            found.append(error)
+    return tuple(found)
+
+
+def is_newer(error: DataError) -> bool:
+    """Whether a document is of a later layout than this program reads: then it is not damaged, and another program knows what it says."""
+    return document.is_newer(error, SCHEMA)
+
+
 def _plain(activation: Activation) -> dict[str, Any]:
     """As JSON has it; dataclasses.asdict would take longer than putting the files in place."""
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness, steps
+from . import activated, derived, dkms, document, files, host, inventory, manifest, readiness, steps, unrecorded
 from .activated import ACTIVATE, DEACTIVATE, DEPMOD, MADE, Activation, Journal
 from .errors import DataError, LayerError
 from .inventory import Entry
@@ -218,9 +218,19 @@ def verify(root: Path) -> tuple[str, ...]:
 
 
 def deactivate(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway:
-    """Takes away what is active, if anything is. Raises LayerError, DataError, CommandError; the next run goes on then."""
-    resumed = resume(root, runner, say)
-    active = activated.read(root)
+    """Takes away what is active, if anything is; where the record of that is damaged, what the manifests account for.
+
+    Raises LayerError, DataError where the record is of a newer layout, CommandError; the next run goes on then.
+    """
+    try:
+        resumed = resume(root, runner, say)
+        active = activated.read(root)
+    except DataError as error:
+        if any(activated.is_newer(one) for one in activated.problems(root)):
+            raise
+        say(f"{error}: what the layers' manifests account for is taken away")
+        with disk_errors_named():
+            return unrecorded.take_away(root, runner, say)
     if active is None:
         return resumed or TakenAway("")
     with disk_errors_named():
@@ -238,7 +248,7 @@ def resume(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway | None:
     Store(root).sweep()
     if journal is None:
         return None
-    record = activated.read(root)
+    record = _record_beside(root, say)
     with disk_errors_named():
         if journal.operation == ACTIVATE and record:
             say(f"resume: layer {record.layer} is in place")
@@ -246,6 +256,17 @@ def resume(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway | None:
             return None
         say(f"resume: {'take back' if journal.operation == ACTIVATE else 'finish taking away'} layer {journal.activation.layer}")
         return _finish_taking_away(root, runner, journal.activation, say, interrupted=True)
+
+
+def _record_beside(root: Path, say: Say) -> Activation | None:
+    """The record, where there is a journal, which says all that a damaged one could."""
+    try:
+        return activated.read(root)
+    except DataError as error:
+        if activated.is_newer(error):
+            raise
+        say(f"{error}: the journal says it too")
+        return None
 
 
 def _finish_taking_away(root: Path, runner: Runner, activation: Activation, say: Say, interrupted: bool) -> TakenAway:

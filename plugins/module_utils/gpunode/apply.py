@@ -117,7 +117,8 @@ class Apply:
         self._config_before()  # the record that may know it goes
         baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
         with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
-            taken = activation.deactivate(self.root, self.runner, self.events.say) if facts.active_layer else TakenAway("")
+            layer_may_be = facts.active_layer or facts.activation_problem
+            taken = activation.deactivate(self.root, self.runner, self.events.say) if layer_may_be else TakenAway("")
             ours = removal.Accounted(
                 facts.arch or "",
                 baked,
@@ -139,7 +140,8 @@ class Apply:
             left = [f"{item.what}: {item.why}" for item in left_by_initialisation(self.root)]
             self.outcome.warnings += [f"left: {'; '.join(left)}"] if left else []
         inert = tuple(layer for layer in facts.layers if layer not in baked)
-        self.facts = replace(facts, record=None, layers=inert, active_layer="", active_machine_id="", active_version="")
+        gone = replace(facts, record=None, active_layer="", active_machine_id="", active_version="")
+        self.facts = replace(gone, layers=inert, activation_problem="", unrecorded_layers=())
 
     def _activate(self) -> None:
         """Puts the plan's layer in place. One that cannot be is left in the store, and the node goes down the ladder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from . import activated, activation, files, host, marker, pci
 from .apply import Apply
@@ -12,7 +13,7 @@ from .containerd import Containerd
 from .contract import LOCK
 from .deadline import Deadline
 from .decide import decide
-from .errors import GpuNodeError, InputError
+from .errors import DataError, GpuNodeError, InputError
 from .events import Events
 from .imagesource import DEFAULT_SOURCE, ImageSource
 from .model import Facts, Outcome, Plan, Policy, Step
@@ -43,8 +44,8 @@ def boot(
     with files.locked(LOCK, "gpu_boot"):
         events = Events(say)
         if (root / activated.JOURNAL).exists():
-            with events.step("resume-activation"):
-                activation.resume(root, runner, say)
+            with events.step("resume-activation") as event:
+                _resume(root, runner, say, event)
         with events.step("probe-and-decide"):
             _wait_for_gpus(root, policy, deadline)
             facts, plan = look(root, runner, containerd, policy, marker_path)
@@ -57,6 +58,15 @@ def boot(
             error.details.update(refused=[asdict(refusal) for refusal in plan.refused], node_warnings=list(plan.warnings))
             raise
         return facts, replace(outcome, steps=events.steps)
+
+
+def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[str, Any]) -> None:
+    """Ends what an interrupted run began. A journal that cannot be read is a fact for the decision."""
+    try:
+        activation.resume(root, runner, say)
+    except DataError as error:
+        event.update(outcome="refused", code=error.code)
+        say(str(error))
 
 
 def may_need_image(facts: Facts, plan: Plan) -> bool:

@@ -56,8 +56,9 @@ def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
 
 def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
     """Plans that are an error before anything is tried."""
-    if facts.activation_problem:
-        return _failure("activation_invalid", f"{facts.activation_problem}; nothing more is put on top of it")
+    if facts.activation_is_newer and ready_refusal(facts, policy) is not None:
+        reason = f"{facts.activation_problem}: a newer version of this program has written it, and must take away what it put in place"
+        return _failure("activation_invalid", reason)
     if policy.expected_gpus and len(facts.gpus) < policy.expected_gpus:
         return _gpu_missing(facts, policy)
     for gpu in driven(facts):
@@ -172,7 +173,7 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
 
 def _must_go(facts: Facts, policy: Policy, code: str) -> bool:
     """Whether a driver of ours is here that is not the wanted one: it must be out before another comes in (I1)."""
-    if facts.active_layer:
+    if facts.active_layer or facts.activation_problem:
         return True  # whatever is against it: a container that installs over hard links would write into the store's objects
     wanted = (policy.wanted.kind, policy.wanted.version)
     in_place = [m for m in facts.layers if facts.is_in_place(m)]
@@ -201,11 +202,12 @@ def _unload(facts: Facts) -> tuple[Step, ...]:
 
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     """Nothing is done; but a layer that was put in place here does not stay on a node where it does not belong (R1)."""
-    if not facts.active_layer or facts.activation_problem:
+    in_place = ", ".join(dict.fromkeys(filter(None, (facts.active_layer, *facts.unrecorded_layers))))
+    if not in_place or facts.activation_is_newer:
         return Plan(Action.NONE, code, reason)
     unload = (Step.UNLOAD_MODULES,) if kmod.takeable(facts.loaded, (facts.active_version,), bool(facts.operator or facts.foreign)) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
-    return Plan(Action.NONE, code, f"{reason}; layer {facts.active_layer}, which is in place here, is taken away", steps=steps)
+    return Plan(Action.NONE, code, f"{reason}; layer {in_place}, which is in place here, is taken away", steps=steps)
 
 
 def _failure(code: str, reason: str) -> Plan:
@@ -214,6 +216,8 @@ def _failure(code: str, reason: str) -> Plan:
 
 def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     found = []
+    if facts.activation_problem:
+        found.append(f"{facts.activation_problem}; the baked layers are not used until it is gone")
     if plan.action is not Action.NONE and not facts.imports_dropins:
         found.append(
             'containerd\'s config.toml does not import config.d: the "nvidia" runtime will not be in force. '

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import activated, activation, driver, files, foreign, host, kmod, ours, readiness
+from . import activated, activation, driver, files, foreign, host, kmod, ours, readiness, unrecorded
 from .activated import Activation
 from .activation import indexes_were_swapped
 from .contract import LOCK
@@ -72,7 +72,7 @@ def set_state(
         with activation.disk_errors_named():
             change = LayerChange(state, layer, _would_change(root, state, layer))
         if state == INACTIVE and change.changed and live and in_use == REFUSE:
-            driver.refuse_if_held(root, _own_modules(root, activated.read(root)))
+            driver.refuse_if_held(root, _own_modules(root, _in_place(root)))
         return change
     with files.locked(LOCK, _DOING[state]):
         return _set_state(runner, state, layer, say, root, in_use if live else None)
@@ -81,15 +81,16 @@ def set_state(
 def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None], root: Path, in_use: str | None) -> LayerChange:
     if state == ABSENT:
         return LayerChange(state, layer, activation.discard(root, runner, layer, say))
-    resumed = activation.resume(root, runner, say)
-    before = activated.read(root)
+    is_damaged = state == INACTIVE and _is_damaged(root)
+    resumed = None if is_damaged else activation.resume(root, runner, say)
+    before = _in_place(root) if is_damaged else activated.read(root)
     if state == ACTIVE:
         return _activated(activation.activate(root, runner, activation.find(root, layer), say), before is None)
-    if before is None or layer not in ("", before.layer):
+    if not is_damaged and (before is None or layer not in ("", before.layer)):
         return _taken_away(layer, resumed)
     services, modules = _unload(root, runner, before, in_use, say) if in_use else ((), ())
     change = _taken_away(layer, activation.deactivate(root, runner, say))
-    resident = kmod.of_version(kmod.loaded(root), (before.identity.version,)) if in_use else ()
+    resident = kmod.of_version(kmod.loaded(root), (before.identity.version,)) if in_use and before else ()
     left = [f"{item.what}: {item.why}" for item in ours.left_by_initialisation(root)]
     return replace(change, services=list(services), modules=list(modules), resident=[m.name for m in resident], left=left)
 
@@ -100,7 +101,7 @@ def _own_modules(root: Path, active: Activation | None) -> list[str]:
 
 
 def _unload(
-    root: Path, runner: Runner, active: Activation, in_use: str, say: Callable[[str], None]
+    root: Path, runner: Runner, active: Activation | None, in_use: str, say: Callable[[str], None]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     names = _own_modules(root, active)
     if not names:
@@ -113,6 +114,16 @@ def _unload(
             raise
         say(f"modules stay until the next reboot: {error}")
         return (), ()
+
+
+def _is_damaged(root: Path) -> bool:
+    """Whether which layer is in place cannot be read: then whatever the manifests account for is taken away, whatever the name."""
+    return any(not activated.is_newer(error) for error in activated.problems(root))
+
+
+def _in_place(root: Path) -> Activation | None:
+    """The layer that is in place, by the record, or where that is damaged by the manifests."""
+    return next(iter(unrecorded.found(root)), None) if _is_damaged(root) else activated.read(root)
 
 
 def _activated(active: Activation, changed: bool) -> LayerChange:
@@ -135,6 +146,8 @@ def _taken_away(layer: str, done: TakenAway | None) -> LayerChange:
 
 
 def _would_change(root: Path, state: str, layer: str) -> bool:
+    if state == INACTIVE and _is_damaged(root):
+        return True
     active = activated.read(root)
     under_way = activated.read_journal(root) is not None
     if state == ACTIVE:

@@ -74,6 +74,8 @@ class Facts:
     active_machine_id: str = ""
     active_version: str = ""
     activation_problem: str = ""
+    activation_is_newer: bool = False
+    unrecorded_layers: tuple[str, ...] = ()
     record: Record | None = None
     record_problem: str = ""
     record_contents: tuple[str, ...] | None = None

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import activated, foreign, host, kmod, manifest, marker, nouveau, placed, record
+from . import activated, foreign, host, kmod, manifest, marker, nouveau, placed, record, unrecorded
 from .activated import Activation
 from .containerd import Containerd
 from .errors import CommandError, DataError, PreflightError
@@ -51,9 +51,9 @@ class Left:
 
 @dataclass(frozen=True)
 class Ours:
-    """What was found. ``active`` is a captured layer that is in place, ``problems`` are damaged documents in words, ``images`` the names
-    of our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` how the bake's file about nouveau is,
-    ``interrupted`` says that an earlier removal or activation did not end.
+    """What was found. ``active`` are captured layers that are in place, ``problems`` damaged documents in words, ``images`` the names of
+    our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` how the bake's file about nouveau is,
+    ``interrupted`` says that an earlier removal or activation did not end, or that what is in place must be told by the manifests.
     """
 
     root: Path
@@ -61,7 +61,7 @@ class Ours:
     layers: tuple[Manifest, ...] = ()
     node: Record | None = None
     placed: Placed | None = None
-    active: Activation | None = None
+    active: tuple[Activation, ...] = ()
     problems: tuple[str, ...] = ()
     marker: Marker | None = None
     images: tuple[str, ...] = ()
@@ -88,13 +88,13 @@ class Ours:
 
     @property
     def versions(self) -> set[str]:
-        mine = (*(layer.identity for layer in self.layers), *(one.identity for one in (self.node, self.active) if one))
-        return {identity.version for identity in mine}
+        mine = [layer.identity for layer in self.layers] + [one.identity for one in self.active]
+        return {identity.version for identity in (*mine, *((self.node.identity,) if self.node else ()))}
 
     def accounted(self, marker_path: str) -> Accounted:
         """What may be taken. A marker of another version is another provisioner's."""
         mine = self.marker is not None and self.marker.version in self.versions
-        active = self.active.identity.version if self.active else ""
+        active = self.active[0].identity.version if self.active else ""
         path = marker_path if mine else None
         return Accounted(self.arch, self.in_place, self.node, self.placed, None, path, self.captured, active)
 
@@ -152,7 +152,7 @@ class Ours:
 
 def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
     """Looks at the system at ``root``. Raises PreflightError where a bake was killed: only a bake can take that back; DataError where
-    what is active cannot be told."""
+    a newer version of this program has put a layer in place."""
     if (root / BAKE_JOURNAL).exists():
         raise PreflightError(
             f"a bake was killed here (/{BAKE_JOURNAL}): bake again, which takes back what it left, or start from a fresh machine",
@@ -167,7 +167,7 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
         operator=foreign.operator_signs(root),
         blacklist=nouveau.own(root),
         history=tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
-        interrupted=any((root / path).exists() for path in (JOURNAL, activated.JOURNAL)),
+        interrupted=known.interrupted or any((root / path).exists() for path in (JOURNAL, activated.JOURNAL)),
     )
     if found.versions:
         found = replace(found, arch=host.require_supported(root, os.uname().machine))
@@ -190,8 +190,13 @@ def _documents(root: Path, marker_path: str) -> tuple[Ours, tuple[str, ...]]:
         found = replace(found, placed=placed.read(root))
     except DataError as error:
         problems.append(str(error))
-    found = replace(found, active=activated.read(root))  # what is in place must be known: nothing else would take it away
-    return found, tuple(problems)
+    errors = activated.problems(root)
+    for newer in filter(activated.is_newer, errors):
+        raise newer
+    if errors:
+        return replace(found, active=unrecorded.found(root), interrupted=True), (*problems, *(str(one) for one in errors))
+    active = activated.read(root)
+    return replace(found, active=(active,) if active else ()), tuple(problems)
 
 
 def _images(containerd: Containerd, references: set[str]) -> tuple[str, ...]:

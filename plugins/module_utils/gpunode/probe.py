@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import activated, certificate, dkms, foreign, host, inventory, kmod, manifest, marker, pci, readiness, record, trust
+from . import activated, certificate, dkms, foreign, host, inventory, kmod, manifest, marker, pci, readiness, record, trust, unrecorded
 from .containerd import Containerd, imports_dropins
 from .errors import CommandError, DataError, LayerError, PreflightError
 from .imageref import DriverWanted
@@ -52,7 +52,7 @@ def probe(
     )
     facts = _with_activation(facts, root)
     belongs = facts.arch is not None and bool(facts.gpus)
-    if not belongs and not facts.active_layer:
+    if not belongs and not facts.active_layer and not facts.unrecorded_layers:
         return facts  # no driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go
     facts = _with_records(facts, root, marker_path)
     if facts.arch:
@@ -103,18 +103,29 @@ def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
 
 def _with_activation(facts: Facts, root: Path) -> Facts:
     """What a layer has put in place: asked on every node, since it must go where no driver belongs."""
+    errors = activated.problems(root)
+    if errors:
+        there = unrecorded.found(root)
+        facts = replace(
+            facts,
+            activation_problem="; ".join(str(error) for error in errors),
+            activation_is_newer=any(activated.is_newer(error) for error in errors),
+            unrecorded_layers=tuple(one.layer for one in there),
+            active_version=there[0].identity.version if there else "",
+        )
     try:
         found = activated.read(root)
-    except DataError as error:
-        return replace(facts, activation_problem=str(error))
+    except DataError:
+        return facts
     if found is None:
         return facts
     return replace(facts, active_layer=found.layer, active_machine_id=found.machine_id, active_version=found.identity.version)
 
 
 def in_place(facts: Facts) -> tuple[Manifest, ...]:
-    """The layers whose files lie where they belong; those of another machine's activation still do."""
-    return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer == facts.active_layer)
+    """The layers whose files lie where they belong; those of another machine's activation still do, and those of a record that is
+    damaged."""
+    return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer in (facts.active_layer, *facts.unrecorded_layers))
 
 
 def own_versions(facts: Facts) -> set[str]:
@@ -144,7 +155,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
     """Whether the candidates' contents are right, where they lie. Hashing a whole driver is worth it only for a layer that could be used;
     of an inert one, modules and programs are hashed now, and the rest while it is put in place."""
     layers = _candidates(facts, wanted)
-    if not layers:
+    if not layers or facts.activation_problem:
         return facts
     problems: list[str] = []
     obstacle = ""

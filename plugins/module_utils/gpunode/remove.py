@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import activation, driver, files, host, initramfs, inventory, kmod, marker, nouveau, ours, placed, record, removal, takeaway
+from .activated import Activation
 from .containerd import Containerd
 from .contract import LOCK, DriverContainer
 from .deadline import Deadline
@@ -100,14 +101,15 @@ class Remove:
         if not found.is_anything(self._all):
             return self._nothing(found)
         done = Removal(touch=False)
-        changed = self._changed(found)
+        changed = {path for active in found.active for path in self._changed(active)}
         removal.take_files(self.root, self.runner, replace(found.accounted(self.request.marker_path), kept=frozenset(changed)), done)
         modules = found.own_modules()
         holders = driver.other_holders(self.root) if modules else ()
         if holders and self.request.in_use == REFUSE:
             raise BootError(_in_use(holders), code="driver_in_use")
         out = Removed("planned", "")
-        self._plan_deactivation(found, out, done, changed)
+        for active in found.active:
+            self._plan_deactivation(active, out, done, changed)
         if self._all and found.blacklist == nouveau.OURS:
             done.removed.append(nouveau.PATH)
         out.removed += [*(path for path in done.removed if path not in out.removed), *self._own_paths(found)]
@@ -119,26 +121,22 @@ class Remove:
         out.reason = f"{len(out.removed)} paths would go, {len(out.left)} things would be left"
         return out
 
-    def _changed(self, found: Ours) -> set[str]:
+    def _changed(self, active: Activation) -> set[str]:
         """What a deactivation would keep."""
-        if not found.active:
-            return set()
-        placed_entries = {entry.path: entry for entry in found.active.placed}
+        placed_entries = {entry.path: entry for entry in active.placed}
         present = inventory.describe_present(self.root, placed_entries)
         changed = {path for path, entry in placed_entries.items() if present[path] not in (entry, None)}
         owned = owned_by_dpkg(self.root)
-        replaced = {kept.entry.path for kept in found.active.originals}
-        made = takeaway.made_since(self.root, found.active, present, owned)
+        replaced = {kept.entry.path for kept in active.originals}
+        made = takeaway.made_since(self.root, active, present, owned)
         return (changed | (owned & {*placed_entries}) - replaced) - made.paths
 
-    def _plan_deactivation(self, found: Ours, out: Removed, done: Removal, changed: set[str]) -> None:
-        if not found.active:
-            return
+    def _plan_deactivation(self, active: Activation, out: Removed, done: Removal, changed: set[str]) -> None:
         done.kept += sorted(changed - {*done.kept})
-        out.restored = [kept.entry.path for kept in found.active.originals if kept.entry.path not in changed]
-        stays = {*changed, *out.restored}
-        goes = [entry.path for entry in found.active.placed if entry.type != "folder" and entry.path not in stays]
-        out.removed = [path for path in goes if os.path.lexists(self.root / path)]
+        out.restored += [kept.entry.path for kept in active.originals if kept.entry.path not in {*changed, *out.restored}]
+        stays = {*changed, *out.restored, *out.removed}
+        goes = [entry.path for entry in active.placed if entry.type != "folder" and entry.path not in stays]
+        out.removed += [path for path in goes if os.path.lexists(self.root / path)]
 
     def run(self) -> Removed:
         """Carries it out. Raises GpuNodeError."""

@@ -155,6 +155,13 @@ def nearest_layer(facts: Facts, policy: Policy) -> Manifest | None:
 
 
 def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refusal | None:
+    if facts.activation_problem:
+        return Refusal(
+            BAKED,
+            "activation_invalid",
+            f"what was put in place here is not known ({facts.activation_problem}): what the layers' manifests account for is taken away, "
+            "and the damaged document set aside; look at it to find out who damaged it",
+        )
     if layer is None:
         return _no_layer_refusal(facts, policy)
     differing = _differences(facts, policy, layer)

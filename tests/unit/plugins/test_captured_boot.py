@@ -397,6 +397,161 @@ def test_a_layer_that_was_judged_bad_is_not_tried_again(node: LayerNode, layer: 
     assert not manifest.is_judged_bad(node.root, layer.layer, "another machine")
 
 
+# --- damaged documents -----------------------------------------------------------------------------------------------
+
+
+def damage(node: LayerNode, document: str, text: str = "{") -> Path:
+    return node.put(document, text, 0o600)
+
+
+def journal_of(node: LayerNode, operation: str) -> str:
+    """A journal's text, of a layer that is in place."""
+    active = activated.read(node.root)
+    assert active
+    activated.write_journal(node.root, activated.Journal(operation, active))
+    text = (node.root / activated.JOURNAL).read_text()
+    (node.root / activated.JOURNAL).unlink()
+    return text
+
+
+def shapes(text: str, number: int) -> Iterator[str]:
+    """A text cut off at many places, and full of zeros from there on, as after a power cut."""
+    for at in range(0, len(text) - 1, len(text) // number):
+        yield text[:at]
+        yield text[:at] + "\0" * (len(text) - at)
+
+
+def test_a_node_that_is_right_stays_so_whatever_the_record_of_its_layer_says(node: LayerNode) -> None:
+    boot(node)
+    bad = damage(node, activated.PATH)
+    before = snapshot(node.root, "none")
+    outcome = boot(node)
+    assert (outcome.result, outcome.containers) == ("ready", 0)
+    assert any(str(bad.relative_to(node.root)) in warning for warning in outcome.warnings)
+    assert snapshot(node.root, "none") == before
+
+
+@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+@pytest.mark.parametrize("operation", [activated.ACTIVATE, activated.DEACTIVATE])
+def test_a_damaged_document_costs_a_compile_once(node: LayerNode, layer: Manifest, document: str, operation: str) -> None:
+    """In place and not initialised: what the manifests account for goes, a full install follows, and the next boot finds nothing amiss."""
+    before = placed(node)
+    activation.activate(node.root, node, layer)
+    if document == activated.JOURNAL:
+        journal_of(node, operation)
+        if operation == activated.ACTIVATE:
+            (node.root / activated.PATH).unlink()
+    bad = damage(node, document)
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("compiled", "activation_invalid")
+    assert document in outcome.reason
+    assert node.driver_runs == [INSTALL]
+    assert bad.with_name(bad.name + ".damaged").read_text() == "{"
+    assert (activated.read(node.root), activated.read_journal(node.root)) == (None, None)
+    assert layernode.REPLACED in before
+    assert Store(node.root).problems(layer.files) == (), "the install did not write through a link into the store"
+    again = boot(node)
+    assert (again.result, again.changed, again.warnings) == ("ready", False, [])
+
+
+@pytest.mark.parametrize("damaged", [activated.PATH, activated.JOURNAL])
+def test_without_a_gpu_what_the_manifests_account_for_goes_all_the_same(node: LayerNode, layer: Manifest, damaged: str) -> None:
+    before = placed(node)
+    activation.activate(node.root, node, layer)
+    damage(node, damaged)
+    lose_gpu(node)
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("removed", "no_gpu")
+    assert placed(node) == before
+    assert (boot(node).result, boot(node).warnings) == ("nothing", [])
+
+
+def test_with_nothing_in_place_a_damaged_record_is_only_named(node: LayerNode) -> None:
+    damage(node, activated.PATH)
+    lose_gpu(node)
+    before = snapshot(node.root, "none")
+    outcome = boot(node)
+    assert (outcome.result, outcome.code) == ("nothing", "no_gpu")
+    assert any(activated.PATH in warning for warning in outcome.warnings)
+    assert snapshot(node.root, "none") == before
+
+
+def test_what_nothing_accounts_for_is_not_deleted(node: LayerNode, layer: Manifest) -> None:
+    activation.activate(node.root, node, layer)
+    damage(node, activated.PATH)
+    mine, packages = f"{MODULE.rpartition('/')[0]}/mine.ko", "usr/lib/firmware/nvidia/gsp.bin"
+    node.put(mine, "mine")
+    (node.root / layernode.SETUID).unlink()
+    node.put(layernode.SETUID, "changed", 0o755)
+    node.put("var/lib/dpkg/info/libcuda1.list", f"/{packages}\n")
+    lose_gpu(node)
+    outcome = boot(node)
+    assert outcome.result == "removed"
+    assert (node.root / mine).read_text() == "mine"
+    assert (node.root / layernode.SETUID).read_text() == "changed"
+    assert (node.root / packages).exists()
+    assert any(f"/{layernode.SETUID}" in warning for warning in outcome.warnings)
+    assert not (node.root / MODULE).exists()
+
+
+def test_an_original_that_cannot_be_put_back_leaves_what_replaced_it(node: LayerNode, layer: Manifest) -> None:
+    activation.activate(node.root, node, layer)
+    original = next(entry for entry in layer.originals if entry.path == layernode.REPLACED)
+    Path(Store(node.root).file(original)).unlink()
+    damage(node, activated.PATH)
+    lose_gpu(node)
+    outcome = boot(node)
+    assert outcome.result == "removed"
+    assert any(f"/{layernode.REPLACED}: what was there" in warning for warning in outcome.warnings)
+    assert (node.root / layernode.REPLACED).read_text() == "options nvidia\n"
+    assert (node.root / layernode.DELETED).read_text() == "/old\n"
+
+
+def test_where_signatures_are_enforced_the_damage_is_named_and_deactivation_mends_it(node: LayerNode, layer: Manifest) -> None:
+    activation.activate(node.root, node, layer)
+    damage(node, activated.PATH)
+    node.put("sys/module/module/parameters/sig_enforce", "Y\n")
+    with pytest.raises(BootError, match=activated.PATH) as caught:
+        boot(node)
+    assert caught.value.code == "signatures_enforced"
+    assert activation.deactivate(node.root, node).layer == layer.layer
+    assert activated.problems(node.root) == ()
+
+
+@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+def test_a_document_of_a_newer_layout_is_left_to_the_program_that_wrote_it(node: LayerNode, layer: Manifest, document: str) -> None:
+    activation.activate(node.root, node, layer)
+    damage(node, document, '{"schema": 2}')
+    before = snapshot(node.root, "none")
+    with pytest.raises(BootError, match="a newer version of this program") as caught:
+        boot(node)
+    assert caught.value.code == "activation_invalid"
+    lose_gpu(node)
+    assert boot(node).result == "nothing"
+    after = snapshot(node.root, "none")
+    assert {path: after.get(path) for path in before if path.startswith(layernode.STORE)} == {
+        path: before[path] for path in before if path.startswith(layernode.STORE)
+    }
+    assert (node.root / MODULE).exists()
+
+
+def test_however_a_document_is_damaged_the_node_boots(node: LayerNode, layer: Manifest) -> None:
+    """Wherever it is cut off, a boot gives one plan, at whose end nothing of the layer is left and all else is as it was."""
+    before = placed(node)
+    activation.activate(node.root, node, layer)
+    record_text, journal_text = (node.root / activated.PATH).read_text(), journal_of(node, activated.DEACTIVATE)
+    lose_gpu(node)
+    assert activated.read(node.root)
+    for document, text in ((activated.PATH, record_text), (activated.JOURNAL, journal_text)):
+        for shape in shapes(text, 10):
+            (node.root / activated.PATH).write_text(record_text)
+            damage(node, document, shape)
+            outcome = boot(node)
+            assert outcome.result == "removed"
+            assert placed(node) == before
+            activation.activate(node.root, node, layer)
+
+
 def test_an_interrupted_activation_is_taken_back_first(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

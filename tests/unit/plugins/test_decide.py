@@ -83,6 +83,10 @@ def enforced(facts: Facts, *trusted: str) -> Facts:
     return replace(facts, signatures_enforced=True, trusted_keys=trusted or (SIGNER.key_id,))
 
 
+DAMAGED: dict[str, Any] = {"active_layer": "", "active_version": "", "activation_problem": "activation.json: not valid JSON"}
+FOUND: dict[str, Any] = {"unrecorded_layers": (CAPTURED.layer,), "active_version": VERSION}
+
+
 def row(name: str, facts: Facts, code: str, action: Action, policy: Policy = policy(), **more: Any) -> Any:  # noqa: B008
     return pytest.param(facts, policy, code, action, more.get("fails", False), id=name)
 
@@ -183,7 +187,13 @@ PLANS = [
     row("captured, objects damaged", inert(layer_contents=("object: sha256",)), "contents_mismatch", INSTALL),
     row("captured, active, DKMS's entry gone", active(dkms=()), "dkms_not_registered", INSTALL),
     row("captured, active, marker gone", active(marker=None), "marker_missing", INSTALL),
-    row("record of what is in place broken", inert(activation_problem="bad"), "activation_invalid", NONE, fails=True),
+    row("record of what is in place damaged", inert(activation_problem="bad"), "activation_invalid", INSTALL),
+    row("record of what is in place damaged, files in place", inert(activation_problem="bad", unrecorded_layers=(CAPTURED.layer,)),
+        "activation_invalid", INSTALL),
+    row("journal damaged", active(activation_problem="bad"), "activation_invalid", INSTALL),
+    row("record of what is in place damaged, nothing baked", never_baked(activation_problem="bad"), "activation_invalid", INSTALL),
+    row("record of what is in place of a newer layout", inert(activation_problem="bad", activation_is_newer=True),
+        "activation_invalid", NONE, fails=True),
     row("record of another version", never_baked(record=a_record(identity=identity(version="570.1")), record_contents=()),
         "never_baked", INSTALL),
     # enforced signatures: no compile that cannot be loaded
@@ -212,6 +222,9 @@ PLANS = [
         "signatures_enforced", NONE, fails=True),
     # already right
     row("second run", ready(), "already_initialised", NONE),
+    row("second run, record of what is in place damaged", ready(activation_problem="bad"), "already_initialised", NONE),
+    row("second run, record of what is in place of a newer layout", ready(activation_problem="bad", activation_is_newer=True),
+        "already_initialised", NONE),
     row("second run, gpu of no known generation", ready(functions=(gpu(device="ffff"),)), "already_initialised", NONE),
     row("second run, image collected", ready(image_present=False, config_digest=""), "already_initialised", NONE),
     row("second run, digest unknown", ready(config_digest=""), "already_initialised", NONE),
@@ -353,6 +366,7 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
             [Step.REMOVE_DRIVER],
             id="what only a marker accounts for goes first",
         ),
+        pytest.param(inert(**DAMAGED), policy(), [Step.REMOVE_DRIVER], id="what a damaged record may have spoken of goes first"),
     ],
 )
 def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: list[Step]) -> None:
@@ -412,7 +426,12 @@ def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list
             id="given to a virtual machine",
         ),
         pytest.param({"active_layer": "", "functions": ()}, policy(), "no_gpu", [], id="nothing in place: nothing is done"),
-        pytest.param({"activation_problem": "bad", "functions": ()}, policy(), "no_gpu", [], id="what is in place is unknown"),
+        pytest.param({**DAMAGED, "functions": ()}, policy(), "no_gpu", [], id="record damaged, nothing in place"),
+        pytest.param({**DAMAGED, **FOUND, "functions": ()}, policy(), "no_gpu", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="damaged"),
+        pytest.param(
+            {**DAMAGED, **FOUND, "foreign": ("x",), "loaded": (HELD,)}, policy(), "foreign_driver", [Step.REMOVE_DRIVER], id="damaged, held"
+        ),
+        pytest.param({**DAMAGED, **FOUND, "activation_is_newer": True, "functions": ()}, policy(), "no_gpu", [], id="of a newer layout"),
     ],
 )
 def test_a_layer_in_place_is_taken_away_where_no_driver_belongs(
@@ -442,6 +461,8 @@ def test_without_its_image_a_plan_is_provisional() -> None:
         pytest.param(
             never_baked(service_packages=(("nvidia-fabricmanager-570", "570.1"),)), "nvidia-fabricmanager-570 570.1", id="another's fabric"
         ),
+        pytest.param(ready(**DAMAGED), "activation.json", id="record of what is in place damaged"),
+        pytest.param(inert(**DAMAGED, functions=()), "activation.json", id="the same on a node without a GPU"),
     ],
 )
 def test_warns(facts: Facts, word: str) -> None:
@@ -525,6 +546,8 @@ FACTS = st.builds(
     layers=st.lists(LAYERS, max_size=2).map(tuple),
     layer_problems=st.sampled_from([(), ("bad",)]),
     layer_contents=CONTENTS,
+    activation_problem=PROBLEMS,
+    activation_is_newer=st.booleans(),
     record=st.one_of(st.none(), RECORDS),
     record_problem=PROBLEMS,
     record_contents=CONTENTS,
@@ -583,6 +606,7 @@ def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Fa
     assert facts.module
     assert facts.uvm
     assert facts.marker
+    assert not facts.activation_problem
     kernels = (facts.module.kver, facts.uvm.kver, facts.marker.kernel)
     assert kernels == (facts.kver,) * 3
     assert (facts.marker.version, facts.marker.kind, facts.marker.arch) == (wanted.version, wanted.kind, facts.arch)
@@ -628,6 +652,7 @@ def test_nothing_is_compiled_that_the_kernel_would_not_take(facts: Facts, policy
         {"marker": None},
         {"layer_contents": None},
         {"layers": ()},
+        {"activation_problem": "bad"},
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import __main__ as command
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, holders, layers, readiness
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, InputError, LayerError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, DataError, InputError, LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 
@@ -235,6 +235,36 @@ def test_a_killed_run_frees_the_lock_and_the_next_goes_on(node: LayerNode, name:
     assert wants(node, INACTIVE).changed
     assert snapshot(node.root) == before
     assert wants(node, ACTIVE, name).changed
+
+
+@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+def test_where_the_record_is_damaged_only_taking_away_is_done(node: LayerNode, name: str, document: str) -> None:
+    before = snapshot(node.root)
+    wants(node, ACTIVE, name)
+    node.put(document, "")
+    for state in (ACTIVE, ABSENT):
+        for check in (True, False):
+            with pytest.raises(DataError, match=document) as caught:
+                wants(node, state, name, check)
+            assert caught.value.code == "activation_invalid"
+    assert wants(node, INACTIVE, check=True).changed
+    done = wants(node, INACTIVE)
+    assert (done.changed, done.kept) == (True, [])
+    assert f"/{LIBRARY}" in done.removed
+    assert snapshot(node.root) == before
+    assert wants(node, ACTIVE, name).changed
+
+
+def test_a_damaged_record_beside_a_journal_is_not_needed(node: LayerNode, name: str) -> None:
+    before = snapshot(node.root)
+    wants(node, ACTIVE, name)
+    active = activated.read(node.root)
+    assert active
+    activated.write_journal(node.root, activated.Journal(activated.DEACTIVATE, active))
+    node.put(activated.PATH, "{")
+    assert wants(node, ACTIVE, name).changed
+    assert wants(node, INACTIVE).changed
+    assert snapshot(node.root) == before
 
 
 # --- the command line ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import (
+    activated,
     activation,
     bake,
     holders,
@@ -433,6 +434,23 @@ def test_what_dkms_has_built_since_goes_and_what_an_owner_changed_stays(captured
     assert {path for path in built if os.path.lexists(captured.root / path)} == set()
     assert f"/{layernode.LIBRARY}" in left(planned) & left(done)
     assert (captured.root / layernode.LIBRARY).exists()
+
+
+@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+def test_where_the_record_of_a_layer_is_damaged_the_manifests_say_what_goes(captured: LayerNode, document: str) -> None:
+    there = layernode.snapshot(captured.root)
+    captured.put(document, "{")
+    planned = take(captured, check=True, scope="driver")
+    assert layernode.snapshot(captured.root) == there
+    done = take(captured, scope="driver")
+    assert set(planned.removed) <= set(done.removed)
+    assert not (captured.root / layernode.MODULE).exists()
+    assert (captured.root / layernode.REPLACED).read_text() == "options system\n"
+    assert any(document in item.why for item in done.left)
+    assert (captured.root / f"{document}.damaged").exists()
+    assert take(captured, scope="driver").result == "nothing"
+    assert take(captured).result == "removed"
+    assert not (captured.root / STORE).exists()
 
 
 def test_an_inert_layer_goes_with_everything_only(captured: LayerNode) -> None:
