@@ -124,6 +124,8 @@ def clone(source: Path, target: Path) -> None:
         status = os.lstat(one)
         if status.st_ino in seen:
             os.link(seen[status.st_ino], other)
+        elif stat.S_ISCHR(status.st_mode):  # a whiteout
+            os.mknod(other, status.st_mode, status.st_rdev)
         else:
             shutil.copy2(one, other, follow_symlinks=False)
             os.chown(other, status.st_uid, status.st_gid, follow_symlinks=False)
@@ -151,12 +153,12 @@ def watched(before: Callable[[str, tuple[Any, ...]], None]) -> Iterator[Any]:
             return original(*args, **options)
 
         yield mock.patch.object(os, name, effect)
-    for name in ("sync_file", "sync_folder", "sync_filesystem"):
+    for owner, name in ((files, "sync_file"), (files, "sync_folder"), (files, "sync_filesystem"), (os, "sync")):
 
         def flush(*args: Any, name: str = name) -> None:
-            before(name, args)
+            before("sync_filesystem" if name == "sync" else name, args or ("/",))
 
-        yield mock.patch.object(files, name, flush)
+        yield mock.patch.object(owner, name, flush)
 
 
 class Counter:
