@@ -11,7 +11,7 @@ LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 PACKER_BUILDERS := amazon-ebs azure-arm googlecompute qemu
 export CHECKPOINT_DISABLE := 1
 
-.PHONY: setup check lint types unit test test-lab test-vm test-all demo bench clean
+.PHONY: setup check lint types unit test test-lab test-vm test-power test-all demo bench clean
 setup:
 	@lab/setup.sh
 
@@ -44,13 +44,17 @@ test-lab: setup
 test-vm: setup
 	$(LAB) lab.scenarios $(SCENARIO)
 
-test: check test-lab test-vm
+# Power cuts in a VM inside a layer's transactions; SEED=… takes the steps and delays of an earlier run.
+test-power: setup
+	$(LAB) lab session -- pytest tests/power -s -k 'not twenty' --seed='$(SEED)'
+
+test: check test-lab test-vm test-power
 
 # Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
 # artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of),
 # scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems), grub (which kernel
-# a boot loader takes).
-PART ?= core nvidia collection packer page faults scenarios capture grub
+# a boot loader takes), power (power cuts in VMs).
+PART ?= core nvidia collection packer page faults scenarios capture grub power
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -66,6 +70,10 @@ test-part-grub: setup
 # Packer's qemu builder, emulated: a user with sudo bakes, the disk boots with a GPU.
 test-part-packer: setup
 	$(LAB) lab session -- pytest tests/packer --durations=5
+
+# As test-power, with more cuts.
+test-part-power: setup
+	$(LAB) lab session -- pytest tests/power -s -k twenty --seed='$(SEED)'
 
 test-part-nvidia: setup
 	$(LAB) lab session -- pytest tests/nvidia --durations=5

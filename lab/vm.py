@@ -147,6 +147,18 @@ class VM(Node):
                     )
         self.ended()
 
+    def layer_disk(self) -> None:
+        """With the power off: make the disk as it is the base of a fresh overlay, so that the next power cut is like a real one.
+
+        A killed QEMU takes the guest's memory with it, but what the guest had written stays in this machine's page cache, flushed or not,
+        whatever `cache=` says. Where new clusters of a qcow2 file are, however, QEMU keeps in its own memory until the guest flushes. In a
+        fresh overlay all clusters are new: a place that is written for the first time since power-on falls back to what it held before,
+        as with a disk's volatile cache. What is written to the same place once more, after a flush, stays. tests/power has both.
+        """
+        below = self.overlay.with_name(f"below-{self.state.boots}.qcow2")
+        self.overlay.rename(below)
+        disk.overlay(below, self.overlay)
+
     def reboot(self, kernel: str | None = None, append: str | None = None) -> None:
         """Power off cleanly and boot the same overlay again, by another kernel or with other arguments if given.
 

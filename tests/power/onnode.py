@@ -1,0 +1,61 @@
+"""Runs in the VM, with the node's own Python: what of some paths only reading tells, and what a layer's documents say after power-on.
+
+``details`` reads paths from standard input, ended by NUL, a ``+`` before those whose content is wanted; ``found LAYER`` reads nothing. Both
+answer in JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from gpunode import activated, manifest
+
+STORE = "/var/lib/gpu-prebake"
+
+
+def content(path: str) -> str:
+    """SHA-256 of a file; of the record without the times of when it was written and when what it keeps was."""
+    with Path(path).open("rb") as stream:
+        if path == f"{STORE}/activation.json":
+            record = json.load(stream)
+            record.pop("activated")
+            for kept in (kept for one in record["derived"] for kept in one["before"]):
+                kept.pop("mtime_ns")
+            return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def attributes(path: str) -> list[str]:
+    return [f"{name}={os.getxattr(path, name, follow_symlinks=False).hex()}" for name in sorted(os.listxattr(path, follow_symlinks=False))]
+
+
+def details() -> dict[str, list[object]]:
+    """Path → its attributes, and its content where that is wanted."""
+    wanted = [name for name in sys.stdin.read().split("\0") if name]
+    return {name[1:]: [attributes(name[1:]), content(name[1:]) if name[0] == "+" else ""] for name in wanted}
+
+
+def found(layer: str) -> dict[str, object]:
+    """Which documents are there, and how many of the layer's files."""
+    root = Path("/")
+    journal, record, path = activated.read_journal(root), activated.read(root), manifest.path_of(root, layer)
+    files = [entry.path for entry in manifest.read(path).files if entry.type != "folder"] if path.exists() else []
+    return {
+        "journal": journal.operation if journal else "",
+        "record": record is not None,
+        "manifest": path.exists(),
+        "in_place": sum(os.path.lexists(f"/{name}") for name in files),
+        "files": len(files),
+        "half_written": len(list((root / manifest.STORE).glob(".*.tmp"))),
+    }
+
+
+if __name__ == "__main__":
+    json.dump(details() if sys.argv[1] == "details" else found(sys.argv[2]), sys.stdout)
