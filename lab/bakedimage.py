@@ -1,4 +1,5 @@
 """Baked images: a native node, baked by real `packer build`, its root made into a disk; made once and kept, by what it was made from.
+And images that were prepared for a bake in the same way and then not baked.
 
 The folder of one: a VM's disk (lab/disk.py), `report.json` (the role's), `seal.json` (the seal's), `gpu-prebake.json` (docs/cli.md),
 `packer.log`, `containers.log` and `bake.json`.
@@ -15,15 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import base, cache, containersteps, disk, driverimage, host, paths, registry, ssh
+from lab import base, cache, containersteps, disk, driverimage, host, inventory, paths, registry, ssh
 from lab.disk import Disk
 from lab.follow import following
 from lab.native import NativeNode
 from lab.progress import say, step
 
-PACKER_TIMEOUT_S = 1800.0
+PACKER_TIMEOUT_S = 3000.0  # for a machine that does much else, as is the try's below it; alone a real driver takes 130
+TRY_S = 2400
 SEAL = "seal.json"
 IN_PLACE, CAPTURED = "in_place", "captured"
+BUILD_TAG = "nvidia_prebake_build"
+"""The role's tag of the build itself and of what reports it: without these tasks, a machine is prepared and nothing more."""
 _CODE = (
     "ansible.cfg",
     "packer/existing-machine.pkr.hcl",
@@ -83,6 +87,34 @@ def _bake(out: Path, driver: driverimage.ImageDir, role_variables: dict[str, Any
     (out / "bake.json").write_text(json.dumps({"packer_s": round(packer_s, 1), "made": made}) + "\n")
 
 
+def prepare(image: str) -> Disk:
+    """The base with all that a captured bake of driver image `image` asks for, and without the build. From the cache. Needs a session."""
+    driver = driverimage.build(image)
+    root = base.root()
+    kver = base.choose(base.kernels(root / "boot"), "6.1").kver
+    parts = [*base.key_parts(), driver.digest, kver, _code_hash(), Path(__file__).read_text()]
+    role_variables = variables(driver.reference, kver, CAPTURED)
+    return disk.load(cache.entry("prepared", parts, lambda out: _prepare(out, driver, role_variables, root), keep=4))
+
+
+def _prepare(out: Path, driver: driverimage.ImageDir, role_variables: dict[str, Any], source: Path) -> None:
+    registry.push(driver.layout, driver.reference)
+    node = NativeNode.create(f"prepare-{driver.name}-{os.getpid()}", source)
+    try:
+        hosts = inventory.write(out / "inventory.json", [(node.state.name, node.target)])
+        vars_file = out / "vars.json"
+        vars_file.write_text(json.dumps(role_variables) + "\n")
+        argv = ["ansible-playbook", "-i", str(hosts), "-e", f"@{vars_file}", "--skip-tags", BUILD_TAG]
+        with step(f"{node.state.name}: playbooks/prebake.yml, without the build"):
+            env = {"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg")}
+            playbook = str(paths.TOP / "playbooks/prebake.yml")
+            host.run([*argv, playbook], timeout_s=PACKER_TIMEOUT_S, log=out / "ansible.log", env=env)
+        with step(f"disk of the prepared {driver.name}"):
+            disk.make(node.stop(), out)
+    finally:
+        node.destroy()
+
+
 def variables(reference: str, kver: str, mode: str = CAPTURED, nouveau: bool = False) -> dict[str, Any]:
     """The role's variables for a bake in the lab."""
     return {
@@ -91,6 +123,7 @@ def variables(reference: str, kver: str, mode: str = CAPTURED, nouveau: bool = F
         "nvidia_prebake_kernels": [kver],
         "nvidia_prebake_mode": mode,
         "nvidia_prebake_blacklist_nouveau": not nouveau,
+        "nvidia_prebake_try_s": TRY_S,
     }
 
 

@@ -39,7 +39,7 @@ class Boot:
         return containersteps.parse(self.node["container"])
 
 
-def boot(vm: VM, variables: dict[str, Any], folder: Path) -> Boot:
+def boot(vm: VM, variables: dict[str, Any], folder: Path, timeout_s: float = TIMEOUT_S) -> Boot:
     """Runs playbooks/boot.yml against `vm` with `variables`; files go to `folder`. Raises LabError with the end of the log."""
     name = vm.state.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def boot(vm: VM, variables: dict[str, Any], folder: Path) -> Boot:
     log.unlink(missing_ok=True)
     begin = time.monotonic()
     with step(f"{name}: playbooks/boot.yml"):
-        host.run(argv, timeout_s=TIMEOUT_S, log=log, env={"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg")})
+        host.run(argv, timeout_s=timeout_s, log=log, env={"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg")})
     result = json.loads((folder / f"{name}.json").read_text())
     return Boot(result, time.monotonic() - begin, look(vm))
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import tempfile
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +118,20 @@ def overlay(disk: Path, file: Path) -> None:
     """Make `file`, a throw-away overlay of `disk`."""
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "qcow2", str(file)]
     host.run(argv, timeout_s=60)
+
+
+@contextmanager
+def mounted(file: Path) -> Iterator[Path]:
+    """The filesystem of a disk or overlay that no VM runs from, mounted at a folder: a copy, so what is written there is lost."""
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix="mounted-") as temporary:
+        raw, folder = Path(temporary) / "raw", Path(temporary) / "root"
+        host.run(["qemu-img", "convert", "-q", "-O", "raw", str(file), str(raw)], timeout_s=600)
+        folder.mkdir()
+        host.run(["mount", "-o", "loop", str(raw), str(folder)], timeout_s=60)
+        try:
+            yield folder
+        finally:
+            host.run(["umount", str(folder)], timeout_s=120)
 
 
 def _make(root: Path, folder: Path) -> None:
