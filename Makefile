@@ -53,8 +53,8 @@ test: check test-lab test-vm test-power
 # Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
 # artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of),
 # scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems), grub (which kernel
-# a boot loader takes), power (power cuts in VMs).
-PART ?= core nvidia collection packer page faults scenarios capture grub power
+# a boot loader takes), power (power cuts in VMs), compare (whole images).
+PART ?= core nvidia collection packer page faults scenarios capture grub power compare
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -66,6 +66,10 @@ test-part-capture: setup
 # A disk with GRUB, booted by the BIOS: which kernel boots, and which a bake is for.
 test-part-grub: setup
 	$(LAB) lab session -- pytest tests/grub --durations=5
+
+# Whole images booted in VMs and compared, the stand-in's and NVIDIA's; what was compared is left in build/compare/report.txt.
+test-part-compare: setup
+	$(LAB) lab session -- pytest tests/compare --durations=5
 
 # Packer's qemu builder, emulated: a user with sudo bakes, the disk boots with a GPU.
 test-part-packer: setup

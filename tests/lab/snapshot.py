@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 # What a captured bake may touch on the machine: containerd's own data, logs, and our store. Nothing else is excused, but for what
 # lives in memory, and what logging in and running Ansible there leaves.
@@ -23,33 +24,67 @@ EXCUSED = (
     "root/.ansible_async",
 )
 
-
-def snapshot(root: Path) -> dict[str, tuple[object, ...]]:
-    """Path → what it is. A file's content by its hash."""
-    return dict(_walk(root, ""))
+_MAGIC = b"~Module signature appended~\n"
 
 
-def _walk(root: Path, inside: str) -> Iterator[tuple[str, tuple[object, ...]]]:
+class Entry(NamedTuple):
+    """One name: type, mode, owner and device number as stat has them, extended attributes, and a file's hash or a link's target; of a
+    kernel module the hash of what is signed, and that of the signature behind it."""
+
+    type: int
+    mode: int
+    owner: tuple[int, int]
+    device: int
+    attributes: tuple[tuple[str, bytes], ...]
+    content: str
+    signature: str = ""
+
+
+def snapshot(root: Path, excused: Collection[str] = EXCUSED) -> dict[str, Entry]:
+    """Path → what it is, for everything below `root` but the `excused` paths and what is below them."""
+    return dict(_walk(root, "", excused))
+
+
+def _walk(root: Path, inside: str, excused: Collection[str]) -> Iterator[tuple[str, Entry]]:
     with os.scandir(root / inside) as entries:
         names = sorted(entry.name for entry in entries)
     for name in names:
         path = f"{inside}/{name}" if inside else name
-        if path in EXCUSED:
+        if path in excused:
             continue
         file = root / path
         status = file.lstat()
         attributes = tuple((n, os.getxattr(file, n, follow_symlinks=False)) for n in sorted(os.listxattr(file, follow_symlinks=False)))
-        yield path, (status.st_mode, status.st_uid, status.st_gid, status.st_rdev, attributes, _content(file, status))
+        mode, owner = stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid)
+        yield path, Entry(stat.S_IFMT(status.st_mode), mode, owner, status.st_rdev, attributes, *_content(file, status))
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(root, path)
+            yield from _walk(root, path, excused)
 
 
-def _content(file: Path, status: os.stat_result) -> str:
+def _content(file: Path, status: os.stat_result) -> tuple[str, str]:
     if stat.S_ISLNK(status.st_mode):
-        return str(file.readlink())
-    return hashlib.sha256(file.read_bytes()).hexdigest() if stat.S_ISREG(status.st_mode) else ""
+        return str(file.readlink()), ""
+    if not stat.S_ISREG(status.st_mode):
+        return "", ""
+    data = file.read_bytes()
+    signed = len(data) - _signature_size(data) if file.suffix == ".ko" else len(data)
+    return hashlib.sha256(data[:signed]).hexdigest(), hashlib.sha256(data[signed:]).hexdigest() if signed < len(data) else ""
 
 
-def difference(before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, ...]]) -> list[str]:
+def _signature_size(module: bytes) -> int:
+    """Bytes that the kernel's scripts/sign-file has appended: the signature, 12 bytes that end in its size, and the magic words."""
+    if not module.endswith(_MAGIC):
+        return 0
+    return int.from_bytes(module[-len(_MAGIC) - 4 : -len(_MAGIC)], "big") + 12 + len(_MAGIC)
+
+
+def difference(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list[str]:
     """Paths that came, went or changed."""
     return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
+
+
+def aspects(before: Entry | None, after: Entry | None) -> list[str]:
+    """In what two entries of one path differ: `added`, `missing`, or the names of Entry's fields."""
+    if before is None or after is None:
+        return ["added" if before is None else "missing"]
+    return [name for name in Entry._fields if getattr(before, name) != getattr(after, name)]

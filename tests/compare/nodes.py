@@ -1,0 +1,108 @@
+"""VMs for comparisons: booted whole, left alone or managed, powered off cleanly, their whole filesystems read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lab import booting, disk, driverimage
+from lab.disk import Disk
+from lab.vm import VM
+from tests.lab.snapshot import Entry, snapshot
+
+KERNEL = "6.1"
+GPU = "h100"
+Files = dict[str, Entry]
+T = TypeVar("T")
+
+# For a machine that does much else: nothing here is about time.
+TIMEOUT_S = 2400.0
+PATIENT = {"gpu_boot_deadline_s": 2000, "gpu_boot_try_s": 1700}
+
+_WHOLE_BOOT = "systemctl is-system-running --wait; udevadm settle --timeout=600"
+
+# What of a driver is live: loaded, said by the kernel, there as a device, found for the GPU, carried in the initramfs.
+_ALONE = """
+echo "== modules"; grep -o '^nvidia[a-z_]*' /proc/modules
+echo "== kernel_log"; dmesg | grep -i NVRM
+echo "== devices"; find /dev -name 'nvidia*'; grep -i nvidia /proc/devices
+echo "== gpus"; grep -lx 0x10de /sys/bus/pci/devices/*/vendor
+echo "== answers"; for gpu in $(grep -lx 0x10de /sys/bus/pci/devices/*/vendor); do
+  modprobe --quiet --resolve-alias "$(cat "${gpu%vendor}modalias")"
+done
+echo "== initramfs"; lsinitramfs "/boot/initrd.img-$(uname -r)" | grep -i nvidia
+echo "== failed"; systemctl list-units --failed --plain --no-legend
+echo "== end"
+"""
+
+# The state that only a node which runs can tell; numbers of one boot (sizes in memory, addresses) apart.
+_MANAGED = """
+echo "== modules"; awk '{print $1, $2, $3, $4, $5}' /proc/modules | sort
+echo "== dkms"; dkms status
+echo "== libraries"; ldconfig -p
+echo "== units"; systemctl list-unit-files --plain --no-legend
+echo "== running"; systemctl list-units --plain --no-legend --type=service --state=active,failed | grep -E 'nvidia|containerd|failed'
+echo "== devices"; find /dev -name 'nvidia*' -printf '%p %M %u %g\\n' | sort; find /dev/char -lname '*nvidia*' | sort
+echo "== packages"; dpkg-query --show
+echo "== end"
+"""
+
+
+@dataclass(frozen=True)
+class Managed:
+    """A node with a GPU: as it was before anybody did anything, what `gpu_boot` said, as it was then, and its disk after power-off."""
+
+    alone: Mapping[str, str]
+    boot: booting.Boot
+    live: Mapping[str, str]
+    files: Files
+
+
+def side_by_side(work: Callable[[str], T], names: tuple[str, str]) -> tuple[T, T]:
+    """The same work for two names at once."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(work, names)
+    return first, second
+
+
+def left_alone(name: str, source: Disk, then: Callable[[Path], None] = lambda _: None) -> tuple[Files, Files]:
+    """Boots a disk without a GPU, does nothing to it, and powers it off; its files, and again after `then` has had its root."""
+    vm = VM.create(name, source, kernel=KERNEL, smp=1)
+    try:
+        vm.ssh(_WHOLE_BOOT, timeout_s=TIMEOUT_S, check=False)
+        vm.stop()
+        with disk.mounted(vm.overlay) as root:
+            files = snapshot(root, ())
+            then(root)
+            return files, snapshot(root, ())
+    finally:
+        vm.destroy()
+
+
+def managed(name: str, source: Disk, image: str, folder: Path) -> Managed:
+    """Boots a disk with a GPU, looks, runs playbooks/boot.yml with a driver image, looks, and powers off."""
+    vm = VM.create(name, source, kernel=KERNEL, gpu=GPU, smp=1)
+    try:
+        vm.ssh(_WHOLE_BOOT, timeout_s=TIMEOUT_S, check=False)
+        alone = sections(vm.ssh(_ALONE, timeout_s=TIMEOUT_S).stdout)
+        variables: dict[str, Any] = {"gpu_boot_image": driverimage.build(image).reference, "gpu_boot_expected_gpus": 1, **PATIENT}
+        if image == "nvidia":  # the lab's GPU never answers nvidia-smi: the test image and its caller both say so
+            variables["gpu_boot_accept_no_device"] = True
+        boot = booting.boot(vm, variables, folder, TIMEOUT_S)
+        vm.ssh(_WHOLE_BOOT, timeout_s=TIMEOUT_S, check=False)
+        live = sections(vm.ssh(_MANAGED, timeout_s=TIMEOUT_S).stdout)
+        vm.stop()
+        with disk.mounted(vm.overlay) as root:
+            return Managed(alone, boot, live, snapshot(root, ()))
+    finally:
+        vm.destroy()
+
+
+def sections(said: str) -> dict[str, str]:
+    """A look's output by its sections. AssertionError where it was cut off."""
+    parts = {name: text.strip() for name, _, text in (part.partition("\n") for part in said.split("== ")[1:])}
+    assert "end" in parts, said
+    return parts

@@ -1,0 +1,55 @@
+"""A captured and an in-place bake, each booted with a GPU and managed: both nodes end in the same state."""
+
+from __future__ import annotations
+
+from lab import bakedimage
+from tests.compare.comparison import Excuse, compare, note, report, setuid
+from tests.compare.nodes import Managed
+
+CONTAINERD = "var/lib/containerd/io.containerd"
+
+# Nothing else is excused, and each must excuse something.
+EXCUSES = (
+    Excuse("var/lib/gpu-prebake/*", ("added", "missing", "content"), "the store, and records of what was done when"),
+    Excuse("etc/modprobe.d/blacklist-nouveau.conf", ("missing",), "the nouveau choice: the container's own file is carried by no layer"),
+    Excuse("usr/lib/modules/*/updates/dkms/nvidia*.ko", ("signature",), "in place DKMS signs with a key of its own, which does not stay"),
+    Excuse("var/lib/dkms/nvidia/*.ko", ("signature",), "in place DKMS signs with a key of its own, which does not stay"),
+    Excuse("var/lib/dkms/nvidia/*/log/make.log", ("content",), "logs: DKMS's, with times"),
+    Excuse("var/log/gpu-prebake/*", ("added", "missing", "content"), "logs: ours"),
+    Excuse("var/log/dpkg.log", ("content",), "logs: times of the container's packages"),
+    Excuse("var/log/journal/*", ("added", "missing"), "logs: the journal, by machine id"),
+    Excuse("var/log/lastlog", ("content",), "logs: times of logins"),
+    Excuse("var/log/wtmp", ("content",), "logs: times of logins"),
+    Excuse("var/cache/ldconfig/aux-cache", ("content",), "cache: by inode and time"),
+    Excuse("etc/machine-id", ("content",), "machine id: made on the first boot"),
+    Excuse("var/lib/systemd/random-seed", ("content",), "random seed: written at power-off"),
+    Excuse(f"{CONTAINERD}.grpc.v1.introspection/uuid", ("content",), "containerd's own: a random id of its own"),
+    Excuse(f"{CONTAINERD}.metadata.v1.bolt/meta.db", ("content",), "containerd's own: times"),
+    Excuse(f"{CONTAINERD}.snapshotter.v1.overlayfs/metadata.db", ("content",), "containerd's own: times"),
+)
+LIVE = ("modules", "dkms", "libraries", "units", "running", "devices", "packages")
+
+
+def test_both_are_up_by_what_was_baked(managed: dict[str, Managed]) -> None:
+    for node in managed.values():
+        result = node.boot.result
+        assert (result["action"], result["result"], result["reason_code"]) == ("install-skip-build", "fast", "baked_layer_matches")
+        assert "nvidia" in node.boot.node["modules"].split()
+
+
+def test_the_same_is_loaded_registered_found_and_enabled(image: str, managed: dict[str, Managed]) -> None:
+    captured, in_place = (managed[mode].live for mode in (bakedimage.CAPTURED, bakedimage.IN_PLACE))
+    for name in LIVE:
+        assert captured[name].splitlines() == in_place[name].splitlines(), name
+        assert in_place[name] != ""
+    note([f"{image}: captured and in place, managed: the same {', '.join(LIVE)}"])
+
+
+def test_the_whole_filesystem_is_the_same(image: str, managed: dict[str, Managed]) -> None:
+    captured, in_place = (managed[mode].files for mode in (bakedimage.CAPTURED, bakedimage.IN_PLACE))
+    found = compare(in_place, captured, EXCUSES)
+    report(f"{image}: captured, against in place; each booted with a GPU and managed", found)
+    assert found.left == ()
+    assert found.idle == (), "excuses nothing: take it off the list"
+    assert "usr/bin/nvidia-modprobe" in setuid(captured)
+    assert setuid(captured) == setuid(in_place)
