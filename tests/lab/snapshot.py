@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import modsig
+
 # What a captured bake may touch on the machine: containerd's own data, logs, and our store. Nothing else is excused, but for what
 # lives in memory, and what logging in and running Ansible there leaves.
 EXCUSED = (
@@ -23,8 +25,6 @@ EXCUSED = (
     "root/.ansible",
     "root/.ansible_async",
 )
-
-_MAGIC = b"~Module signature appended~\n"
 
 
 class Entry(NamedTuple):
@@ -67,15 +67,11 @@ def _content(file: Path, status: os.stat_result) -> tuple[str, str]:
     if not stat.S_ISREG(status.st_mode):
         return "", ""
     data = file.read_bytes()
-    signed = len(data) - _signature_size(data) if file.suffix == ".ko" else len(data)
-    return hashlib.sha256(data[:signed]).hexdigest(), hashlib.sha256(data[signed:]).hexdigest() if signed < len(data) else ""
-
-
-def _signature_size(module: bytes) -> int:
-    """Bytes that the kernel's scripts/sign-file has appended: the signature, 12 bytes that end in its size, and the magic words."""
-    if not module.endswith(_MAGIC):
-        return 0
-    return int.from_bytes(module[-len(_MAGIC) - 4 : -len(_MAGIC)], "big") + 12 + len(_MAGIC)
+    signature = modsig.read(file) if file.suffix == ".ko" else None
+    if signature is None:
+        return hashlib.sha256(data).hexdigest(), ""
+    signed, behind = data[: signature.signed_size], data[signature.signed_size :]
+    return hashlib.sha256(signed).hexdigest(), hashlib.sha256(behind).hexdigest()
 
 
 def difference(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list[str]:

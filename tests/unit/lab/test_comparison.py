@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import modsig
 
 from tests.compare.comparison import Excuse, compare
 from tests.lab.snapshot import snapshot
@@ -47,10 +48,10 @@ def test_each_kind_of_change_is_named(trees: tuple[Path, Path]) -> None:
 
 def test_a_modules_signature_is_told_from_what_is_signed(trees: tuple[Path, Path]) -> None:
     one, two = trees
-    magic = b"~Module signature appended~\n"
+    info = bytes([0, 0, 2, 0, 0, 0, 0, 0])  # PKCS#7
     for tree, size in ((one, 3), (two, 5)):
-        (tree / "signed.ko").write_bytes(b"module" + b"s" * size + bytes(8) + size.to_bytes(4, "big") + magic)
-        (tree / "text").write_bytes(b"s" * size + bytes(8) + size.to_bytes(4, "big") + magic)
+        (tree / "signed.ko").write_bytes(b"module" + b"s" * size + info + size.to_bytes(4, "big") + modsig.MARKER)
+        (tree / "text").write_bytes(b"s" * size + info + size.to_bytes(4, "big") + modsig.MARKER)
     (two / "unsigned.ko").write_bytes(b"module")
     (one / "unsigned.ko").write_bytes((one / "signed.ko").read_bytes())
     found = compare(snapshot(one), snapshot(two), [])
