@@ -103,7 +103,7 @@ def _kind(path: str) -> str:
     for folder in ("objects", "layers"):
         if name.startswith(folder):
             return folder + "/…" * name.count("/") + temporary
-    return re.sub(r"\.\d+\.tmp$", "", name) + temporary
+    return re.sub(r"^\.(.*)\.\d+\.tmp$", r"\1", name) + temporary
 
 
 def main() -> int:
