@@ -62,8 +62,10 @@ class Bakery:
         """The command line of a bake with a role's variables, or of the seal."""
         hosts = inventory.write(self.folder / "inventory.json", [(self.node.state.name, self.node.target)])
         extra = self.folder / f"vars-{len(list(self.folder.iterdir()))}.json"
-        all_of_it = {"nvidia_prebake_enabled": True, "nvidia_prebake_kernels": [self.kver], "nvidia_prebake_delay_s": 0}
-        extra.write_text(json.dumps({**all_of_it, **variables}))
+        all_of_it = {"nvidia_prebake_enabled": True, "nvidia_prebake_delay_s": 0, **variables}
+        if "nvidia_prebake_kernels" not in all_of_it:
+            all_of_it["nvidia_prebake_kernels"] = [self.kver]
+        extra.write_text(json.dumps(all_of_it))
         return ["ansible-playbook", "-i", str(hosts), "-e", f"@{extra}", str(paths.TOP / f"playbooks/{playbook}.yml")]
 
     def bake(self, image: str = "standin", **variables: Any) -> Ran:
