@@ -19,6 +19,7 @@ NAMESPACE = "k8s.io"
 CONFIG = "etc/containerd/config.toml"
 OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _ASK_S = 30.0
+_RUN_S = 180.0  # a container from nothing: an emulated node that is busy took more than 60 s
 _REMOVE_S = 120.0
 # The name that an import gives what it brings, until it is tagged with the one that is wanted.
 _IMPORTED = "gpu-prebake-import"
@@ -142,7 +143,7 @@ class Containerd:
     def read_file(self, reference: str, container: str, path: str) -> str:
         """A text file of an image, by a plain container that prints it. Raises CommandError."""
         argv = [*self.ctr, "run", "--rm", reference, container, "cat", path]
-        return self.runner.run(argv, timeout_s=60.0).stdout
+        return self.runner.run(argv, timeout_s=_RUN_S).stdout
 
     def containers(self) -> tuple[str, ...]:
         """Ids of all containers."""

@@ -75,6 +75,8 @@ class DriverContainer:
         try:
             text = self.containerd.read_file(reference, "gpuask", ENTRYPOINT)
         except CommandError as error:
+            if error.timed_out:  # which says nothing about the image
+                raise ImageError(f"driver image {reference}: a container that prints its {ENTRYPOINT} did not end: {error}") from error
             raise ImageError(
                 f"driver image {reference}: its {ENTRYPOINT} cannot be read ({error.output.strip()[-300:]}); is it a driver image?",
                 code="image_not_a_driver",

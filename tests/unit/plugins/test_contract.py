@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import ACTIONS, DriverContainer, Place, actions_in, run_argv
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, ImageError
 
 from tests.unit.plugins.fakenode import ENTRYPOINT, KILLED, FakeNode, Reply
 from tests.unit.plugins.support import IMAGE
@@ -52,6 +52,16 @@ def test_an_image_without_an_entrypoint_is_no_driver_image(node: FakeNode) -> No
     with pytest.raises(ImageError) as caught:
         container(node).known_actions(IMAGE)
     assert caught.value.code == "image_not_a_driver"
+
+
+def test_an_image_that_is_slow_to_answer_may_be_one_all_the_same(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> str:
+        raise CommandError(["ctr", "run"], None, "", "killed after 180 s", timed_out=True)
+
+    monkeypatch.setattr(Containerd, "read_file", killed)
+    with pytest.raises(ImageError, match="did not end: ctr run: killed after 180 s") as caught:
+        container(node).known_actions(IMAGE)
+    assert caught.value.code == "image"
 
 
 def test_each_run_begins_clean(node: FakeNode) -> None:
