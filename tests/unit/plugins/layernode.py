@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, inventory, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Index, Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
@@ -164,3 +166,38 @@ def store_files(root: Path) -> set[str]:
 def a_node(tmp_path: Path, **changes: Any) -> tuple[LayerNode, Manifest]:
     node = LayerNode(tmp_path / "root")
     return node, capture(node, tmp_path / "scratch", **changes)
+
+
+def alter(node: LayerNode, path: str, **changes: int | str) -> None:
+    file = node.root / path
+    if "text" in changes:
+        file.write_text(str(changes["text"]), encoding="utf-8")
+    if "mode" in changes:
+        file.chmod(int(changes["mode"]))
+
+
+def object_of(node: LayerNode, layer: Manifest, path: str) -> Path:
+    entry = next(e for e in layer.files if e.path == path)
+    return Path(Store(node.root).file(entry))
+
+
+def remove(node: LayerNode, path: str) -> None:
+    (node.root / path).unlink()
+
+
+def flip(path: Path) -> None:
+    """Another content of the same size, mode and times."""
+    data, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def refused(node: LayerNode, layer: Manifest, code: str, *words: str) -> None:
+    before, calls = snapshot(node.root, "none"), len(node.calls)
+    with pytest.raises(LayerError) as caught:
+        activation.activate(node.root, node, layer)
+    assert caught.value.code == code, caught.value
+    for word in words:
+        assert word in str(caught.value)
+    assert snapshot(node.root, "none") == before
+    assert len(node.calls) == calls

@@ -1,4 +1,4 @@
-"""A store of a later layout: bake, boot and seal say so and delete nothing of it. Activation and discard: test_activation.py."""
+"""A store of a later layout: bake, boot and seal say so and delete nothing of it. Activation and discard: transactions/test_discard.py."""
 
 from __future__ import annotations
 

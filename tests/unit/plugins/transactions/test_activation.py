@@ -1,49 +1,43 @@
-"""Activation, deactivation and discard of a captured layer, on real files below a fake root."""
+"""Putting a captured layer in place, on real files below a fake root."""
 
 from __future__ import annotations
 
 import os
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, placing, store
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, DataError, GpuNodeError, LayerError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, placing
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import Reply
-from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, MODULES, REPLACED, REPLACED_LINK, SETUID, LayerNode, snapshot
-from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, MACHINE, NEWER, VERSION
+from tests.unit.plugins.layernode import (
+    DELETED,
+    LIBRARY,
+    MODULE,
+    MODULES,
+    REPLACED,
+    REPLACED_LINK,
+    SETUID,
+    LayerNode,
+    alter,
+    flip,
+    object_of,
+    refused,
+    remove,
+    snapshot,
+)
+from tests.unit.plugins.support import KVER, LIBRARIES, MACHINE, VERSION
 
 DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
 DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
-
-
-@pytest.fixture
-def both() -> Iterator[tuple[LayerNode, Manifest]]:
-    with layernode.fast_folder() as folder:
-        yield layernode.a_node(folder)
-
-
-@pytest.fixture
-def node(both: tuple[LayerNode, Manifest]) -> LayerNode:
-    return both[0]
-
-
-@pytest.fixture
-def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
-    return both[1]
-
-
-@pytest.fixture
-def active(node: LayerNode, layer: Manifest) -> activated.Activation:
-    return activation.activate(node.root, node, layer)
 
 
 # --- both ways ---------------------------------------------------------------------------------------------------------
@@ -225,30 +219,6 @@ def test_a_module_that_came_later_stays_in_the_indexes(node: LayerNode, active: 
 # --- refusals: nothing is touched ---------------------------------------------------------------------------------------
 
 
-def alter(node: LayerNode, path: str, **changes: int | str) -> None:
-    file = node.root / path
-    if "text" in changes:
-        file.write_text(str(changes["text"]), encoding="utf-8")
-    if "mode" in changes:
-        file.chmod(int(changes["mode"]))
-
-
-def object_of(node: LayerNode, layer: Manifest, path: str) -> Path:
-    entry = next(e for e in layer.files if e.path == path)
-    return Path(Store(node.root).file(entry))
-
-
-def refused(node: LayerNode, layer: Manifest, code: str, *words: str) -> None:
-    before, calls = snapshot(node.root, "none"), len(node.calls)
-    with pytest.raises(LayerError) as caught:
-        activation.activate(node.root, node, layer)
-    assert caught.value.code == code, caught.value
-    for word in words:
-        assert word in str(caught.value)
-    assert snapshot(node.root, "none") == before
-    assert len(node.calls) == calls
-
-
 def foreign_file(node: LayerNode) -> None:
     node.put(LIBRARY, "foreign")
 
@@ -296,10 +266,6 @@ def test_nothing_is_overwritten(node: LayerNode, layer: Manifest, prepare: Calla
     refused(node, layer, "path_taken", *words)
 
 
-def remove(node: LayerNode, path: str) -> None:
-    (node.root / path).unlink()
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -315,13 +281,6 @@ def test_an_original_that_differs_refuses_the_layer(
 ) -> None:
     change(node)
     refused(node, layer, "original_changed", words)
-
-
-def flip(path: Path) -> None:
-    """Another content of the same size, mode and times."""
-    data, status = path.read_bytes(), path.stat()
-    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @pytest.mark.parametrize(
@@ -438,90 +397,7 @@ def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(
     assert activated.read_journal(node.root) is None
 
 
-# --- taking away what was changed since ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "change", "why"),
-    [
-        pytest.param(SETUID, lambda p: p.write_text("other"), "its sha256 was changed", id="copy overwritten"),
-        pytest.param(SETUID, lambda p: p.chmod(0o755), "its mode was changed", id="copy chmodded"),
-        pytest.param(LIBRARY, lambda p: p.write_text("other"), "its sha256 was changed", id="link overwritten in place"),
-        pytest.param(LIBRARY, lambda p: p.chmod(0o4755), "its mode was changed", id="link chmodded"),
-        pytest.param(f"{LIBRARIES}/libcuda.so.1", lambda p: (p.unlink(), p.symlink_to("x")), "its target was changed", id="other target"),
-        pytest.param(REPLACED, lambda p: p.write_text("mine"), "its sha256 was changed", id="replaced and edited"),
-        pytest.param(DELETED, lambda p: p.write_text("mine"), "it came", id="deleted and made anew"),
-    ],
-)
-def test_what_the_owner_changed_is_kept_and_named(
-    node: LayerNode, layer: Manifest, active: activated.Activation, path: str, change: Callable[[Path], object], why: str
-) -> None:
-    change(node.root / path)
-    changed = snapshot(node.root)[path]
-    problems = activation.verify(node.root)
-    assert path == DELETED or any(path in problem for problem in problems)
-    done = activation.deactivate(node.root, node)
-    assert [word for word in done.kept if f"/{path}: " in word] == [f"/{path}: {why} after the layer was put in place"]
-    assert snapshot(node.root)[path] == changed
-    assert not (node.root / MODULE).exists()
-    assert activated.read(node.root) is None
-
-
-@pytest.mark.parametrize("change", [lambda p: p.chmod(0o4755), lambda p: p.write_text("other")], ids=["chmod", "overwritten"])
-def test_an_object_that_was_altered_through_its_link_is_never_placed_again(
-    node: LayerNode, layer: Manifest, active: activated.Activation, change: Callable[[Path], None]
-) -> None:
-    change(node.root / MODULE)
-    activation.deactivate(node.root, node)
-    remove(node, MODULE)
-    remove(node, DKMS_COPY)
-    refused(node, layer, "layer_damaged", "/usr/lib/modules")
-
-
-def test_active_and_changed_is_an_error_that_names_the_file(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
-    (node.root / SETUID).write_text("other")
-    with pytest.raises(LayerError, match=SETUID) as caught:
-        activation.activate(node.root, node, layer)
-    assert caught.value.code == "activation_changed"
-
-
-def test_a_file_of_somebody_else_keeps_its_folder(node: LayerNode, active: activated.Activation) -> None:
-    node.put(f"{LIBRARIES}/mine.txt", "mine")
-    done = activation.deactivate(node.root, node)
-    assert (node.root / LIBRARIES / "mine.txt").read_text() == "mine"
-    assert f"/{LIBRARIES}: the folder holds something else" in done.kept
-
-
-def test_a_missing_file_is_no_matter_and_a_missing_replacement_is_restored(node: LayerNode, layer: Manifest) -> None:
-    before = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    remove(node, LIBRARY)
-    remove(node, REPLACED)
-    assert activation.deactivate(node.root, node).kept == []
-    assert snapshot(node.root) == before
-
-
-def test_nothing_is_removed_behind_a_link(node: LayerNode, active: activated.Activation) -> None:
-    """An owner moved the folder away, and a link to the copy is in its place."""
-    (node.root / "srv").mkdir()
-    (node.root / LIBRARIES).rename(node.root / "srv/lib64")
-    node.link(LIBRARIES, "/srv/lib64")
-    (node.root / LIBRARIES).unlink()
-    (node.root / LIBRARIES).symlink_to(node.root / "srv/lib64")
-    done = activation.deactivate(node.root, node)
-    assert (node.root / "srv/lib64" / f"libcuda.so.{VERSION}").exists()
-    assert any(f"/{LIBRARY}: its folder became a link" in word for word in done.kept)
-
-
-def test_second_copies_are_not_looked_for_behind_a_link(node: LayerNode, active: activated.Activation) -> None:
-    """An absolute link in an image that lies mounted leads to the machine that looks at it."""
-    elsewhere = node.root.parent / "elsewhere"
-    (node.root / LOADER).rename(elsewhere)
-    (node.root / LOADER).symlink_to(elsewhere)
-    copy = elsewhere / f"libcuda.so.{VERSION}"
-    copy.write_bytes((node.root / LIBRARY).read_bytes())
-    activation.deactivate(node.root, node)
-    assert copy.exists()
+# --- what files can be ---
 
 
 @pytest.mark.parametrize("name", ["a\nb", os.fsdecode(b"\xff\xfe")], ids=["newline", "no UTF-8"])
@@ -568,189 +444,3 @@ def test_a_copy_of_a_machine_takes_what_is_active_over(node: LayerNode, layer: M
     node.put("etc/machine-id", "f" * 32 + "\n")
     assert activation.activate(node.root, node, layer) == replace(active, machine_id="f" * 32)
     assert activated.read(node.root) == replace(active, machine_id="f" * 32)
-
-
-def test_second_copies_are_found_by_name_and_content(node: LayerNode, layer: Manifest) -> None:
-    before = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    node.initialise_device()
-    node._do_ldconfig([])
-    other = node.put(f"{LOADER}/other.txt", "other")
-    done = activation.deactivate(node.root, node)
-    assert set(done.second_copies) == {
-        f"{LOADER}/{name}" for lib in ("libcuda", "libnvidia-ml") for name in (f"{lib}.so.1", f"{lib}.so.{VERSION}")
-    }
-    other.unlink()
-    after = snapshot(node.root)
-    left = {path for path in {*before, *after} if before.get(path) != after.get(path) and after.get(path, (0,))[0] != stat.S_IFDIR}
-    assert left == {DROPIN, "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"}
-
-
-def test_a_second_copy_with_another_content_or_of_a_package_stays(node: LayerNode, active: activated.Activation) -> None:
-    node.put(f"{LOADER}/libcuda.so.{VERSION}", "another")
-    node.put(f"{LOADER}/libnvidia-ml.so.{VERSION}", f"libnvidia-ml {VERSION}")
-    node.put("var/lib/dpkg/info/libnvidia-ml1.list", f"/{LOADER}/libnvidia-ml.so.{VERSION}\n")
-    done = activation.deactivate(node.root, node)
-    assert (node.root / LOADER / f"libcuda.so.{VERSION}").exists()
-    assert (node.root / LOADER / f"libnvidia-ml.so.{VERSION}").exists()
-    assert any("libnvidia-ml" in word and "package owns" in word for word in done.kept)
-
-
-@pytest.mark.parametrize("fails", [False, True], ids=["built", "a build that failed"])
-def test_what_dkms_has_built_from_the_layers_source_goes_with_it(node: LayerNode, layer: Manifest, fails: bool) -> None:
-    node.add_kernel(NEWER)
-    before = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    node.kernel_hook_builds(NEWER)
-    if fails:
-        node.put(f"{DKMS_TREE}/build/make.log", "error")
-        node.link(f"{DKMS_TREE}/build/source", "nowhere")
-    assert activation.deactivate(node.root, node).kept == []
-    assert snapshot(node.root) == before
-    assert ["depmod", "-b", str(node.root), NEWER] in node.calls
-
-
-def test_a_build_anew_for_the_layers_own_kernel_goes_too(node: LayerNode, layer: Manifest) -> None:
-    before = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    node.kernel_hook_builds(KVER)
-    assert activation.deactivate(node.root, node).kept == []
-    assert snapshot(node.root) == before
-
-
-def test_another_kernels_module_that_dkms_has_not_built_stays_and_is_named(node: LayerNode, active: activated.Activation) -> None:
-    theirs = node.kernel_hook_builds(NEWER)[0]
-    node.put(theirs, "the owner's")
-    done = activation.deactivate(node.root, node)
-    assert done.kept_paths == {theirs}
-    assert (node.root / theirs).read_text() == "the owner's"
-
-
-def test_a_registration_whose_sources_are_a_packages_now_stays(node: LayerNode, active: activated.Activation) -> None:
-    """A distribution's DKMS package of the same version uses just these paths; its files may equal ours."""
-    source = f"usr/src/nvidia-{VERSION}"
-    node.put("var/lib/dpkg/info/nvidia-dkms-580.list", f"/{source}\n/{source}/dkms.conf\n")
-    built = node.kernel_hook_builds(NEWER)
-    done = activation.deactivate(node.root, node)
-    stay = {f"{source}/dkms.conf", f"{DKMS_TREE}/source", MODULE, DKMS_COPY, *built}
-    assert {path for path in stay if not os.path.lexists(node.root / path)} == set()
-    assert done.kept_paths >= stay - {*built}
-    assert "updates/dkms/nvidia.ko" in (node.root / MODULES / "modules.dep").read_text()
-    assert not (node.root / LIBRARY).exists()
-
-
-def test_links_that_ldconfig_made_go_with_their_libraries(node: LayerNode, active: activated.Activation) -> None:
-    node.link(f"{LIBRARIES}/libcuda.so", f"libcuda.so.{VERSION}")
-    node.link(f"{LIBRARIES}/libmine.so", "libmine.so.1")
-    activation.deactivate(node.root, node)
-    assert sorted(p.name for p in (node.root / LIBRARIES).iterdir()) == ["libmine.so"]
-
-
-# --- discard -----------------------------------------------------------------------------------------------------------
-
-
-def test_discard_leaves_nothing_of_the_layer(node: LayerNode, layer: Manifest) -> None:
-    before = snapshot(node.root)
-    assert activation.discard(node.root, node, layer.layer)
-    assert layernode.store_files(node.root) == set()
-    assert list((node.root / manifest.LAYERS).iterdir()) == []
-    assert snapshot(node.root) == before
-    assert not activation.discard(node.root, node, layer.layer)
-
-
-def test_discard_keeps_what_another_layer_needs(node: LayerNode, layer: Manifest) -> None:
-    other = replace(layer, identity=replace(layer.identity, flavour="proprietary"), layer=f"cuda-{VERSION}-proprietary-{KVER}")
-    manifest.write(node.root, other)
-    objects = {f for f in layernode.store_files(node.root) if f.startswith("objects/")}
-    activation.discard(node.root, node, layer.layer)
-    assert {f for f in layernode.store_files(node.root) if f.startswith("objects/")} == objects
-    assert activation.activate(node.root, node, other).layer == other.layer
-
-
-def test_an_active_layer_is_not_discarded(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
-    before = snapshot(node.root, "none")
-    with pytest.raises(LayerError, match="deactivate it first") as caught:
-        activation.discard(node.root, node, layer.layer)
-    assert caught.value.code == "layer_active"
-    assert snapshot(node.root, "none") == before
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "../layers", "a/b"])
-def test_a_name_that_leads_elsewhere_is_refused(node: LayerNode, name: str) -> None:
-    with pytest.raises(LayerError):
-        activation.discard(node.root, node, name)
-
-
-def test_a_layer_in_place_is_not_discarded(node: LayerNode, layer: Manifest) -> None:
-    manifest.write(node.root, replace(layer, mode="in_place", originals=(), indexes=()))
-    with pytest.raises(LayerError, match="baked in place"):
-        activation.discard(node.root, node, layer.layer)
-
-
-def test_a_broken_layer_can_be_discarded(node: LayerNode, layer: Manifest) -> None:
-    manifest.path_of(node.root, layer.layer).write_text("{")
-    assert activation.discard(node.root, node, layer.layer)
-    assert layernode.store_files(node.root) == set()
-
-
-# --- a store that this program does not know ----------------------------------------------------------------------------
-
-
-def make_newer(path: Path) -> None:
-    text = path.read_text()
-    newer = text.replace('"schema": 2', '"schema": 3').replace('"schema":1', '"schema":2')
-    assert newer != text
-    path.write_text(newer)
-
-
-def test_a_manifest_of_a_newer_layout_is_neither_used_nor_dropped(node: LayerNode, layer: Manifest) -> None:
-    make_newer(manifest.path_of(node.root, layer.layer))
-    before = snapshot(node.root, "none")
-    for call in (lambda: activation.find(node.root, layer.layer), lambda: activation.discard(node.root, node, layer.layer)):
-        with pytest.raises(LayerError, match="layout version 3") as caught:
-            call()
-        assert caught.value.code == "store_newer"
-    assert snapshot(node.root, "none") == before
-
-
-def test_while_a_manifest_cannot_be_read_no_object_is_dropped(node: LayerNode, layer: Manifest) -> None:
-    other = replace(layer, identity=replace(layer.identity, flavour="proprietary"), layer=f"cuda-{VERSION}-proprietary-{KVER}")
-    make_newer(manifest.write(node.root, other))
-    objects = {f for f in layernode.store_files(node.root) if f.startswith("objects/")}
-    said: list[str] = []
-    assert activation.discard(node.root, node, layer.layer, said.append)
-    assert {f for f in layernode.store_files(node.root) if f.startswith("objects/")} == objects
-    assert any("objects stay" in line and "layout version 3" in line for line in said)
-    with pytest.raises(DataError):
-        Store(node.root).collect()
-
-
-@pytest.mark.parametrize("work", ["activate", "deactivate", "discard", "resume"])
-@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
-def test_documents_of_a_newer_layout_stop_everything(
-    node: LayerNode, layer: Manifest, active: activated.Activation, document: str, work: str
-) -> None:
-    if document == activated.JOURNAL:
-        activated.write_journal(node.root, activated.Journal(activated.ACTIVATE, active))
-    make_newer(node.root / document)
-    before = snapshot(node.root, "none")
-    works: dict[str, Callable[[], object]] = {
-        "activate": lambda: activation.activate(node.root, node, layer),
-        "deactivate": lambda: activation.deactivate(node.root, node),
-        "discard": lambda: activation.discard(node.root, node, layer.layer),
-        "resume": lambda: activation.resume(node.root, node),
-    }
-    if work == "resume" and document == activated.PATH:
-        return  # without a journal there is nothing to resume
-    with pytest.raises(GpuNodeError, match="layout version 2") as caught:
-        works[work]()
-    assert caught.value.code == "activation_invalid"
-    assert snapshot(node.root, "none") == before
-
-
-def test_store_knows_a_layer_by_name(node: LayerNode, layer: Manifest) -> None:
-    assert activation.find(node.root, layer.layer) == layer
-    with pytest.raises(LayerError, match=layer.layer) as caught:
-        activation.find(node.root, "cuda-1.2-open-6.1")
-    assert caught.value.code == "layer_missing"
-    assert store.OBJECTS == "var/lib/gpu-prebake/objects"

@@ -1,0 +1,33 @@
+"""A fake node with a captured layer in its store, and with that layer in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+
+from tests.unit.plugins import layernode
+from tests.unit.plugins.layernode import LayerNode
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[LayerNode, Manifest]]:
+    with layernode.fast_folder() as folder:
+        yield layernode.a_node(folder)
+
+
+@pytest.fixture
+def node(both: tuple[LayerNode, Manifest]) -> LayerNode:
+    return both[0]
+
+
+@pytest.fixture
+def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
+    return both[1]
+
+
+@pytest.fixture
+def active(node: LayerNode, layer: Manifest) -> activated.Activation:
+    return activation.activate(node.root, node, layer)
