@@ -24,6 +24,11 @@ def read_text(path: Path) -> str | None:
         return None
 
 
+def leads_elsewhere(root: Path, folder: str) -> bool:
+    """Whether a folder of the system at ``root``, or one above it, is a link: what lies behind it was never put there by us."""
+    return (root / folder).resolve() != root.resolve() / folder
+
+
 def sha256(path: Path) -> str:
     """The contents' SHA-256 in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()

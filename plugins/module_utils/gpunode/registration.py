@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import dkms, userspace
-from .files import sha256
+from .files import leads_elsewhere, sha256
 
 _TOP = f"{dkms.TREE}/{dkms.MODULE}"
 
@@ -52,8 +52,7 @@ def is_registered(root: Path, version: str) -> bool:
     """Whether DKMS has ``version`` with the contract's sources, in its tree and not behind a link."""
     folder = root / _TOP / version
     link = folder / "source"
-    is_here = folder.resolve() == root.resolve() / _TOP / version
-    return is_here and link.is_symlink() and str(link.readlink()) == f"/{sources(version)}"
+    return not leads_elsewhere(root, f"{_TOP}/{version}") and link.is_symlink() and str(link.readlink()) == f"/{sources(version)}"
 
 
 def belongs_to_a_package(version: str, owned: Collection[str]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import dkms, foreign, inventory, kernels, manifest, marker, placed, record, registration, userspace
-from .files import read_text, remove_durably, sha256
+from .files import leads_elsewhere, read_text, remove_durably, sha256
 from .foreign import relative
 from .host import TRIPLETS
 from .kmod import is_driver_file, parse_modinfo
@@ -176,6 +176,8 @@ def _second_copies(root: Path, arch: str, done: Removal) -> None:
     """The contract copies its libraries on to the loader's folder on a node: found there by name and content."""
     first = root / userspace.CONTRACT_LIBRARIES
     second = f"usr/lib/{TRIPLETS[arch]}"
+    if leads_elsewhere(root, second):
+        return
     for path in sorted(first.rglob("*")) if first.is_dir() else []:
         copy = root / second / path.relative_to(first)
         if path.is_file() and not path.is_symlink() and copy.is_file() and not copy.is_symlink() and sha256(copy) == sha256(path):
@@ -222,6 +224,8 @@ def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[st
     """Links to libraries that have gone, now or in a run that was interrupted, such as libcuda.so.1."""
     gone = {Path(path).name for path in [*done.removed, *accounted]}
     for folder in userspace.library_folders(arch):
+        if leads_elsewhere(root, folder):
+            continue
         for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
             for link in sorted((root / folder).glob("lib*")):
                 if link.is_symlink() and link.readlink().name in gone and _leads_nowhere(root, link, done):

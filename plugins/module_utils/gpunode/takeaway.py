@@ -77,7 +77,7 @@ class _Taking:
         self.owned = owned_by_dpkg(root)
         self._theirs: set[str] = set()
         self._made = Made()
-        self._real: dict[str, bool] = {}
+        self._elsewhere: dict[str, bool] = {}
 
     def run(self) -> TakenAway:
         activation = self.activation
@@ -242,9 +242,9 @@ class _Taking:
 
     def _leads_elsewhere(self, folder: str) -> bool:
         """Whether a folder or one above it is a link by now: what lies behind it was never put there by us."""
-        if folder not in self._real:
-            self._real[folder] = (self.root / folder).resolve() == self.root.resolve() / folder
-        return not self._real[folder]
+        if folder not in self._elsewhere:
+            self._elsewhere[folder] = files.leads_elsewhere(self.root, folder)
+        return self._elsewhere[folder]
 
     def _folders(self) -> None:
         for path in sorted({*self.activation.folders, *self._made.folders}, reverse=True):

@@ -199,6 +199,17 @@ def test_the_records_go_last(node: FakeNode, monkeypatch: pytest.MonkeyPatch) ->
     assert not (node.root / LIBRARIES).exists()
 
 
+def test_second_copies_are_not_looked_for_behind_a_link(node: FakeNode, before: dict[str, str]) -> None:
+    bake_layer(node)
+    elsewhere = node.root.parent / "elsewhere"
+    (node.root / LOADER).rename(elsewhere)
+    (node.root / LOADER).symlink_to(elsewhere)
+    copy = elsewhere / f"libcuda.so.{VERSION}"
+    copy.write_bytes((node.root / LIBRARIES / f"libcuda.so.{VERSION}").read_bytes())
+    take_out(node)
+    assert copy.exists()
+
+
 def test_second_copies_go_by_content_where_no_record_lists_them(node: FakeNode, before: dict[str, str]) -> None:
     bake_layer(node)
     node.initialise_device(dropin="")
