@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from . import dkms
 from .files import read_text
-from .host import TRIPLETS
-from .kmod import is_driver_file
+from .host import CONTRACT_LIBRARIES, TRIPLETS
+from .kmod import LoadedModule, is_driver_file
 
 # Packages that are a driver. The container toolkit, fabric manager and persistenced come with the contract and are none; neither are
 # NVSwitch's libraries, which DCGM needs on HGX, nor those of EGL's platforms, which serve any driver.
@@ -26,6 +27,12 @@ _OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.drive
 _HOST_DRIVER = re.compile(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
 # A main library with the driver's version in its name; the loader's links (.so, .so.1) have none. userspace.py imports this module.
 _MAIN_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
+# ld.so.cache holds paths as they are, each ended by a NUL.
+_CACHED = re.compile(rb"/[^\0]*/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
+# Folders that are looked at by themselves; and those of CUDA's libraries with a driver's names that are none, of its package for forward
+# compatibility, and stubs to link with.
+_USUAL = "|".join((CONTRACT_LIBRARIES, *(f"(?:usr/)?lib/{triplet}" for triplet in TRIPLETS.values())))
+_NO_SIGN = re.compile(rf"^(?:{_USUAL})/[^/]*$|/(?:compat|stubs)/[^/]*$")
 
 
 def operator_signs(root: Path) -> tuple[str, ...]:
@@ -76,14 +83,38 @@ def libraries(root: Path, arch: str) -> tuple[str, ...]:
     return tuple(sorted(relative(root, p) for p in names))
 
 
+def cached_libraries(root: Path) -> tuple[str, ...]:
+    """The driver's main libraries that the loader finds in other folders than the usual ones: other tools have their own."""
+    try:
+        cached = (root / "etc/ld.so.cache").read_bytes()
+    except OSError:
+        return ()
+    found = {path.decode(errors="replace").lstrip("/") for path in _CACHED.findall(cached)}
+    return tuple(sorted(path for path in found if not _NO_SIGN.search(path) and os.path.lexists(root / path)))
+
+
 def relative(root: Path, path: Path) -> str:
     """A path relative to the root by the names that merged /usr really has, the last part itself not followed."""
     return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
 
 
+def resident_signs(loaded: Collection[LoadedModule], versions: Collection[str]) -> tuple[str, ...]:
+    """A driver in the kernel that is of none of ``versions``, whose files may lie anywhere. One that does not tell its version may be
+    ours wherever we have any."""
+    main = next((m for m in loaded if m.name == "nvidia"), None)
+    if main is None or main.version in versions or (versions and not main.version):
+        return ()
+    return (f"module nvidia {main.version or 'of unknown version'} in the kernel",)
+
+
 def _is_strange(path: str, own_versions: Collection[str]) -> bool:
     match = _MAIN_LIBRARY.fullmatch(path.rpartition("/")[2])
     return bool(match and match["version"] not in own_versions)
+
+
+def _real_name(root: Path, path: str) -> str:
+    """The name that has the version in it, behind the loader's links."""
+    return (root / path).resolve().name
 
 
 def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
@@ -93,6 +124,8 @@ def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Colle
         versions = {e.version for e in dkms.entries(root, name)}
         strange = sorted(versions - set(own_versions)) if name == dkms.MODULE else sorted(versions)
         found += [f"DKMS tree /{dkms.TREE}/{name}/{version}" for version in strange]
+    elsewhere = [path for path in cached_libraries(root) if path not in own_files]
+    found += [f"library /{path}" for path in elsewhere if not own_versions or _is_strange(_real_name(root, path), own_versions)]
     if own_versions:
         # A container's fallback build or DKMS's kernel hook may have added files of the same driver.
         found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files and _is_strange(path, own_versions)]

@@ -12,6 +12,8 @@ from .files import read_text
 
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 TRIPLETS = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
+# Where the contract puts libraries; the loader knows that folder (CONTRACT).
+CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
 _SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 

@@ -57,9 +57,11 @@ def probe(
     facts = _with_records(facts, root, marker_path)
     if facts.arch:
         signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
+        # A layer in the store may have been in place until a moment ago, with its modules in use.
+        signs += foreign.resident_signs(facts.loaded, own_versions(facts) | {layer.identity.version for layer in facts.layers})
         facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
-    if not belongs:
-        return facts
+    if not belongs or (facts.foreign and not facts.active_layer and not facts.unrecorded_layers):
+        return facts  # another's driver stays, whatever was baked
     facts = replace(facts, record_contents=_record_contents(root, facts))
     facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)
     if facts.signatures_enforced:

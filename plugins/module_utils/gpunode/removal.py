@@ -13,7 +13,7 @@ from pathlib import Path
 from . import dkms, foreign, inventory, kernels, manifest, marker, placed, record, registration, userspace
 from .files import leads_elsewhere, read_text, remove_durably, sha256
 from .foreign import relative
-from .host import TRIPLETS
+from .host import CONTRACT_LIBRARIES, TRIPLETS
 from .kmod import is_driver_file, parse_modinfo
 from .manifest import Manifest
 from .placed import Placed
@@ -105,7 +105,7 @@ def take_files(root: Path, runner: Runner, ours: Accounted, done: Removal, say: 
         _file(root, path, digest, done)
     for version in ours.unlisted_versions if not foreign.driver_packages(root) else ():
         _by_version(root, runner, ours.arch, version, done)
-    if (read_text(root / _LOADER_CONFIG) or "").strip() == "/" + userspace.CONTRACT_LIBRARIES:
+    if (read_text(root / _LOADER_CONFIG) or "").strip() == "/" + CONTRACT_LIBRARIES:
         _unlink(root, _LOADER_CONFIG, done)
     _dangling_links(root, ours.arch, done, ours.paths)
     if ours.marker_path:
@@ -174,7 +174,7 @@ def _file(root: Path, path: str, digest: str, done: Removal) -> None:
 
 def _second_copies(root: Path, arch: str, done: Removal) -> None:
     """The contract copies its libraries on to the loader's folder on a node: found there by name and content."""
-    first = root / userspace.CONTRACT_LIBRARIES
+    first = root / CONTRACT_LIBRARIES
     second = f"usr/lib/{TRIPLETS[arch]}"
     if leads_elsewhere(root, second):
         return
@@ -211,7 +211,7 @@ def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Remov
     _folders(root, [str(top.relative_to(root))], done)
     for path, found in list(userspace.driver_libraries(root, arch)):
         # In the contract's own folder, nobody else's: what carries the version is ours. Elsewhere only hashes count.
-        if found == version and path.startswith(userspace.CONTRACT_LIBRARIES):
+        if found == version and path.startswith(CONTRACT_LIBRARIES):
             _unlink(root, path, done)
 
 
@@ -231,7 +231,7 @@ def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[st
                 if link.is_symlink() and link.readlink().name in gone and _leads_nowhere(root, link, done):
                     gone.add(link.name)
                     _unlink(root, str(link.relative_to(root)), done)
-    _folders(root, [*userspace.library_folders(arch), str(Path(userspace.CONTRACT_LIBRARIES).parent)], done)
+    _folders(root, [*userspace.library_folders(arch), str(Path(CONTRACT_LIBRARIES).parent)], done)
 
 
 def _leads_nowhere(root: Path, link: Path, done: Removal) -> bool:

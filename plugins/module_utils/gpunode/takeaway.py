@@ -10,14 +10,14 @@ from pathlib import Path
 
 from . import derived, dkms, files, inventory, registration, steps
 from .activated import DEPMOD, Activation, Derived, Kept
-from .host import TRIPLETS
+from .host import CONTRACT_LIBRARIES, TRIPLETS
 from .inventory import Entry
 from .placing import Placing
 from .registration import Made
 from .runner import Runner
 from .store import Store
 from .takeback import owned_by_dpkg
-from .userspace import CONTRACT_LIBRARIES, module_files
+from .userspace import module_files
 
 _STAGED = "staged"
 _ELSEWHERE = "its folder became a link to another after the layer was put in place"

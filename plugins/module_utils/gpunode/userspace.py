@@ -8,10 +8,9 @@ from pathlib import Path
 
 from .files import sha256
 from .foreign import relative
-from .host import TRIPLETS
+from .host import CONTRACT_LIBRARIES, TRIPLETS
 from .kmod import is_driver_file
 
-CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
 PROGRAMS = ("usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe", "usr/bin/nvidia-persistenced")
 # Some of NVIDIA's libraries (egl-wayland, egl-gbm) have versions of their own, with small first numbers.
 _DRIVER_LIBRARY = re.compile(r"lib(?:nvidia|cuda)[\w-]*\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")

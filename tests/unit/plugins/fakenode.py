@@ -402,8 +402,9 @@ class FakeNode:
         kernel_name = name.replace("-", "_")
         table = self.root / "proc/modules"
         lines = [line for line in table.read_text().splitlines() if line.split()[0] != kernel_name]
-        table.write_text("".join(f"{line}\n" for line in [f"{kernel_name} 16384 0 - Live 0x0000000000000000 (OE)", *lines]))
+        # A kernel shows no module without its version: killed between these two, the version alone is there, which nobody reads.
         self.put(f"sys/module/{kernel_name}/version", version + "\n")
+        table.write_text("".join(f"{line}\n" for line in [f"{kernel_name} 16384 0 - Live 0x0000000000000000 (OE)", *lines]))
 
     def _do_modprobe(self, words: list[str]) -> Reply:
         if words[0] == "-r":

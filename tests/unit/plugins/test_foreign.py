@@ -143,3 +143,39 @@ def test_packages_that_serve_a_driver_of_their_own_version(node: FakeNode) -> No
         "Package: bash\nStatus: install ok installed\nVersion: 5.2\n\n",
     )
     assert foreign.service_packages(node.root) == (("nvidia-fabricmanager-580", "580.126.09"), ("nvidia-persistenced", "535.171.04"))
+
+
+# As on a machine with an H200, whose driver lies in a read-only filesystem of its own below /usr/local/nvidia.
+ELSEWHERE = "usr/local/nvidia/lib64"
+
+
+def found_by_the_loader(node: FakeNode, folder: str, version: str = "580.159.04") -> None:
+    node.put(f"{folder}/libcuda.so.{version}")
+    node.link(f"{folder}/libcuda.so.1", f"libcuda.so.{version}")
+    node.put("etc/ld.so.cache", f"glibc-ld.so.cache1.1\0libm.so.6\0/lib/libm.so.6\0libcuda.so.1\0/{folder}/libcuda.so.1\0")
+
+
+def test_a_library_anywhere_on_the_loaders_path_is_foreign(node: FakeNode) -> None:
+    found_by_the_loader(node, ELSEWHERE)
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{ELSEWHERE}/libcuda.so.1",)
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == (f"library /{ELSEWHERE}/libcuda.so.1",)
+    assert foreign.signs(node.root, "x86_64", {"580.159.04"}, set()) == ()
+
+
+def test_the_loaders_cache_is_not_believed_where_the_library_has_gone(node: FakeNode) -> None:
+    found_by_the_loader(node, ELSEWHERE)
+    (node.root / ELSEWHERE / "libcuda.so.1").unlink()
+    assert foreign.signs(node.root, "x86_64", set(), set()) == ()
+
+
+@pytest.mark.parametrize("folder", ["usr/local/cuda-13.0/compat", "usr/local/cuda/lib64/stubs", "usr/bin/lib64/lib64"])
+def test_compatibility_libraries_stubs_and_the_contracts_own_are_no_signs_on_the_loaders_path(node: FakeNode, folder: str) -> None:
+    found_by_the_loader(node, folder)
+    assert foreign.signs(node.root, "x86_64", set(), set()) == ()
+
+
+def test_a_library_in_the_usual_folder_is_named_once(node: FakeNode) -> None:
+    node.put(f"{LOADER}/libcuda.so.1")
+    node.put("etc/ld.so.cache", "glibc-ld.so.cache1.1\0libcuda.so.1\0/lib/x86_64-linux-gnu/libcuda.so.1\0")
+    assert (node.root / "lib/x86_64-linux-gnu/libcuda.so.1").exists(), "by merged /usr"
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{LOADER}/libcuda.so.1",)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.probe import probe
 
-from tests.unit.plugins.fakenode import FakeNode
-from tests.unit.plugins.support import CONFIG_DIGEST, policy
+from tests.unit.plugins.fakenode import FakeNode, bake_layer
+from tests.unit.plugins.support import CONFIG_DIGEST, VERSION, policy
 
 
 def look(node: FakeNode) -> Facts:
@@ -32,3 +33,31 @@ def test_an_image_that_is_not_there_is_a_fact(node: FakeNode) -> None:
     node.images.clear()
     facts = look(node)
     assert (facts.containerd_ready, facts.image_present, facts.config_digest) == (True, False, "")
+
+
+def test_a_module_in_the_kernel_that_nothing_here_accounts_for_is_foreign(node: FakeNode) -> None:
+    node.insert("nvidia", "580.159.04")
+    assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
+
+
+def test_so_is_one_beside_a_layer_of_another_version(node: FakeNode) -> None:
+    bake_layer(node)
+    node.insert("nvidia", "580.159.04")
+    assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
+
+
+@pytest.mark.parametrize("version", [VERSION, ""], ids=["its version", "no version told"])
+def test_a_module_that_may_be_a_layers_is_not(node: FakeNode, version: str) -> None:
+    bake_layer(node)
+    node.insert("nvidia", version)
+    assert look(node).foreign == ()
+
+
+def test_beside_a_foreign_driver_nothing_that_was_baked_is_looked_at(node: FakeNode) -> None:
+    bake_layer(node)
+    node.put("var/lib/dkms/nvidia/535.1/source/x")
+    node.calls.clear()
+    facts = look(node)
+    assert facts.foreign
+    assert facts.layer_contents is None
+    assert not node.calls, "neither modinfo, which a machine with another's driver may lack, nor containerd"
