@@ -15,11 +15,13 @@ REPORT = paths.TOP / "build/compare/report.txt"
 
 @dataclass(frozen=True)
 class Excuse:
-    """Paths by a pattern of fnmatch's (`*` crosses folders), in what they may differ (`aspects` of tests/lab/snapshot.py), and why."""
+    """Paths by a pattern of fnmatch's (`*` crosses folders), in what they may differ (`aspects` of tests/lab/snapshot.py), and why;
+    whether it hangs on chance that there is anything to excuse."""
 
     pattern: str
     may_differ: tuple[str, ...]
     why: str
+    by_chance: bool = False
 
     def holds(self, path: str, differs: Iterable[str]) -> bool:
         """Whether it excuses a difference, all of it."""
@@ -37,7 +39,7 @@ class Comparison:
     @property
     def idle(self) -> tuple[str, ...]:
         """The patterns that excused nothing: they do not belong on the list."""
-        return tuple(excuse.pattern for excuse, found in self.excused.items() if not found)
+        return tuple(excuse.pattern for excuse, found in self.excused.items() if not found and not excuse.by_chance)
 
 
 def compare(first: Mapping[str, Entry], second: Mapping[str, Entry], excuses: Iterable[Excuse]) -> Comparison:

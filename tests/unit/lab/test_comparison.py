@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ def test_an_excuse_for_contents_excuses_no_mode(trees: tuple[Path, Path]) -> Non
     (trees[1] / "var/log/wtmp").chmod(0o4755)
     found = compare(snapshot(trees[0], ()), snapshot(trees[1], ()), [LOGS])
     assert (found.left, found.idle) == (("var/log/wtmp: mode, content",), ("var/log/*",))
+
+
+def test_what_hangs_on_chance_may_excuse_nothing() -> None:
+    excuses = [LOGS, replace(LOGS, by_chance=True)]
+    assert [compare({}, {}, [excuse]).idle for excuse in excuses] == [("var/log/*",), ()]
 
 
 def test_each_kind_of_change_is_named(trees: tuple[Path, Path]) -> None:
