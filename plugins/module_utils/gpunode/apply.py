@@ -328,7 +328,7 @@ class Apply:
 
     def _load(self) -> None:
         with self.events.step(Step.LOAD_MODULES.value):
-            driver.load(self.root, self.runner, self.deadline, self.policy.wanted.version)
+            self.outcome.warnings += driver.load(self.root, self.runner, self.deadline, self.policy.wanted.version, self.facts.kver)
 
     def _check(self) -> None:
         with self.events.step(Step.CHECK_DRIVER.value) as event:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from . import bound, holders, kmod, userspace
+from . import bound, holders, kmod, pci, userspace
 from .deadline import Deadline
 from .errors import BootError, CommandError
 from .judge import HARDWARE_STATUSES
@@ -27,8 +27,8 @@ _SERVICE_S = 60.0
 _NO_DEVICE, _MISMATCH, _NOT_LOADED = 6, 18, 9  # nvidia-smi's exit statuses, from its manual
 
 
-def load(root: Path, runner: Runner, deadline: Deadline, version: str) -> None:
-    """Loads the needed modules, waits until they live, makes the device nodes. Raises BootError."""
+def load(root: Path, runner: Runner, deadline: Deadline, version: str, kver: str) -> tuple[str, ...]:
+    """Loads the needed modules, waits until they live, makes the device nodes; returns warnings. Raises BootError."""
     for name in NEEDED_MODULES:
         says = kmod.load(runner, name, deadline.cut_s(_LOAD_S, f"loading {name}"))
         if says:
@@ -44,6 +44,19 @@ def load(root: Path, runner: Runner, deadline: Deadline, version: str) -> None:
         )
     # udev makes no device nodes for NVIDIA's driver, its setuid helper does (I17).
     runner.run(["nvidia-modprobe", "-u", "-c0"], timeout_s=deadline.cut_s(_LOAD_S, "making device nodes"))
+    return _load_what_udev_does(root, runner, deadline, kver)
+
+
+def _load_what_udev_does(root: Path, runner: Runner, deadline: Deadline, kver: str) -> tuple[str, ...]:
+    """From the next boot on udev loads these by itself, nvidia-drm among them: a node's first boot is to end as its second."""
+    aliases = {pci.modalias(root, function) for function in pci.nvidia_functions(root) if function.is_gpu}
+    names = dict.fromkeys(name for alias in sorted(aliases) for name in kmod.by_modalias(root, kver, alias))
+    warnings = []
+    for name in names:
+        says = "" if kmod.loaded(root, [name]) else kmod.load(runner, name, deadline.cut_s(_LOAD_S, f"loading {name}"))
+        if says:
+            warnings.append(f"module {name}, which udev loads too, cannot be loaded: {says}")
+    return tuple(warnings)
 
 
 def smi_status(runner: Runner, deadline: Deadline) -> int | None:

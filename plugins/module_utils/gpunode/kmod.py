@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from .errors import CommandError
@@ -128,6 +129,14 @@ def takeable(modules: Collection[LoadedModule], versions: Collection[str], share
     version, only while nobody uses them but each other."""
     mine = of_version(modules, versions)
     return mine if not shared or all(m.users <= len(m.holders) for m in mine) else ()
+
+
+def by_modalias(root: Path, kver: str, modalias: str) -> tuple[str, ...]:
+    """NVIDIA's modules that udev would load for a device with this modalias, by depmod's modules.alias (modprobe.d(5): shell patterns)."""
+    text = read_text(root / "lib/modules" / kver / "modules.alias") or ""
+    lines = (line.split() for line in text.splitlines() if "nvidia" in line)
+    found = {w[2].replace("_", "-") for w in lines if len(w) == 3 and w[0] == "alias" and fnmatchcase(modalias, w[1])}
+    return tuple(name for name in DRIVER_MODULES if name in found)
 
 
 def load(runner: Runner, name: str, timeout_s: float) -> str:

@@ -48,6 +48,11 @@ def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
     return tuple(found)
 
 
+def modalias(root: Path, function: PciFunction) -> str:
+    """What udev looks for in modules.alias when the function is found; "" where it cannot be read."""
+    return (read_text(root / "sys/bus/pci/devices" / function.address / "modalias") or "").strip()
+
+
 def _hex(path: Path) -> str:
     text = (read_text(path) or "").strip()
     return text[2:].lower() if text.startswith("0x") else ""

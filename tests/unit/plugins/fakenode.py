@@ -147,7 +147,9 @@ class FakeNode:
 
     def add_gpu(self, device: str = "0x2330", pci_class: str = "0x030200", driver: str = "", address: str = "0000:01:00.0") -> None:
         folder = f"sys/bus/pci/devices/{address}"
-        for name, text in (("vendor", "0x10de"), ("device", device), ("class", pci_class)):
+        kind = f"bc{pci_class[2:4]}sc{pci_class[4:6]}i{pci_class[6:8]}"
+        alias = f"pci:v000010DEd{device[2:].upper():0>8}sv000010DEsd000016C1{kind}"
+        for name, text in (("vendor", "0x10de"), ("device", device), ("class", pci_class), ("modalias", alias)):
             self.put(f"{folder}/{name}", text + "\n")
         if driver:
             (self.root / f"sys/bus/pci/drivers/{driver}").mkdir(parents=True, exist_ok=True)
