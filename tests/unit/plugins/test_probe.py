@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.probe import probe
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
-from tests.unit.plugins.support import CONFIG_DIGEST, VERSION, policy
+from tests.unit.plugins.support import CONFIG_DIGEST, VERSION, captured, policy
 
 
 def look(node: FakeNode) -> Facts:
@@ -40,7 +41,7 @@ def test_a_module_in_the_kernel_that_nothing_here_accounts_for_is_foreign(node: 
     assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
 
 
-def test_so_is_one_beside_a_layer_of_another_version(node: FakeNode) -> None:
+def test_a_module_beside_a_layer_of_another_version(node: FakeNode) -> None:
     bake_layer(node)
     node.insert("nvidia", "580.159.04")
     assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
@@ -51,6 +52,14 @@ def test_a_module_that_may_be_a_layers_is_not(node: FakeNode, version: str) -> N
     bake_layer(node)
     node.insert("nvidia", version)
     assert look(node).foreign == ()
+
+
+def test_nor_is_one_that_stayed_in_use_when_its_layer_was_taken_away(node: FakeNode) -> None:
+    manifest.write(node.root, captured())
+    node.insert("nvidia", VERSION)
+    assert look(node).foreign == ()
+    node.insert("nvidia", "580.159.04")
+    assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
 
 
 def test_beside_a_foreign_driver_nothing_that_was_baked_is_looked_at(node: FakeNode) -> None:
