@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import inventory
@@ -19,6 +20,7 @@ _NAMED = 5
 _PROGRAMS = ("bin", "sbin")
 _SPECIAL = stat.S_ISUID | stat.S_ISGID
 _SPARE_BYTES = 8 << 20
+_SPARE_INODES = 64
 
 
 def check(root: Path, store: Store, layer: Manifest, is_mounted: bool = False) -> tuple[str, ...]:
@@ -117,35 +119,49 @@ def _what(path: Path, status: os.stat_result) -> str:
     return "a folder" if stat.S_ISDIR(status.st_mode) else "a file" if stat.S_ISREG(status.st_mode) else "something special"
 
 
+@dataclass
+class _Need:
+    """What a filesystem must have free; ``folder`` is an example of one in it."""
+
+    folder: str
+    size: int = _SPARE_BYTES
+    inodes: int = _SPARE_INODES
+
+
 def _check_space(root: Path, placing: Placing, layer: Manifest, missing: tuple[str, ...], is_mounted: bool) -> None:
-    """Room for what is copied and kept, on each filesystem, and that it can be written to."""
+    """Room for what is made, copied and kept, on each filesystem, and that it can be written to."""
     store_folder = str(placing.store.objects.parent.relative_to(root))
     store_device = placing.device(store_folder)
-    needed: dict[int, int] = {store_device: sum(e.size for e in layer.originals) + sum(index.after.size for index in layer.indexes)}
-    example: dict[int, str] = {store_device: store_folder}
+    kept = [*layer.originals, *(index.after for index in layer.indexes)]
+    needs = {store_device: _Need(store_folder, _SPARE_BYTES + sum(entry.size for entry in kept), _SPARE_INODES + len(kept))}
     absent = set(missing)
     devices: dict[str, int] = {}
-    for entry in layer.files:
-        folder = entry.path.rpartition("/")[0]
+    made: list[tuple[str, Entry | None]] = [(path, None) for path in missing]
+    made += [(entry.path, entry) for entry in layer.files if entry.type != "folder"]
+    for path, entry in made:
+        folder = path.rpartition("/")[0]
         while folder in absent:
             folder = folder.rpartition("/")[0]
         if folder not in devices:
             devices[folder] = placing.device(folder)
         device = devices[folder]
-        example.setdefault(device, folder)
-        shares = device == store_device and is_linkable(entry) and not placing.selinux
-        needed[device] = needed.get(device, 0) + (0 if shares else entry.size)
-    for device, folder in example.items():
-        _check_filesystem(root, folder, needed.get(device, 0) + _SPARE_BYTES, is_mounted)
+        need = needs.setdefault(device, _Need(folder))
+        shares = entry is not None and device == store_device and is_linkable(entry) and not placing.selinux
+        if not shares:
+            need.size += entry.size if entry else 0
+            need.inodes += 1
+    for need in needs.values():
+        _check_filesystem(root, need, is_mounted)
 
 
-def _check_filesystem(root: Path, folder: str, needed: int, is_mounted: bool) -> None:
-    found = os.statvfs(root / folder)
+def _check_filesystem(root: Path, need: _Need, is_mounted: bool) -> None:
+    found = os.statvfs(root / need.folder)
     if found.f_flag & os.ST_RDONLY and not is_mounted:
-        raise LayerError(f"/{folder} is on a read-only filesystem: nothing can be put in place there", code="read_only")
+        raise LayerError(f"/{need.folder} is on a read-only filesystem: nothing can be put in place there", code="read_only")
     free = found.f_bfree * found.f_frsize
-    if free < needed:
-        raise LayerError(
-            f"the filesystem of /{folder} has {free >> 20} MB free, {needed >> 20} MB are needed: make room there",
-            code="no_space",
-        )
+    lacking = f"{free >> 20} MB free, {need.size >> 20} MB" if free < need.size else ""
+    # btrfs and others without a fixed number of inodes say 0 of 0.
+    if not lacking and found.f_files and found.f_ffree < need.inodes:
+        lacking = f"{found.f_ffree} inodes free, {need.inodes} inodes"
+    if lacking:
+        raise LayerError(f"the filesystem of /{need.folder} has {lacking} are needed: make room there", code="no_space")

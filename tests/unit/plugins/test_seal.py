@@ -87,7 +87,7 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
 
     def read_only(path: Any) -> Any:
         found = real(path)
-        names = ("f_frsize", "f_bfree", "f_bavail", "f_files", "f_favail")
+        names = ("f_frsize", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail")
         return SimpleNamespace(f_flag=found.f_flag | os.ST_RDONLY, **{name: getattr(found, name) for name in names})
 
     monkeypatch.setattr(os, "statvfs", read_only)

@@ -337,28 +337,48 @@ def test_a_second_layer_waits_for_the_first_to_go(node: LayerNode, layer: Manife
     refused(node, other, "layer_active", layer.layer)
 
 
-def test_no_room_is_said_before_anything_is_touched(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+# Places of f_bfree, f_files, f_ffree and f_flag in what statvfs returns.
+BLOCKS, INODES, INODES_FREE, FLAGS = 3, 5, 6, 8
+
+
+def filesystems(monkeypatch: pytest.MonkeyPatch, values: dict[int, int]) -> None:
+    """Every filesystem says ``values`` at these places."""
     real = os.statvfs
 
-    def full(path: Path) -> os.statvfs_result:
-        found = real(path)
-        return os.statvfs_result((*found[:3], 1, 1, *found[5:]))
+    def said(path: Path) -> os.statvfs_result:
+        found = list(real(path)[:10])
+        for place, value in values.items():
+            found[place] = value
+        return os.statvfs_result(found)
 
-    monkeypatch.setattr(os, "statvfs", full)
-    refused(node, layer, "no_space", "MB are needed")
+    monkeypatch.setattr(os, "statvfs", said)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        pytest.param({BLOCKS: 1}, "0 MB free, 8 MB are needed", id="space"),
+        pytest.param({INODES: 1000, INODES_FREE: 66}, "66 inodes free", id="inodes"),
+    ],
+)
+def test_no_room_is_said_before_anything_is_touched(
+    node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch, values: dict[int, int], words: str
+) -> None:
+    filesystems(monkeypatch, values)
+    refused(node, layer, "no_space", words)
+
+
+def test_a_filesystem_without_a_fixed_number_of_inodes_has_enough(
+    node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filesystems(monkeypatch, {INODES: 0, INODES_FREE: 0})
+    assert activation.activate(node.root, node, layer).layer == layer.layer
 
 
 def test_a_read_only_filesystem_is_said_before_anything_is_touched(
     node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.statvfs
-
-    def read_only(path: Path) -> os.statvfs_result:
-        found = list(real(path)[:10])
-        found[8] |= os.ST_RDONLY
-        return os.statvfs_result(found)
-
-    monkeypatch.setattr(os, "statvfs", read_only)
+    filesystems(monkeypatch, {FLAGS: os.ST_RDONLY})
     refused(node, layer, "read_only", "read-only")
 
 
