@@ -42,9 +42,20 @@ def load(root: Path, runner: Runner, deadline: Deadline, version: str, kver: str
             f"the kernel holds nvidia {resident.get('nvidia') or 'unknown'}, wanted is {version}: a reboot is needed",
             code="other_version_loaded",
         )
-    # udev makes no device nodes for NVIDIA's driver, its setuid helper does (I17).
-    runner.run(["nvidia-modprobe", "-u", "-c0"], timeout_s=deadline.cut_s(_LOAD_S, "making device nodes"))
+    _make_device_nodes(runner, deadline)
     return _load_what_udev_does(root, runner, deadline, kver)
+
+
+def _make_device_nodes(runner: Runner, deadline: Deadline) -> None:
+    """udev makes none for NVIDIA's driver, its setuid helper does (I17), which says nothing where it fails."""
+    try:
+        runner.run(["nvidia-modprobe", "-u", "-c0"], timeout_s=deadline.cut_s(_LOAD_S, "making device nodes"))
+    except CommandError as error:
+        raise BootError(
+            f"the modules are loaded, and their device nodes cannot be made: {error}. As root: grep nvidia /proc/devices; findmnt /dev; "
+            "ls -l /dev/nvidia* /usr/bin/nvidia-modprobe",
+            code="device_nodes",
+        ) from error
 
 
 def _load_what_udev_does(root: Path, runner: Runner, deadline: Deadline, kver: str) -> tuple[str, ...]:

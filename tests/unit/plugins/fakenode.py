@@ -78,6 +78,7 @@ class FakeNode:
         self.daemon_ready = True
         self.dmesg = ""
         self.smi = Reply(0, "NVIDIA-SMI\n")
+        self.makes_no_nodes = False
         self.insert_error = ""
         self.held_modules: set[str] = set()
         self.bound_for_good = False
@@ -435,6 +436,8 @@ class FakeNode:
         return self.smi
 
     def _do_nvidia_modprobe(self, words: list[str]) -> Reply:
+        if self.makes_no_nodes:
+            return Reply(1)  # it says nothing then
         self.put("dev/nvidiactl")
         return Reply()
 

@@ -489,6 +489,14 @@ def test_each_wrong_answer_has_its_code(baked: FakeNode, smi: Reply, code: str) 
     assert failed(baked).code == code
 
 
+def test_device_nodes_that_cannot_be_made_are_told_with_what_to_look_at(baked: FakeNode) -> None:
+    baked.makes_no_nodes = True
+    error = failed(baked)
+    assert error.code == "device_nodes"
+    assert "nvidia-modprobe -u -c0: exit status 1" in str(error)
+    assert "findmnt /dev" in str(error)
+
+
 def test_the_installed_flavour_is_what_the_owner_asked_for(fresh: FakeNode) -> None:
     assert failed(fresh, policy(flavour="proprietary")).code == "flavour_refused"
     found = record.read(fresh.root)
