@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from .errors import DataError
 
 T = TypeVar("T")
+_ELSEWHERE = frozenset(("", ".", ".."))
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, limits.h(0p)
 
 
@@ -57,12 +58,13 @@ def texts(document: dict[str, Any], key: str, where: str, code: str) -> dict[str
     return dict(value)
 
 
-def check_path(path: str, roots: Iterable[str], where: str, code: str) -> str:
+def check_path(path: str, roots: Collection[str], where: str, code: str) -> str:
     """A path relative to the root, below one of ``roots``, that leads nowhere else. Raises DataError."""
-    parts = path.split("/")
     if not is_possible(path):
         raise DataError(f"{where}: {path[:80]!r} cannot be a path; it is not used", code=code)
-    if "" in parts or "." in parts or ".." in parts or not any(path.startswith(r + "/") for r in roots):
+    parts = path.split("/")
+    is_below = (parts[0] in roots and len(parts) > 1) or any(path.startswith(f"{root}/") for root in roots)
+    if not _ELSEWHERE.isdisjoint(parts) or not is_below:
         raise DataError(f"{where}: the path {path!r} leads outside of where a driver may be; it is not used", code=code)
     return path
 
@@ -73,7 +75,7 @@ def is_possible(path: str) -> bool:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
         return False
-    return b"\0" not in encoded and len(encoded) < _PATH_MAX and all(len(part) <= _NAME_MAX for part in encoded.split(b"/"))
+    return b"\0" not in encoded and len(encoded) < _PATH_MAX and max(map(len, encoded.split(b"/"))) <= _NAME_MAX
 
 
 def dump(document: dict[str, Any]) -> str:

@@ -20,6 +20,9 @@ _DRIVER_PACKAGE = re.compile(
 )
 # Those that serve a driver, and must be of its version (NVSwitch's above all).
 _SERVICE_PACKAGE = re.compile(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
+# Fields of dpkg's status file. They are looked for in each of a thousand paragraphs.
+_NAME, _VERSION = (re.compile(rf"^{field}: (.+)$", re.MULTILINE) for field in ("Package", "Version"))
+_INSTALLED = re.compile(r"^Status: .* installed$", re.MULTILINE)
 # The GPU operator's driver container and validator leave these (gpu-operator, validator/main.go and driver container).
 _VALIDATED = "run/nvidia/validations/driver-ready"
 _OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.driver-ctr-ready")
@@ -48,8 +51,9 @@ def installed_packages(root: Path) -> tuple[tuple[str, str], ...]:
     text = read_text(root / "var/lib/dpkg/status") or ""
     found = []
     for paragraph in text.split("\n\n"):
-        name, version = (re.search(rf"^{key}: (.+)$", paragraph, re.MULTILINE) for key in ("Package", "Version"))
-        if name and re.search(r"^Status: .* installed$", paragraph, re.MULTILINE):
+        name = _NAME.search(paragraph)
+        if name and _INSTALLED.search(paragraph):
+            version = _VERSION.search(paragraph)
             found.append((name[1], version[1] if version else ""))
     return tuple(found)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -117,6 +116,8 @@ def source_from(params: Mapping[str, Any]) -> ImageSource:
 
 def _check_pem(text: str, what: str) -> None:
     """Go passes over what it cannot read: a mistake would show as an unknown authority only."""
+    import ssl  # noqa: PLC0415 - few nodes need it, and every one that looks would wait for it
+
     problem = "" if _PEM in text else f"no line {_PEM} is in it"
     if "PRIVATE KEY" in text:
         problem = "a private key is in it, which does not belong here"

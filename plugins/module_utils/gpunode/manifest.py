@@ -32,6 +32,7 @@ _ENTRY_FIELDS: dict[str, type] = {
     **dict.fromkeys(("mode", "uid", "gid", "size"), int),
     "attributes": list,
 }
+_ENTRY_KINDS = list(_ENTRY_FIELDS.values())
 _FACT_FIELDS = ("path", "name", "version", "kver", "licence", "signer")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _KEY_ID = re.compile(r"([0-9a-f]{2}){1,64}")
@@ -221,10 +222,11 @@ def read_entry(item: Any, where: str, code: str) -> Entry:
     """One entry of a document of ours. Raises DataError, TypeError."""
     if not isinstance(item, dict):
         raise TypeError(f"{item!r} is no entry")
-    for name, kind in _ENTRY_FIELDS.items():
-        document.get(item, name, kind, where, code)
+    if [type(item.get(name)) for name in _ENTRY_FIELDS] != _ENTRY_KINDS:
+        for name, kind in _ENTRY_FIELDS.items():
+            document.get(item, name, kind, where, code)
     pairs = item["attributes"]
-    if not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], str) for p in pairs):
+    if pairs and not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], str) for p in pairs):
         raise TypeError(f"{pairs!r} are no attributes")
     entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)})
     document.check_path(entry.path, ROOTS, where, code)
@@ -238,7 +240,6 @@ def read_entry(item: Any, where: str, code: str) -> Entry:
 
 def _wrong_fields(entry: Entry) -> list[str]:
     is_file, is_link = entry.type == "file", entry.type == "link"
-    names = [name for name, _value in entry.attributes]
     right = {
         "mode": 0 <= entry.mode <= 0o7777,
         "uid": 0 <= entry.uid <= _HIGHEST_ID,
@@ -246,10 +247,16 @@ def _wrong_fields(entry: Entry) -> list[str]:
         "size": entry.size >= 0 if is_file else entry.size == 0,
         "sha256": is_sha256(entry.sha256) if is_file else not entry.sha256,
         "target": bool(entry.target) and document.is_possible(entry.target) if is_link else not entry.target,
-        "attributes": names == sorted(set(names))
-        and all(_ATTRIBUTE.fullmatch(n) and not n.startswith("trusted.overlay.") and _BASE64.fullmatch(v) for n, v in entry.attributes),
+        "attributes": not entry.attributes or _are_attributes(entry.attributes),
     }
     return [name for name, is_right in right.items() if not is_right]
+
+
+def _are_attributes(pairs: tuple[tuple[str, str], ...]) -> bool:
+    names = [name for name, _value in pairs]
+    return names == sorted(set(names)) and all(
+        _ATTRIBUTE.fullmatch(name) and not name.startswith("trusted.overlay.") and _BASE64.fullmatch(value) for name, value in pairs
+    )
 
 
 def is_sha256(text: str) -> bool:
@@ -324,9 +331,9 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
         )
         if len(paths) != len(set(paths))
     ]
-    inside = [path for path in files if _is_below_something_else(path, files)]
+    inside = next((path for path in files if _is_below_something_else(path, files)), "")
     if inside:
-        wrong.append(f"files (/{inside[0]} is below what is no folder)")
+        wrong.append(f"files (/{inside} is below what is no folder)")
     if set(facts) != {entry.path for entry in manifest.modules}:
         wrong.append("module_facts (not those of the layer's modules)")
     folder = f"lib/modules/{manifest.identity.kver}/"
@@ -346,9 +353,11 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
 
 
 def _is_below_something_else(path: str, files: dict[str, Entry]) -> bool:
-    parts = path.split("/")
-    above: Iterable[str] = ("/".join(parts[:n]) for n in range(1, len(parts)))
-    return any(parent in files and files[parent].type != "folder" for parent in above)
+    while path := path.rpartition("/")[0]:
+        above = files.get(path)
+        if above:  # what is above that one is its own business
+            return above.type != "folder"
+    return False
 
 
 def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:

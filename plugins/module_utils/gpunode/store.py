@@ -115,16 +115,17 @@ class Store:
         return tuple(filter(None, (self._status_problem(entry) for entry in entries if entry.type == "file")))
 
     def _status_problem(self, entry: Entry) -> str:
-        path = self.path(key(entry))
+        path = self.file(entry)
+        is_shared = is_linkable(entry)
         try:
-            status = path.lstat()
-            extra = is_linkable(entry) and inventory.attributes(path)
+            status = os.lstat(path)
+            extra = is_shared and inventory.attribute_names(path, False)
         except OSError as error:
             return f"the object of /{entry.path} in the store: {error.strerror}"
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
             return f"the object of /{entry.path} in the store has not the size that was recorded"
         found = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        wanted = (entry.mode, entry.uid, entry.gid) if is_linkable(entry) else (0o600, os.geteuid(), os.getegid())
+        wanted = (entry.mode, entry.uid, entry.gid) if is_shared else (0o600, os.geteuid(), os.getegid())
         if found != wanted or extra:
             return f"the object of /{entry.path} in the store has another mode, owner or attribute than it was stored with"
         return ""
