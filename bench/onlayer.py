@@ -24,7 +24,7 @@ from bench.rows import interleaved
 from plugins.module_utils.gpunode import activation, inventory, manifest
 from plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact
 from plugins.module_utils.gpunode.runner import SystemRunner
-from plugins.module_utils.gpunode.store import Store, objects_of
+from plugins.module_utils.gpunode.store import Store, is_linkable, objects_of
 
 MB = 1000 * 1000
 ROOT = Path("/")
@@ -83,7 +83,8 @@ def stored(runs: int, name: str) -> dict[str, object]:
 
 def _described(layer: Manifest) -> dict[str, object]:
     files = [entry for entry in layer.files if entry.type == "file"]
-    return {"files": len(files), "entries": len(layer.files), "bytes": sum(entry.size for entry in files)}
+    size, copied = (sum(entry.size for entry in entries) for entries in (files, [e for e in files if not is_linkable(e)]))
+    return {"files": len(files), "entries": len(layer.files), "bytes": size, "copied": copied}
 
 
 @dataclass(frozen=True)

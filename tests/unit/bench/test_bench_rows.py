@@ -24,20 +24,21 @@ class _Ground:
 
     def python(self, _module: str, what: str, _runs: str, *words: str) -> dict[str, Any]:
         files, size = (int(words[1]), int(words[2]) * 10**6) if what != "stored" else (501, 333 * 10**6)
-        return {"files": files, "bytes": size, "seconds": defaultdict(lambda: [0.15])}
+        copied = 60 * 10**6 if words[-1] == "large" else 10**7
+        return {"files": files, "bytes": size, "copied": copied, "seconds": defaultdict(lambda: [0.15])}
 
 
 def test_rows_of_layers_and_of_the_bake_are_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer, "_kernels", lambda ground: [ground.kver, "6.12.0-1-amd64"])
     monkeypatch.setattr(layer, "_name_of", lambda ground: "a layer")
     ground: Ground = _Ground()  # type: ignore[assignment]
-    rows = [*layer.bench(ground), *bake.overhead(REPORT, 120.0, ""), *layer.stored(ground, "NVIDIA's layer", "another")]
+    rows = [*layer.bench(ground), *bake.overhead(REPORT, 120.0, ""), *layer.stored(ground, "NVIDIA's layer", "large")]
     found = {row["name"]: row for row in report.document(rows, "here", [])["rows"]}
     assert {name: row["kept"] for name, row in found.items() if name.startswith("activate") and row["budget"]} == {
         "activate 500 files, 500 MB, hashing apart": True,
-        "activate the stand-in's layer (501 files, 333 MB), hashing apart": True,
-        "activate NVIDIA's layer (501 files, 333 MB), hashing apart": True,
+        "activate the stand-in's layer (501 files, 333 MB, 10 MB of it copied), hashing apart": True,
     }
+    assert "activate NVIDIA's layer (501 files, 333 MB, 60 MB of it copied), hashing apart" in found
     assert found["activate 5000 files, 500 MB, hashing apart"]["ratio"] == 1.0
 
 
