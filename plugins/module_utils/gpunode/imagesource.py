@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +53,8 @@ class ImageSource:
         if text.startswith("/"):
             text = read_text(Path(self.ca)) or ""
             _check_pem(text, f"the file {self.ca} on this machine")
+        import tempfile  # noqa: PLC0415 - few nodes need it, and every one that looks would wait for it
+
         # On a tmpfs where there is one: a process that is killed leaves nothing in an image.
         with tempfile.TemporaryDirectory(prefix="gpu-prebake-ca-", dir="/run" if os.access("/run", os.W_OK) else None) as folder:
             Path(folder, "ca.pem").write_text(text, encoding="utf-8")
