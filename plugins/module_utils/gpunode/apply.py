@@ -206,6 +206,8 @@ class Apply:
             problems = verified.result()
         if not self._layer:
             return  # it has gone meanwhile, with its record
+        if self._compiled():
+            return  # over what was put in place: the hashing may have met files of either
         if problems:
             self._fall_back("; ".join(problems[:3]))
             self._tries()

@@ -101,6 +101,32 @@ def test_a_container_that_refuses_the_skip_and_compiles_is_reported_and_the_next
     assert (again.result, again.code, again.changed) == ("ready", "already_initialised", False)
 
 
+def test_hashing_that_meets_a_half_compiled_driver_takes_nothing_back(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow disk: the container has refused the skip and compiles before the layer's user space is hashed."""
+    is_half_done, is_hashed = threading.Event(), threading.Event()
+    problems = activation.problems
+
+    def compiles(node: FakeNode, action: str) -> Reply:
+        (node.root / MODULE).unlink(missing_ok=True)
+        is_half_done.set()
+        assert is_hashed.wait(60)
+        node.build()
+        return behave(node, action)
+
+    def hashed(root: Path) -> tuple[str, ...]:
+        assert is_half_done.wait(60)
+        found = problems(root)
+        is_hashed.set()
+        return found
+
+    monkeypatch.setattr(activation, "problems", hashed)
+    node.scripts = [compiles]
+    outcome = boot(node)
+    assert (outcome.result, outcome.code, node.driver_runs) == ("compiled", "skip_refused", [SKIP])
+    again = boot(node)
+    assert (again.result, again.code, again.changed) == ("ready", "already_initialised", False)
+
+
 def test_check_mode_puts_nothing_in_place(node: LayerNode) -> None:
     before = snapshot(node.root, "none")
     outcome = boot(node, check=True)
