@@ -85,7 +85,7 @@ class Bakery:
 
     def seal(self, **variables: Any) -> tuple[Ran, dict[str, Any]]:
         """Runs playbooks/seal.yml; with the report that it leaves on the controller."""
-        file = self.folder / "seal.json"
+        file = self.folder / "reports/seal.json"  # the role makes the folder
         file.unlink(missing_ok=True)
         argv = self.argv({"nvidia_prebake_seal_report_path": str(file), **variables}, "seal")
         done = host.run(argv, timeout_s=600, check=False, env=ENVIRONMENT)
