@@ -15,7 +15,7 @@ _PROMPT = re.compile(r"(SSH|BECOME|Vault) password.*:\s*$")  # asked and answere
 _LINE = re.compile(r"(\S+) \| (.*)")
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_BAKE, _BOOT, _REMOVE = "prebake_layer", "gpu_boot", "gpu_remove"
+_BAKE, _BOOT, _REMOVE, _SEAL = "prebake_layer", "gpu_boot", "gpu_remove", "image_seal"
 _ENDED = {"runner_on_ok": "ok", "runner_on_failed": "failed", "runner_on_skipped": "skipped", "runner_on_unreachable": "unreachable"}
 
 
@@ -50,6 +50,7 @@ class Node:
     bake: Mapping[str, Any] | None = None
     boot: Mapping[str, Any] | None = None
     remove: Mapping[str, Any] | None = None
+    seal: Mapping[str, Any] | None = None
 
     @property
     def outcome(self) -> str:
@@ -161,6 +162,8 @@ class Run:
             node.boot = result
         elif action == _REMOVE:
             node.remove = result
+        elif action == _SEAL:
+            node.seal = result
         if step.outcome != "skipped":
             node.steps.append(step)
         self._watcher.ended(node, step, result)

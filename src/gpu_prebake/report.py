@@ -45,6 +45,8 @@ def node(one: Node) -> dict[str, Any]:
     if one.remove is not None:
         entry.update({name: one.remove[name] for name in _REMOVE_FIELDS if name in one.remove}, action="remove")
         entry["module_steps"] = one.remove.get("steps", [])
+    if one.seal is not None:
+        entry.update(action="seal", reason=one.seal.get("summary", ""), seal=one.seal.get("report") or {})
     if failed is not None:
         entry.update(code=str(failed.get("code", "")), message=str(failed.get("msg", "")))
         entry.update(details={name: failed[name] for name in _FAILURE_FIELDS if failed.get(name)})

@@ -137,3 +137,15 @@ def test_a_removal_in_the_report(run: Run) -> None:
     run.take(event("runner_on_ok", "a", res=result, task_action="gpu.prebake.gpu_remove"))
     entry = report.node(run.nodes["a"])
     assert (entry["action"], entry["result"], entry["left"]) == ("remove", "removed", [{"what": "x", "why": "y"}])
+
+
+def test_the_report_has_the_whole_seal_of_a_node_refused_or_not(run: Run) -> None:
+    begin(run, "a")
+    begin(run, "b")
+    good, bad = {"refusals": [], "summary": "sealed: inert"}, {"refusals": [{"check": "inert", "problem": str(n)} for n in range(9)]}
+    run.take(event("runner_on_ok", "a", res={"report": good, "summary": "sealed: inert"}, task_action="gpu.prebake.image_seal"))
+    refused = {"code": "seal_refused", "msg": "this image must not ship", "report": bad}
+    run.take(event("runner_on_failed", "b", res=refused, task_action="gpu.prebake.image_seal"))
+    one, other = (report.node(run.nodes[name]) for name in "ab")
+    assert (one["action"], one["reason"], one["seal"]) == ("seal", "sealed: inert", good)
+    assert (other["action"], other["code"], other["seal"]) == ("seal", "seal_refused", bad)
