@@ -109,6 +109,8 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     wanted = imageref.wanted(params["image"], params["pull_image"], params["kind"], params["version"])
     source = imagesource.source_from(params)
+    tries = Tries(params["tries"], params["delay_s"], params["timeout_s"])
+    tries.require_possible()
     host.require_root()
     containerd = Containerd(SystemRunner())
     if not containerd.is_ready():
@@ -118,7 +120,6 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         changed = containerd.target_digest(name) is None
         result = {"image_wanted": changed}
     else:
-        tries = Tries(params["tries"], params["delay_s"], params["timeout_s"])
         changed = ensure_image(containerd, wanted, Deadline(tries.number * (tries.timeout_s + tries.delay_s)), source, tries)
         containerd.pin(name)
     arch = host.normal_arch(os.uname().machine) or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -39,6 +40,15 @@ class Tries:
     delay_s: float = 10.0
     timeout_s: float = PULL_S
 
+    def require_possible(self) -> None:
+        """Raises InputError, with the module's option and the bake's variable for it."""
+        if self.number < 1:
+            raise InputError(f"tries (nvidia_prebake_pull_tries): {self.number}: an image is pulled in at least one try, give 1 or more")
+        if not 0 <= self.delay_s < math.inf:
+            raise InputError(f"delay_s (nvidia_prebake_pull_delay_s): {self.delay_s:g}: give 0 or more seconds")
+        if not 0 < self.timeout_s < math.inf:
+            raise InputError(f"timeout_s (nvidia_prebake_pull_timeout_s): {self.timeout_s:g}: a pull takes time, give more than 0 seconds")
+
 
 DEFAULT_TRIES = Tries()
 
@@ -55,8 +65,7 @@ def ensure_image(
 
     Raises ImageError, which names the reference and what the registry said, or what an archive holds; InputError for less than one try.
     """
-    if tries.number < 1:
-        raise InputError(f"tries: {tries.number}: an image is pulled in at least one try, give 1 or more")
+    tries.require_possible()
     name = wanted.image.text
     if containerd.target_digest(name):
         return False

@@ -33,7 +33,8 @@ class ImageRef:
 def parse(text: Any, what: str = "driver image") -> ImageRef:
     """Takes a fully qualified reference apart. Raises InputError."""
     if not isinstance(text, str) or not text:
-        raise InputError(f"{what}: a reference such as registry/aks/aks-gpu-cuda:580.126.09-20260430040408 is needed, got {text!r}")
+        example = "registry/aks/aks-gpu-cuda:580.126.09-20260430040408"
+        raise InputError(f"{what}: a reference such as {example} is needed, got {text!r}: set gpu_boot_image, nvidia_prebake_image")
     match = _REFERENCE.fullmatch(text)
     if not match or not (match["tag"] or match["digest"]):
         raise InputError(
@@ -109,7 +110,12 @@ def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) 
             raise InputError(f"driver version: {version} is asked for, but the image {reference.text} carries {reference.version}")
     found_kind, found_version = kind or reference.kind, version or reference.version
     if not found_kind:
-        raise InputError(f"driver kind: the image name {reference.text} does not say it; set it to cuda or grid")
+        raise InputError(
+            f"driver kind: the image name {reference.text} does not say it; "
+            "set gpu_boot_driver_kind, nvidia_prebake_driver_kind to cuda or grid"
+        )
     if not found_version:
-        raise InputError(f"driver version: the image name {reference.text} does not say it; set it")
+        raise InputError(
+            f"driver version: the image name {reference.text} does not say it; set gpu_boot_driver_version, nvidia_prebake_driver_version"
+        )
     return DriverWanted(reference, pull_reference, found_kind, found_version)

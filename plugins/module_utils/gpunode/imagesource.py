@@ -101,7 +101,7 @@ def source_from(params: Mapping[str, Any]) -> ImageSource:
         raise InputError(f"registry_password: it is longer than {_MAX_PASSWORD} bytes, more than containerd's ctr reads")
     ca = (params.get("registry_ca") or "").strip()
     if ca and not ca.startswith("/"):
-        _check_pem(ca, "registry_ca")
+        _check_pem(ca, "the text that is given")
     archive = params.get("image_archive") or ""
     if archive and not archive.startswith("/"):
         raise InputError(f"image_archive: {archive!r} is not an absolute path")

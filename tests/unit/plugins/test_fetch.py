@@ -119,11 +119,22 @@ def test_a_full_filesystem_is_no_matter_of_the_reference(node: FakeNode) -> None
     assert "reference" not in str(caught.value)
 
 
-@pytest.mark.parametrize("tries", [0, -1])
-def test_less_than_one_try_is_a_mistake(node: FakeNode, tries: int) -> None:
+@pytest.mark.parametrize(
+    ("tries", "said"),
+    [
+        (Tries(0), "nvidia_prebake_pull_tries.: 0"),
+        (Tries(-1), "nvidia_prebake_pull_tries.: -1"),
+        (Tries(delay_s=-10), "nvidia_prebake_pull_delay_s.: -10"),
+        (Tries(delay_s=float("inf")), "nvidia_prebake_pull_delay_s.: inf"),
+        (Tries(timeout_s=0), "nvidia_prebake_pull_timeout_s.: 0"),
+        (Tries(timeout_s=float("nan")), "nvidia_prebake_pull_timeout_s.: nan"),
+    ],
+)
+def test_tries_that_cannot_be_are_a_mistake(node: FakeNode, tries: Tries, said: str) -> None:
     node.images.clear()
-    with pytest.raises(InputError, match=f"tries: {tries}"):
-        ensure(node, tries=Tries(tries))
+    with pytest.raises(InputError, match=said):
+        ensure(node, tries=tries)
+    assert pulls(node) == []
 
 
 def test_a_pull_is_cut_to_the_deadline(node: FakeNode) -> None:

@@ -40,7 +40,7 @@ def test_a_password_is_not_shown() -> None:
         pytest.param({"username": "u", "password": SECRET + "\n" + SECRET}, "registry_password: .*_json_key_base64", id="two lines"),
         pytest.param({"username": "u", "password": SECRET + "\x03"}, "registry_password: ", id="what a terminal takes for a signal"),
         pytest.param({"username": "u", "password": SECRET * 500}, "longer than 4094 bytes", id="too long"),
-        pytest.param({"ca": "ca.pem"}, "registry_ca: registry_ca is not the certificate of an authority", id="a name of a file"),
+        pytest.param({"ca": "ca.pem"}, "registry_ca: the text that is given is not the certificate of an authority", id="a name of a file"),
         pytest.param({"ca": AUTHORITY[:200]}, "registry_ca: ", id="cut off"),
         pytest.param({"ca": AUTHORITY + "-----BEGIN PRIVATE KEY-----\n"}, "a private key is in it", id="a key"),
         pytest.param({"image_archive": "image.tar"}, "'image.tar' is not an absolute path", id="relative archive"),
