@@ -387,13 +387,13 @@ def mark_bad(root: Path, layer: str, machine_id: str, reason: str) -> None:
     write_atomic(path_of(root, layer).with_name(_BAD), document.dump({"schema": SCHEMA, "machine_id": machine_id, "reason": reason}), 0o600)
 
 
-def is_judged_bad(root: Path, layer: str, machine_id: str) -> bool:
-    """Whether ``mark_bad`` was called for it on this machine; a mark that cannot be read still is one."""
+def why_judged_bad(root: Path, layer: str, machine_id: str) -> str | None:
+    """With what reason ``mark_bad`` was called for it on this machine; None where it was not. A mark that cannot be read still is one."""
     path = path_of(root, layer).with_name(_BAD)
     if not path.exists():
-        return False
+        return None
     try:
         found = document.load(path.read_text(encoding="utf-8"), SCHEMA, str(path), _CODE)
-    except (OSError, UnicodeDecodeError, DataError):
-        return True
-    return found.get("machine_id") == machine_id
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        return f"why cannot be read: {error}"
+    return str(found.get("reason")) if found.get("machine_id") == machine_id else None

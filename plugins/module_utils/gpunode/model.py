@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from . import kmod
@@ -69,7 +70,7 @@ class Facts:
     layer_problems: tuple[str, ...] = ()
     layer_contents: tuple[str, ...] | None = None
     layer_obstacle: str = ""
-    layers_judged_bad: tuple[str, ...] = ()
+    layers_judged_bad: Mapping[str, str] = field(default_factory=dict)
     active_layer: str = ""
     active_machine_id: str = ""
     active_version: str = ""

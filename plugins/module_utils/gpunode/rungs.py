@@ -272,8 +272,9 @@ def _marker_refusal(facts: Facts, policy: Policy) -> Refusal | None:
 
 
 def _placing_refusal(facts: Facts, layer: Manifest) -> Refusal | None:
-    if layer.layer in facts.layers_judged_bad:
-        return Refusal(BAKED, "layer_judged_bad", f"layer {layer.layer} was put in place on this node before, and did not work")
+    bad = facts.layers_judged_bad.get(layer.layer)
+    if bad is not None:
+        return Refusal(BAKED, "layer_judged_bad", f"layer {layer.layer} was put in place on this node before, and did not work: {bad}")
     if facts.layer_obstacle:
         return Refusal(BAKED, "layer_unplaceable", f"layer {layer.layer} cannot be put in place: {facts.layer_obstacle}")
     return None

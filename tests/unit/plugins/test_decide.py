@@ -183,7 +183,7 @@ PLANS = [
         INSTALL, ANY_DIGEST),
     row("installed on a node that now has another GPU", ready(functions=(gpu(device="1db4"),)), "gpu_refuses_modules", INSTALL),
     row("captured, cannot be placed", inert(layer_obstacle="/usr/x: a file is there already"), "layer_unplaceable", INSTALL),
-    row("captured, judged bad", inert(layers_judged_bad=(CAPTURED.layer,)), "layer_judged_bad", INSTALL),
+    row("captured, judged bad", inert(layers_judged_bad={CAPTURED.layer: "nvidia-smi says 18"}), "layer_judged_bad", INSTALL),
     row("captured, objects damaged", inert(layer_contents=("object: sha256",)), "contents_mismatch", INSTALL),
     row("captured, active, DKMS's entry gone", active(dkms=()), "dkms_not_registered", INSTALL),
     row("captured, active, marker gone", active(marker=None), "marker_missing", INSTALL),
