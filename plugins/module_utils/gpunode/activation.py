@@ -357,8 +357,10 @@ def find(root: Path, layer_name: str) -> Manifest:
     """The layer of that name in the store. Raises LayerError, DataError."""
     path = manifest.path_of(root, layer_name)
     if "/" in layer_name or not path.exists():
-        present = ", ".join(layer.layer for layer in manifest.read_all(root)[0]) or "none"
-        raise LayerError(f"layer {layer_name!r} is not in the store; layers there: {present}", code="layer_missing")
+        good, bad = manifest.read_all(root)
+        present = ", ".join(layer.layer for layer in good) or "none"
+        more = f"; besides, {'; '.join(bad)}" if bad else ""
+        raise LayerError(f"layer {layer_name!r} is not in the store; layers there: {present}{more}", code="layer_missing")
     try:
         return manifest.read(path)
     except DataError as error:

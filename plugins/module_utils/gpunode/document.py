@@ -24,7 +24,8 @@ def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
         raise DataError(f"{where}: not a JSON object; it is not used", code=code)
     found = document.get("schema")
     if found != schema or isinstance(found, bool):
-        message = f"{where}: layout version {found!r}, this program reads {schema}; it is not used"
+        newer = ": use the program that wrote it, or a later one" if isinstance(found, int) and found > schema else ""
+        message = f"{where}: layout version {found!r}, this program reads {schema}; it is not used{newer}"
         raise DataError(message, code=code, details={"schema": found})
     return document
 

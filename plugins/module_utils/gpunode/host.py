@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import PreflightError, UnsupportedError
+from .errors import InputError, PreflightError, UnsupportedError
 from .files import read_text
 
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
@@ -55,8 +55,14 @@ def require_supported(root: Path, machine: str) -> str:
         raise UnsupportedError(f"architecture {machine}: x86_64 is tested, aarch64 goes by the same rules, no other is known")
     release = os_release(root)
     if not release.is_debian_family:
-        raise UnsupportedError(f"distribution {release.name} ({root}etc/os-release): the Debian family (apt) is tested, no other")
+        raise UnsupportedError(f"distribution {release.name} ({root / 'etc/os-release'}): the Debian family (apt) is tested, no other")
     return arch
+
+
+def require_system(root: Path, variable: str) -> None:
+    """Raises InputError, which names the ``variable``, where ``root`` is not the root of a system."""
+    if not (root / "etc").is_dir():
+        raise InputError(f"{variable}: {root} is not the root of a system: there is no folder etc in it; is the image mounted there?")
 
 
 def require_root() -> None:

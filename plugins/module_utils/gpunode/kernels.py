@@ -11,7 +11,6 @@ from . import bootloader
 from .errors import InputError, PreflightError
 
 NEWEST, ALL = "newest", "all"
-_NONE = "no kernel is installed under {root}lib/modules: install one, or name a release"
 _KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
 
 
@@ -62,22 +61,38 @@ def targets(root: Path, wanted: Any) -> tuple[str, ...]:
     ``newest`` is the one that the boot loader takes by default, which need not be the highest number, and never the running one by
     accident (B3).
     """
+    asked = choices(wanted)
     present = installed(root)
-    if wanted in (NEWEST, [NEWEST]):
+    if asked == (NEWEST,):
         return (_booting(root, present),)
-    if wanted in (ALL, [ALL]):
+    if asked == (ALL,):
         if not present:
-            raise PreflightError(_NONE.format(root=root), code="no_kernel")
+            raise _none(root)
         return present
-    choices = wanted if isinstance(wanted, list) else [wanted]
-    if not choices or len(set(map(str, choices))) != len(choices):
+    return tuple(_one(root, choice, present) for choice in asked)
+
+
+def choices(wanted: Any) -> tuple[str, ...]:
+    """What ``nvidia_prebake_kernels`` says: ``newest`` or ``all`` alone, or releases. Raises InputError."""
+    found = wanted if isinstance(wanted, list) else [wanted]
+    if not found or len(set(map(str, found))) != len(found):
         raise InputError(f"nvidia_prebake_kernels: {wanted!r}: name each kernel once, or say {NEWEST} or {ALL}")
-    return tuple(_one(root, choice, present) for choice in choices)
+    if len(found) > 1 and (NEWEST in found or ALL in found):
+        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: {NEWEST} and {ALL} stand alone, in no list with others")
+    for choice in found:
+        if choice not in (NEWEST, ALL) and not (isinstance(choice, str) and is_release(choice)):
+            several = "; several are given as a list" if isinstance(choice, str) and re.search(r"[,\s]", choice.strip()) else ""
+            raise InputError(
+                f"nvidia_prebake_kernels: {choice!r} is neither {NEWEST} nor {ALL} nor a kernel release as uname -r prints it{several}"
+            )
+    return tuple(found)
 
 
-def _one(root: Path, choice: Any, present: Sequence[str]) -> str:
-    if not isinstance(choice, str) or not is_release(choice):
-        raise InputError(f"nvidia_prebake_kernels: {choice!r} is neither {NEWEST} nor {ALL} nor a kernel release as uname -r prints it")
+def _none(root: Path) -> PreflightError:
+    return PreflightError(f"no kernel is installed under {root / 'lib/modules'}: install one, or name a release", code="no_kernel")
+
+
+def _one(root: Path, choice: str, present: Sequence[str]) -> str:
     if choice not in present and not has_headers(root, choice):
         raise PreflightError(
             f"kernel {choice} is not installed; installed are: {_listing(present)}. Install it or name one of these",
@@ -89,7 +104,7 @@ def _one(root: Path, choice: Any, present: Sequence[str]) -> str:
 def _booting(root: Path, present: Sequence[str]) -> str:
     """The kernel that boots: the only one, or the one that the boot loader takes by default."""
     if not present:
-        raise PreflightError(_NONE.format(root=root), code="no_kernel")
+        raise _none(root)
     if len(present) == 1:
         return present[0]
     choice = bootloader.default_kernel(root)

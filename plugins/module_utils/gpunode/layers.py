@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from .activation import indexes_were_swapped
 from .contract import LOCK
 from .deadline import Deadline
 from .driver import REFUSE
-from .errors import BootError, InputError
+from .errors import BootError, DataError, InputError
 from .runner import Runner
 from .store import Store
 from .takeaway import TakenAway
@@ -66,16 +67,28 @@ def set_state(
         raise InputError(f"state: {state!r} is none of {', '.join(_DOING)}")
     if not layer and state != INACTIVE:
         raise InputError(f"layer: state {state} needs the name of a layer")
-    if not (root / "etc").is_dir():
-        raise InputError(f"root: {root} is not the root of a system: there is no folder etc in it")
-    if check:
+    host.require_system(root, "root")
+    with _way_out_told(state):
+        if not check:
+            with files.locked(LOCK, _DOING[state]):
+                return _set_state(runner, state, layer, say, root, in_use if live else None)
         with activation.disk_errors_named():
             change = LayerChange(state, layer, _would_change(root, state, layer))
-        if state == INACTIVE and change.changed and live and in_use == REFUSE:
-            driver.refuse_if_held(root, _own_modules(root, _in_place(root)))
-        return change
-    with files.locked(LOCK, _DOING[state]):
-        return _set_state(runner, state, layer, say, root, in_use if live else None)
+    if state == INACTIVE and change.changed and live and in_use == REFUSE:
+        driver.refuse_if_held(root, _own_modules(root, _in_place(root)))
+    return change
+
+
+@contextmanager
+def _way_out_told(state: str) -> Iterator[None]:
+    """Where the record of what is in place is damaged, nothing but a deactivation goes."""
+    try:
+        yield
+    except DataError as error:
+        if state == INACTIVE or error.code != "activation_invalid" or activated.is_newer(error):
+            raise
+        advice = "deactivate first (python3 -m gpunode deactivate, or gpu_layer with state: inactive): that goes by the layers' manifests"
+        raise DataError(f"{error}: {advice}", code=error.code, details=error.details) from error
 
 
 def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None], root: Path, in_use: str | None) -> LayerChange:

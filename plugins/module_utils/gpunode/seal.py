@@ -52,11 +52,11 @@ _ADDRESS, _CLASS = "0000:00:00.0", "030200"
 
 @dataclass(frozen=True)
 class SealRequest:
-    """``kernels`` as the bake has them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the GPUs that
-    the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a layer is not
-    looked at. ``blacklist_nouveau`` is the choice of the bake."""
+    """``kernels`` as ``kernels.choices`` gives them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the
+    GPUs that the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a
+    layer is not looked at. ``blacklist_nouveau`` is the choice of the bake."""
 
-    kernels: Any = kernels.NEWEST
+    kernels: tuple[str, ...] = (kernels.NEWEST,)
     uncovered: str = REPORTED
     generations: tuple[str, ...] = ()
     marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
@@ -107,7 +107,7 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
     if unknown:
         raise InputError(f"nvidia_prebake_gpu_generations: {', '.join(unknown)} unknown; known are {', '.join(generations.NAMES)}")
     return SealRequest(
-        kernels=params.get("kernels") or kernels.NEWEST,
+        kernels=kernels.choices(params.get("kernels") or kernels.NEWEST),
         uncovered=uncovered,
         generations=asked,
         marker_path=params.get("marker_path") or SealRequest.marker_path,
@@ -126,6 +126,7 @@ def seal(root: Path, runner: Runner, containerd: Containerd | None, request: Sea
 
 
 def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, write: bool) -> Report:
+    host.require_system(root, "nvidia_prebake_seal_root")
     report = Report(str(root), containerd is None)
     layers, damaged = manifest.read_all(root)
     arch = host.require_supported(root, os.uname().machine)
@@ -135,9 +136,9 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
     report.layers = [layer.layer for layer in layers]
     report.modes = sorted({layer.mode for layer in layers})
     report.covered = sorted({layer.identity.kver for layer in layers}, key=kernels.version_key)
-    report.refuse("layers", damaged)
+    report.refuse("layers", [f"{problem}: bake anew; where that is refused too, start from a fresh image" for problem in damaged])
     if not layers and not damaged:
-        report.refuse("layers", ["no layer is in the store: nothing was baked: look at the bake's output, or take the seal out (B4)"])
+        report.refuse("layers", ["no layer is in the store: nothing was baked: look at the bake's output, or take the seal out"])
     for layer in layers:  # all of it is read here; a boot reads what it must, when it must
         problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else inventory.problems(root, layer.files)
         report.refuse("layers", [f"layer {layer.layer}: {problem}: bake anew" for problem in problems])
@@ -209,14 +210,15 @@ def _check_covered(root: Path, request: SealRequest, layers: Sequence[Manifest],
     present = kernels.installed(root)
     report.kernels = list(present)
     choice = bootloader.default_kernel(root)
-    asked = request.kernels if isinstance(request.kernels, list) else [request.kernels]
-    needed = [kver for kver in asked if kver not in (kernels.NEWEST, "all")]
-    if "all" in asked:
+    needed = [kver for kver in request.kernels if kver not in (kernels.NEWEST, kernels.ALL)]
+    if request.kernels == (kernels.ALL,):
         needed += present
     if choice.kver:
         needed.append(choice.kver)
     elif len(present) == 1:
         needed += present
+    elif not present:
+        report.refuse("covered", [f"no kernel is installed under {root / 'lib/modules'}: install one, and bake for it"])
     elif not needed:
         report.refuse(
             "covered", [f"several kernels are installed, and which one boots cannot be told: {choice.reason}; set nvidia_prebake_kernels"]
@@ -226,9 +228,7 @@ def _check_covered(root: Path, request: SealRequest, layers: Sequence[Manifest],
     report.notes += choice.warnings
     for kver in dict.fromkeys(needed):
         if kver not in covered:
-            report.refuse(
-                "covered", [f"kernel {kver} boots or was asked for, and no layer is for it (B3, B17): bake after the last kernel change"]
-            )
+            report.refuse("covered", [f"kernel {kver} boots or was asked for, and no layer is for it: bake after the last kernel change"])
     others = [kver for kver in present if kver not in covered and kver not in needed]
     if others and request.uncovered == FAIL:
         report.refuse("covered", [f"kernel {kver} can be booted and has no layer: remove it or bake for it" for kver in others])

@@ -102,7 +102,10 @@ def test_a_named_one_is_the_target(node: FakeNode) -> None:
     [
         pytest.param([KVER, KVER], InputError, "name each kernel once", id="twice"),
         pytest.param([], InputError, "name each kernel once", id="none"),
-        pytest.param([KVER, "all"], InputError, "'all' is neither newest nor all nor a kernel release", id="all in a list"),
+        pytest.param([KVER, "all"], InputError, "newest and all stand alone", id="all in a list"),
+        pytest.param(["newest", KVER], InputError, "newest and all stand alone", id="newest in a list"),
+        pytest.param(f"{KVER},{NEWER}", InputError, "as uname -r prints it; several are given as a list", id="several in a text"),
+        pytest.param({KVER: True}, InputError, "neither newest nor all nor a kernel release", id="mapping"),
         pytest.param(6.1, InputError, "neither newest nor all nor a kernel release", id="number"),
         pytest.param("../x", InputError, "neither newest nor all nor a kernel release", id="leads out"),
         pytest.param("6.99.0-no", PreflightError, f"6.99.0-no is not installed; installed are: {KVER}", id="not installed"),

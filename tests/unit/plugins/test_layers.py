@@ -247,6 +247,7 @@ def test_where_the_record_is_damaged_only_taking_away_is_done(node: LayerNode, n
             with pytest.raises(DataError, match=document) as caught:
                 wants(node, state, name, check)
             assert caught.value.code == "activation_invalid"
+            assert "python3 -m gpunode deactivate" in str(caught.value)
     assert wants(node, INACTIVE, check=True).changed
     done = wants(node, INACTIVE)
     assert (done.changed, done.kept) == (True, [])
