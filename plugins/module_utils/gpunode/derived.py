@@ -71,7 +71,9 @@ def _are_those_of_the_bake(indexes: Mapping[str, Index], present: Mapping[str, E
 
 
 def make(root: Path, runner: Runner, derived: Derived, kver: str) -> None:
-    """Runs the program. Raises CommandError."""
+    """Runs the program; a kernel that was removed meanwhile has nothing to index. Raises CommandError."""
+    if derived.program == DEPMOD and not (root / "lib/modules" / kver).is_dir():
+        return
     whole = root == Path("/")
     if derived.program == DEPMOD:
         argv = ["depmod", *([] if whole else ["-b", str(root)]), kver]

@@ -154,21 +154,22 @@ class Placing:
     # --- names ------------------------------------------------------------------------------------------------------
 
     def make_folder(self, path: str, entry: Entry | None) -> None:
-        """Makes a folder as ``entry`` says, or as folders usually are."""
-        target = self._prefix + path
-        os.mkdir(target, 0o700)
-        self.device(path)
+        """Makes a folder as ``entry`` says, or as folders usually are: under a temporary name first, so that none is there half made.
+
+        One that has come there meanwhile and holds something is refused by rename(2), with OSError.
+        """
+        temporary = self.staged(path)
+        os.mkdir(temporary, 0o700)
         if entry:
-            self.set_folder(entry)
+            _set_folder(temporary, entry)
         else:
-            os.chmod(target, 0o755)
+            os.chmod(temporary, 0o755)
+        os.rename(temporary, self._prefix + path)
+        self.device(path)
 
     def set_folder(self, entry: Entry) -> None:
-        """Gives a folder its owner, attributes and mode."""
-        target = self._prefix + entry.path
-        os.chown(target, entry.uid, entry.gid)
-        _set_attributes(target, entry)
-        os.chmod(target, entry.mode)
+        """Gives a folder its owner, attributes and mode. One that is interrupted leaves some of the old and some of the new."""
+        _set_folder(self._prefix + entry.path, entry)
 
     def place(self, entry: Entry, how: str, replaces: bool) -> None:
         """Gives what was staged its name. Where nothing is to be replaced, link(2) refuses what has come there meanwhile (R6)."""
@@ -206,7 +207,10 @@ class Placing:
         """Takes away what an interrupted run had staged for ``paths``."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.unlink(self.staged(path))
+                try:
+                    os.unlink(self.staged(path))
+                except IsADirectoryError:
+                    os.rmdir(self.staged(path))
 
 
 def _top_of_filesystem(path: str, device: int) -> str:
@@ -216,6 +220,12 @@ def _top_of_filesystem(path: str, device: int) -> str:
         if above == path or os.stat(above).st_dev != device:
             return path
         path = above
+
+
+def _set_folder(target: str, entry: Entry) -> None:
+    os.chown(target, entry.uid, entry.gid)
+    _set_attributes(target, entry)
+    os.chmod(target, entry.mode)
 
 
 def _set_attributes(target: str | int, entry: Entry) -> None:

@@ -4,9 +4,10 @@ deleted is restored. Every step may have been done already, so an interrupted ru
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from . import derived, dkms, files, inventory, registration, steps
 from .activated import DEPMOD, Activation, Derived, Kept
@@ -82,7 +83,9 @@ class _Taking:
     def run(self) -> TakenAway:
         activation = self.activation
         placed = {entry.path: entry for entry in activation.placed}
-        self.placing.sweep([*placed, *self.originals, *(e.path for d in activation.derived for e in _entries_of(d))])
+        derived_files = (entry.path for one in activation.derived for entry in _entries_of(one))
+        above = {str(folder) for path in self.originals for folder in PurePath(path).parents if folder.name}
+        self.placing.sweep([*placed, *self.originals, *activation.folders, *above, *derived_files])
         # Looked at before anything is touched: what the programs made is worth restoring only while it is what they made for us.
         present = inventory.describe_present(self.root, [*placed, *(path for path in self.originals if path not in placed)])
         renewals = [self._renewal(one) for one in activation.derived]
@@ -122,14 +125,36 @@ class _Taking:
     def _to_restore(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> list[Kept]:
         found = []
         for path, kept in self.originals.items():
-            now = present[path]
-            if self._leads_elsewhere(path.rpartition("/")[0]):
+            now, folder = present[path], path.rpartition("/")[0]
+            if self._leads_elsewhere(folder):
                 self.done.keep(path, _ELSEWHERE)
-            elif now is None or now == placed.get(path):
-                found.append(kept)
+            elif self._is_blocked(folder):
+                self.done.keep(path, "something else is where its folder was, so that what the layer replaced or deleted is not put back")
+            elif now is None or self._is_as_placed(placed.get(path), now, kept.entry):
+                if self._is_lost(kept):
+                    self.done.keep(path, "what was there before the layer is lost or damaged in the store, so that it is not put back")
+                else:
+                    found.append(kept)
             elif now != kept.entry:
                 self._keep(path, now, placed.get(path))
         return found
+
+    def _is_as_placed(self, placed: Entry | None, now: Entry, original: Entry) -> bool:
+        """Whether what is there is the layer's: as recorded, with a content that was not read before it was placed, or a folder that an
+        interrupted run has given some of the original's and some of the layer's."""
+        if placed is None:
+            return False
+        is_mixed = self.interrupted and now.type == "folder" and now != original and _is_mixture(now, placed, original)
+        return now == placed or self._is_unread_object(placed, now) or is_mixed
+
+    def _is_lost(self, kept: Kept) -> bool:
+        return bool(self.placing.store.problems([kept.entry]))
+
+    def _is_blocked(self, folder: str) -> bool:
+        """Whether a folder, or one above it, cannot be made, because something else has its name."""
+        while folder and not os.path.lexists(self.root / folder):
+            folder = folder.rpartition("/")[0]
+        return bool(folder) and not (self.root / folder).is_dir()
 
     def _keep(self, path: str, now: Entry, wanted: Entry | None) -> None:
         what = f"its {inventory.changed_field(now, wanted)} was changed" if wanted else "it came"
@@ -142,6 +167,8 @@ class _Taking:
         was = {path: before[path].entry if path in before else None for path in present}
         if one.after and all(now == was[path] or now == after.get(path) for path, now in present.items()):
             changed = [path for path, now in present.items() if now != was[path]]
+            if any(self._is_lost(before[path]) for path in changed if path in before):
+                return _Renewal([], [], one)
             return _Renewal([before[path] for path in changed if path in before], [path for path in changed if path not in before], None)
         return _Renewal([], [], None if present == was else one)
 
@@ -295,6 +322,12 @@ class _Renewal:
 def _entries_of(one: Derived) -> Iterable[Entry]:
     yield from one.after
     yield from (kept.entry for kept in one.before)
+
+
+def _is_mixture(now: Entry, one: Entry, other: Entry) -> bool:
+    """Whether each of a folder's owner, mode and attributes is that of one or of the other."""
+    fields = all(getattr(now, name) in (getattr(one, name), getattr(other, name)) for name in ("type", "uid", "gid", "mode"))
+    return fields and set(now.attributes) <= {*one.attributes, *other.attributes}
 
 
 def _same_content(now: Entry, wanted: Entry) -> bool:

@@ -30,20 +30,21 @@ def found(root: Path) -> tuple[Activation, ...]:
 
 
 def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> Activation | None:
-    ours = [entry for entry in layer.files if entry.type != "folder" and entry.path not in owned - set(layer.replaced)]
+    replaced = set(layer.replaced)
+    ours = [e for e in layer.files if (e.type != "folder" or e.path in replaced) and e.path not in owned - replaced]
     present = inventory.describe_present(root, [entry.path for entry in ours])
-    if not any(present[entry.path] == entry for entry in ours):
+    if not any(present[entry.path] == entry for entry in ours if entry.type != "folder"):
         return None
     kept = tuple(filter(None, (_kept(root, entry) for entry in layer.originals)))
     # What cannot be put back stays as the layer has it.
-    lost = set(layer.replaced) - {one.entry.path for one in kept}
+    lost = replaced - {one.entry.path for one in kept}
     return Activation(
         layer=layer.layer,
         identity=layer.identity,
         machine_id=host.machine_id(root),
         activated="",
         placed=in_order(entry for entry in ours if entry.path not in lost),
-        folders=tuple(entry.path for entry in layer.files if entry.type == "folder" and entry.path not in layer.replaced),
+        folders=tuple(entry.path for entry in layer.files if entry.type == "folder" and entry.path not in replaced),
         originals=kept,
         derived=(),
     )

@@ -30,7 +30,9 @@ MODULE = f"{MODULES}/updates/dkms/nvidia.ko"
 LIBRARY = f"{LIBRARIES}/libcuda.so.{VERSION}"
 SETUID = "usr/bin/nvidia-modprobe"
 REPLACED, REPLACED_LINK, DELETED = "etc/modprobe.d/system.conf", "usr/lib/libGL.so.1", "etc/ld.so.conf.d/old.conf"
+DELETED_FOLDER, SHARED_FOLDER = "etc/old.d", "usr/lib/shared"
 STORE = "var/lib/gpu-prebake"
+OTHER_ID = 44 if os.geteuid() == 0 else os.geteuid()  # only root may give a folder away
 
 
 class LayerNode(FakeNode):
@@ -42,6 +44,9 @@ class LayerNode(FakeNode):
         self.put("usr/lib/libGL-system.so", "GL")
         self.link(REPLACED_LINK, "libGL-system.so")
         self.put(DELETED, "/old\n")
+        self.put(f"{DELETED_FOLDER}/sub/old.conf", "old", 0o600)
+        (self.root / DELETED_FOLDER).chmod(0o750)
+        self.put(f"{SHARED_FOLDER}/shared.conf", "shared")
         self._do_depmod([KVER])
         self._do_ldconfig([])
         self.calls.clear()
@@ -90,6 +95,9 @@ class LayerNode(FakeNode):
         (self.root / DELETED).unlink(missing_ok=True)
         self.put("usr/lib/firmware/nvidia/gsp.bin", "firmware")
         (self.root / "opt/azure").chmod(0o750)
+        shutil.rmtree(self.root / DELETED_FOLDER, ignore_errors=True)
+        (self.root / SHARED_FOLDER).chmod(0o2770)
+        os.chown(self.root / SHARED_FOLDER, OTHER_ID, OTHER_ID)
         self._do_depmod([KVER])
         self._do_ldconfig([])
 

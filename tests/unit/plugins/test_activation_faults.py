@@ -26,7 +26,10 @@ from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import STORE, LayerNode, snapshot
 from tests.unit.plugins.support import NEWER
 
-CHANGES = ("link", "symlink", "unlink", "replace", "rename", "mkdir", "rmdir", "chmod", "fchmod", "fchown", "lchown", "utime", "write")
+CHANGES = (
+    *("link", "symlink", "unlink", "replace", "rename", "mkdir", "rmdir", "utime", "write"),
+    *("chmod", "fchmod", "chown", "fchown", "lchown", "setxattr", "removexattr"),
+)
 GROWING = ("link", "symlink", "mkdir", "write")
 MOST_EFFECTS = 2000
 PRISTINE, ACTIVE, BUILT = "pristine", "active", "active, and dkms has built for another kernel"
@@ -135,6 +138,11 @@ def clone(source: Path, target: Path) -> None:
         return other
 
     shutil.copytree(source, target, symlinks=True, copy_function=copy)
+    for folder, _folders, _names in os.walk(source):
+        status = os.lstat(folder)
+        copied = target / Path(folder).relative_to(source)
+        os.chown(copied, status.st_uid, status.st_gid)
+        copied.chmod(stat.S_IMODE(status.st_mode))
 
 
 @pytest.fixture(scope="module")

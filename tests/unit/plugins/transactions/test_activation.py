@@ -20,12 +20,14 @@ from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import Reply
 from tests.unit.plugins.layernode import (
     DELETED,
+    DELETED_FOLDER,
     LIBRARY,
     MODULE,
     MODULES,
     REPLACED,
     REPLACED_LINK,
     SETUID,
+    SHARED_FOLDER,
     LayerNode,
     alter,
     flip,
@@ -50,7 +52,8 @@ def test_activation_puts_exactly_the_layer_in_place(node: LayerNode, layer: Mani
     after = snapshot(node.root)
     changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
     derived = {index.path for index in layer.indexes} | {"etc/ld.so.cache"}
-    assert changed == {entry.path for entry in layer.files} | {DELETED} | derived
+    assert changed == {entry.path for entry in layer.files} | set(layer.deleted) | derived
+    assert set(layer.deleted) == {DELETED, DELETED_FOLDER, f"{DELETED_FOLDER}/sub", f"{DELETED_FOLDER}/sub/old.conf"}
     assert stat.S_IMODE((node.root / SETUID).stat().st_mode) == 0o4755
     assert not (node.root / activated.JOURNAL).exists()
 
@@ -71,7 +74,7 @@ def test_deactivation_leaves_the_node_as_it_was(node: LayerNode, layer: Manifest
 def test_the_record_says_what_was_done(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
     assert activated.read(node.root) == active
     assert (active.layer, active.identity, active.machine_id, active.verified) == (layer.layer, layer.identity, MACHINE, True)
-    assert {kept.entry.path for kept in active.originals} == {REPLACED, REPLACED_LINK, DELETED}
+    assert {kept.entry.path for kept in active.originals} == {REPLACED, REPLACED_LINK, SHARED_FOLDER, *layer.deleted}
     assert LIBRARIES in active.folders
     assert "etc" not in active.folders
     assert active.placed[-1].path == f"var/lib/dkms/nvidia/kernel-{KVER}-x86_64"

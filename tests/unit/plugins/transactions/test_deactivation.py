@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
 
-from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, MODULES, REPLACED, SETUID, LayerNode, refused, remove, snapshot
+from tests.unit.plugins.layernode import (
+    DELETED,
+    LIBRARY,
+    MODULE,
+    MODULES,
+    REPLACED,
+    SETUID,
+    LayerNode,
+    capture,
+    flip,
+    object_of,
+    refused,
+    remove,
+    snapshot,
+)
 from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, NEWER, VERSION
 
 DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
@@ -179,3 +196,77 @@ def test_links_that_ldconfig_made_go_with_their_libraries(node: LayerNode, activ
     node.link(f"{LIBRARIES}/libmine.so", "libmine.so.1")
     activation.deactivate(node.root, node)
     assert sorted(p.name for p in (node.root / LIBRARIES).iterdir()) == ["libmine.so"]
+
+
+# --- what cannot be put back --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone"])
+@pytest.mark.parametrize("path", [REPLACED, DELETED])
+def test_an_original_that_is_lost_is_named_and_all_else_goes(node: LayerNode, active: activated.Activation, path: str, how: str) -> None:
+    before = snapshot(node.root)
+    spoil(node, active, path, how)
+    done = activation.deactivate(node.root, node)
+    reason = "what was there before the layer is lost or damaged in the store, so that it is not put back"
+    assert done.kept == [f"/{path}: {reason}"]
+    after = snapshot(node.root)
+    assert after.get(path) == (before[path] if path == REPLACED else None), "the layer's stays, and nothing is made up"
+    assert not (node.root / MODULE).exists()
+    assert activated.read(node.root) is activated.read_journal(node.root) is None
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone"])
+@pytest.mark.parametrize("path", [f"{MODULES}/modules.dep", "etc/ld.so.cache"])
+def test_a_derived_file_that_is_lost_is_made_anew(node: LayerNode, layer: Manifest, path: str, how: str) -> None:
+    before = snapshot(node.root)
+    spoil(node, activation.activate(node.root, node, layer), path, how)
+    assert activation.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
+
+
+def spoil(node: LayerNode, active: activated.Activation, path: str, how: str) -> None:
+    """Damages the object of what was kept aside, or takes it away."""
+    kept = next(kept for kept in active.all_kept if kept.entry.path == path)
+    file = Path(Store(node.root).file(kept.entry))
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes() + b"x")
+
+
+def test_a_kernel_that_was_removed_meanwhile_is_not_indexed(node: LayerNode, active: activated.Activation) -> None:
+    shutil.rmtree(node.root / MODULES)
+    node.calls.clear()
+    done = activation.deactivate(node.root, node)
+    assert not node.called("depmod")
+    assert not (node.root / MODULES).exists()
+    assert (done.kept, (node.root / LIBRARY).exists(), activated.read_journal(node.root)) == ([], False, None)
+
+
+def test_a_file_where_a_folder_was_is_left_and_what_was_in_the_folder_named(node: LayerNode, active: activated.Activation) -> None:
+    folder = node.root / Path(REPLACED).parent
+    shutil.rmtree(folder)
+    folder.write_text("the owner's")
+    done = activation.deactivate(node.root, node)
+    assert [word for word in done.kept if f"/{REPLACED}: something else is where its folder was" in word]
+    assert folder.read_text() == "the owner's"
+    assert activated.read(node.root) is activated.read_journal(node.root) is None
+
+
+def test_a_library_that_was_placed_damaged_gives_way_to_the_distributions(tmp_path: Path) -> None:
+    """As a boot places it, which reads libraries while the driver container starts."""
+    library = "usr/lib/libOpenCL.so.1.0.0"
+
+    class Node(LayerNode):
+        def build(self, *arguments: Any, **options: Any) -> None:
+            super().build(*arguments, **options)
+            self.put(library, "the driver's")
+
+    node = Node(tmp_path / "root")
+    node.put(library, "the distribution's")
+    layer = capture(node, tmp_path / "scratch", Node)
+    before = snapshot(node.root)
+    flip(object_of(node, layer, library))
+    activation.activate(node.root, node, layer, hash_user_space=False)
+    done = activation.deactivate(node.root, node)
+    assert (done.kept, snapshot(node.root)) == ([], before)
