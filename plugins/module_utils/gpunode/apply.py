@@ -307,7 +307,7 @@ class Apply:
             raise BootError(f"{self.outcome.reason} is no way out: {untrusted}", code="signatures_enforced")
         self._placing.end(self._compiled())
         if tried and tried.mode == CAPTURED:
-            manifest.mark_bad(self.root, tried.layer, self.facts.machine_id, reason)
+            manifest.mark_bad(self.root, tried, self.facts.machine_id, reason)
         self._unload()
         self._remove()
         self._placing = self._begin_placing()

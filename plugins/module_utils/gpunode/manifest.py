@@ -382,18 +382,27 @@ def newer(root: Path) -> str:
     return ""
 
 
-def mark_bad(root: Path, layer: str, machine_id: str, reason: str) -> None:
+def mark_bad(root: Path, layer: Manifest, machine_id: str, reason: str) -> None:
     """Remembers that a layer did not work on this machine, so that it is not tried again there."""
-    write_atomic(path_of(root, layer).with_name(_BAD), document.dump({"schema": SCHEMA, "machine_id": machine_id, "reason": reason}), 0o600)
+    mark = {"schema": SCHEMA, "machine_id": machine_id, "reason": reason, "bake": _bake_of(layer)}
+    write_atomic(path_of(root, layer.layer).with_name(_BAD), document.dump(mark), 0o600)
 
 
-def why_judged_bad(root: Path, layer: str, machine_id: str) -> str | None:
-    """With what reason ``mark_bad`` was called for it on this machine; None where it was not. A mark that cannot be read still is one."""
-    path = path_of(root, layer).with_name(_BAD)
+def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
+    """With what reason ``mark_bad`` was called for it on this machine; None where it was not, or for an earlier bake under the same name.
+
+    A mark that cannot be read still is one.
+    """
+    path = path_of(root, layer.layer).with_name(_BAD)
     if not path.exists():
         return None
     try:
         found = document.load(path.read_text(encoding="utf-8"), SCHEMA, str(path), _CODE)
     except (OSError, UnicodeDecodeError, DataError) as error:
         return f"why cannot be read: {error}"
-    return str(found.get("reason")) if found.get("machine_id") == machine_id else None
+    is_meant = found.get("machine_id") == machine_id and found.get("bake", _bake_of(layer)) == _bake_of(layer)
+    return str(found.get("reason")) if is_meant else None
+
+
+def _bake_of(layer: Manifest) -> str:
+    return f"{layer.created} {layer.identity.config_digest}"

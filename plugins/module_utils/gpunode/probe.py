@@ -177,7 +177,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
                 obstacle = str(error)
         except OSError as error:  # such as a loop of links where a folder of the layer belongs
             obstacle = f"{error.filename}: {error.strerror}"
-    judged = {m.layer: manifest.why_judged_bad(root, m.layer, facts.machine_id) for m in layers}
+    judged = {m.layer: manifest.why_judged_bad(root, m, facts.machine_id) for m in layers}
     bad = {name: why for name, why in judged.items() if why is not None}
     return replace(facts, layer_contents=tuple(problems), layer_obstacle=obstacle, layers_judged_bad=bad)
 

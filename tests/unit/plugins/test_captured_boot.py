@@ -350,7 +350,7 @@ def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(nod
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
     assert node.driver_runs == [SKIP, INSTALL]
-    assert manifest.why_judged_bad(node.root, layer.layer, record_machine(node))
+    assert manifest.why_judged_bad(node.root, layer, record_machine(node))
     assert activated.read(node.root) is None
 
 
@@ -371,7 +371,7 @@ def test_firmware_that_is_damaged_is_no_broken_hardware(node: LayerNode, layer: 
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
     assert "gsp.bin" in outcome.reason
-    assert manifest.why_judged_bad(node.root, layer.layer, record_machine(node))
+    assert manifest.why_judged_bad(node.root, layer, record_machine(node))
 
 
 def test_what_is_verified_beside_a_try_that_fails_leaves_no_record_behind(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +421,7 @@ def test_a_layer_that_was_judged_bad_is_not_tried_again(node: LayerNode, layer: 
     plan = boot(node, check=True).plan
     (refusal,) = [r for r in plan.refused if r.code == "layer_judged_bad"]
     assert "could not insert 'nvidia'" in refusal.reason, "why it was judged so"
-    assert manifest.why_judged_bad(node.root, layer.layer, "another machine") is None
+    assert manifest.why_judged_bad(node.root, layer, "another machine") is None
 
 
 # --- damaged documents -----------------------------------------------------------------------------------------------
