@@ -62,7 +62,8 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
     cannot be carried."""
     changes = changes_in(root, sandbox)
     left_out: list[str] = []
-    carried = {p for p in changes.written if _is_carried(p, sandbox.merged, left_out)}
+    own_keys = {*dkms.own_keys(root), *dkms.own_keys(sandbox.merged)}
+    carried = {p for p in changes.written if _is_carried(p, sandbox.merged, own_keys, left_out)}
     now = {e.path: e for e in inventory.describe(sandbox.merged, sorted(carried))}
     before = {e.path: e for e in inventory.describe(root, sorted(p for p in now if os.path.lexists(root / p)))}
     changed = {p: e for p, e in now.items() if before.get(p) != e}
@@ -72,7 +73,7 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
     files = {p: e for p, e in changed.items() if p not in indexes and p not in strange}
     _refuse_changed_kind(files, before)
     _prune(files, before, changes.written - carried)
-    deleted = sorted(p for p in changes.deleted if _is_carried(p, root, left_out) and not _INDEX.fullmatch(p))
+    deleted = sorted(p for p in changes.deleted if _is_carried(p, root, own_keys, left_out) and not _INDEX.fullmatch(p))
     replaced = sorted(p for p in files if p in before)
     gone = inventory.describe(root, deleted)
     _refuse_special(gone)
@@ -164,9 +165,9 @@ def _refuse_reference(file: Path, path: str) -> None:
 # --- what is carried ---------------------------------------------------------------------------------------------------
 
 
-def _is_carried(path: str, root: Path, left_out: list[str]) -> bool:
+def _is_carried(path: str, root: Path, own_keys: Collection[str], left_out: list[str]) -> bool:
     """Whether a changed path of ``root`` can be part of a layer. Why not is said where somebody could miss it."""
-    if _is_below(path, (*_NEVER, *_PACKAGES)) or _is_generated(path) or path in dkms.OWN_KEYS:
+    if _is_below(path, (*_NEVER, *_PACKAGES)) or _is_generated(path) or path in own_keys:
         return False
     reason = _no_part_of_a_layer(path, root)
     if reason and not (root / path).is_dir():

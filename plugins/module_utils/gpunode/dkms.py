@@ -53,6 +53,11 @@ def own_keys(root: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*OWN_KEYS, *signing_pair(root))))
 
 
+def private_keys(root: Path) -> tuple[str, ...]:
+    """Of these the private ones: left in an image, one would be the same in every machine made from it."""
+    return tuple(dict.fromkeys((*OWN_KEYS[::2], signing_pair(root)[0])))
+
+
 def entries(root: Path, module: str = MODULE) -> tuple[DkmsEntry, ...]:
     """What is registered for ``module``, in order of version and kernel."""
     top = root / TREE / module

@@ -19,8 +19,6 @@ from .manifest import IN_PLACE, STORE, Manifest
 from .runner import Runner
 from .takeback import owned_by_dpkg
 
-# Private keys that DKMS and shim-signed make for themselves, the same then in every machine made from the image.
-_KEYS = ("var/lib/dkms/mok.key", "var/lib/shim-signed/mok/MOK.priv")
 _JOURNALS = (preflight.JOURNAL, activated.JOURNAL)
 _CONTRACTS = ("opt/gpu", "opt/actions")
 # Exact names, and Debian's nvidia-current: kernels have modules of their own that begin so, such as nvidia_wmi_ec_backlight (B13).
@@ -97,7 +95,8 @@ def problems(root: Path, runner: Runner, arch: str, layers: Iterable[Manifest], 
 
 def _leftovers(root: Path) -> tuple[str, ...]:
     """What a bake in any mode must not leave behind."""
-    found = [f"/{path}: a private key, the same on every node of this image: remove it" for path in _KEYS if (root / path).exists()]
+    keys = dkms.private_keys(root)
+    found = [f"/{path}: a private key, the same on every node of this image: remove it" for path in keys if (root / path).exists()]
     found += [f"/{path}: a scratch folder of driver containers: remove it" for path in _CONTRACTS if (root / path).exists()]
     if root == Path("/"):
         found += [

@@ -201,6 +201,15 @@ def test_never_carried_nor_told(inside: Inside, path: str) -> None:
     assert inside.read() == Captured((), (), (), (), (), ())
 
 
+def test_a_key_that_dkms_was_told_to_have_elsewhere_is_not_carried(node: FakeNode) -> None:
+    node.put("etc/dkms/framework.conf", "mok_signing_key=/etc/keys/dkms.key\nmok_certificate=/etc/keys/dkms.pub\n")
+    with sandbox.opened(node.root, node, KVER, "gpuprebuild-1") as box:
+        inside = Inside(node, box)
+        inside.put("etc/keys/dkms.key", "made during the build")
+        inside.put("etc/keys/dkms.pub", "made during the build")
+        assert inside.read() == Captured((), (), (), (), (), ())
+
+
 @pytest.mark.parametrize("path", ["var/cache/x", "etc/ld.so.cache", "var/lib/dpkg/status", "boot/initrd.img-1", "run/x"])
 def test_the_deletion_of_such_is_none_either(node: FakeNode, path: str) -> None:
     node.put(path, "there before")

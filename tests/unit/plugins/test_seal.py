@@ -134,6 +134,11 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
         pytest.param(lambda n: n.containers.append("gpuinstall"), "container gpuinstall in containerd", id="another's container"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/bake-under-way.json", "{}"), "a run did not end: bake again", id="journal"),
         pytest.param(lambda n: n.put("var/lib/dkms/mok.key", "x"), "/var/lib/dkms/mok.key: a private key", id="key"),
+        pytest.param(
+            lambda n: (n.put("etc/dkms/framework.conf", 'mok_signing_key="/etc/keys/dkms.key"\n'), n.put("etc/keys/dkms.key", "x")),
+            "/etc/keys/dkms.key: a private key",
+            id="key where DKMS is told to have it",
+        ),
         pytest.param(lambda n: n.put("opt/gpu/config.sh", "x"), "/opt/gpu: a scratch folder", id="scratch"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/x/merged", "x"), "captures/x: left by a capture", id="capture"),
         pytest.param(lambda n: activation.activate(n.root, n, manifest.read_all(n.root)[0][0]), "in place", id="the layer itself"),
