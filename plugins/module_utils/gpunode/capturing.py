@@ -7,7 +7,7 @@ drops them, and so does the next bake after one that was killed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import activated, activation, captured, files, inventory, manifest, sandbox
@@ -48,21 +48,28 @@ class Capturing:
     def bake(self, kernels: Sequence[str]) -> list[Manifest]:
         """Builds for each of ``kernels``, then writes their manifests. Raises GpuNodeError; the store then is as it was."""
         made: list[Manifest] = []
+        before: dict[Path, str] = {}
         try:
             made += [self._bake_one(kver) for kver in kernels]
             with self.builder.nouveau_settled(), self.builder.events.step("record", layers=[layer.layer for layer in made]):
                 for layer in made:
+                    path = manifest.path_of(self.root, layer.layer)
+                    before[path] = files.read_text(path) or ""
                     manifest.write(self.root, layer)
         except BaseException:
-            self._forget(made)
+            self._forget(before)
             raise
         return made
 
-    def _forget(self, made: Sequence[Manifest]) -> None:
-        """Takes away what a bake that failed has recorded, and what nothing names. What made it fail counts, not what this meets."""
+    def _forget(self, before: Mapping[Path, str]) -> None:
+        """Makes the manifests that a bake has written what they were ``before``, "" for none, and drops what nothing names. A new one
+        that cannot be replaced by the old one stays: it is whole too. What made the bake fail counts, not what this meets."""
         try:
-            for layer in made:
-                files.remove_durably(manifest.path_of(self.root, layer.layer))
+            for path, text in before.items():
+                if text:
+                    files.write_atomic(path, text, 0o600)
+                else:
+                    files.remove_durably(path)
             self._collect()
         except OSError as error:
             self.builder.events.say(f"{error}: the next bake drops what this one has left in the store")

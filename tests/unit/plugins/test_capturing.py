@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, inventory, manifest, sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import Baked
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, InputError, PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key, objects_of
 
 from tests.unit.plugins.fakenode import KILLED, FakeNode, Reply, Script
-from tests.unit.plugins.support import IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, OLDER, VERSION
+from tests.unit.plugins.support import IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, NEWER, OLDER, VERSION
 from tests.unit.plugins.test_bake import COMPILE_LOG, request
 
 OTHER = "580.159.04"
@@ -171,6 +174,42 @@ def test_another_driver_replaces_ours_once_it_is_sealed(node: FakeNode) -> None:
     assert manifest.read_all(node.root) == ((layer,), ())
     held = {p.name for p in (node.root / "var/lib/gpu-prebake/objects").glob("*/*")}
     assert held == {key(e) for e in objects_of(layer)}
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["first manifest", "second manifest"])
+def test_a_newer_image_of_the_same_driver_that_cannot_be_recorded_leaves_the_old_layers(
+    node: FakeNode, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names of the layers are the same: the image is no part of them."""
+    node.add_kernel(NEWER)
+    run(node, kernels="all")
+    before = {path: text for path, text in node.tree(manifest.STORE).items() if "bake-report" not in path}
+    write, written = manifest.write, []
+
+    def full(root: Path, layer: Manifest) -> Path:
+        written.append(layer.layer)
+        if len(written) == number:
+            raise OSError(errno.ENOSPC, "No space left on device", str(manifest.path_of(root, layer.layer)))
+        return write(root, layer)
+
+    newer = f"{IMAGE[:-14]}20270101000000"
+    node.add_image(newer, config=f"sha256:{'9' * 64}")
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        assert failed(node, kernels="all", image=newer).code == "no_space"
+    assert {path: text for path, text in node.tree(manifest.STORE).items() if "bake-report" not in path} == before
+    assert {layer.image for layer in run(node, kernels="all", image=newer).layers} == {newer}
+
+
+def test_a_layer_that_is_baked_anew_is_not_judged_by_the_old_one(node: FakeNode) -> None:
+    (old,) = run(node).layers
+    manifest.mark_bad(node.root, old, MACHINE, "nvidia-smi says 18")
+    newer = f"{IMAGE[:-14]}20270101000000"
+    node.add_image(newer, config=f"sha256:{'9' * 64}")
+    (new,) = run(node, image=newer).layers
+    assert new.layer == old.layer
+    assert manifest.why_judged_bad(node.root, old, MACHINE) == "nvidia-smi says 18"
+    assert manifest.why_judged_bad(node.root, new, MACHINE) is None
 
 
 def test_a_kernel_that_is_not_asked_for_any_more_loses_its_layer(node: FakeNode) -> None:
