@@ -41,11 +41,12 @@ def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
 def gather(
     root: Path, runner: Runner, arch: str, version: str, layer: Manifest | None, device_waived: bool, before: str, passed: Collection[str]
 ) -> Evidence:
-    """Tries to load the module if it is not loaded, and looks at everything that can be the cause; ``layer`` is what was tried,
-    ``before`` the kernel's log before that, ``passed`` the addresses of GPUs that are given to virtual machines."""
-    says = ""
-    if not any(m.name == "nvidia" for m in kmod.loaded(root)):
-        says = kmod.load(runner, "nvidia", _LOOK_S)
+    """Tries to load the modules that are not loaded, up to the first that cannot be, and looks at everything that can be the cause.
+
+    ``layer`` is what was tried, ``before`` the kernel's log before that, ``passed`` the addresses of GPUs given to virtual machines.
+    """
+    absent = (name for name in kmod.NEEDED_MODULES if not kmod.loaded(root, [name]))
+    says = next(filter(None, (kmod.load(runner, name, _LOOK_S) for name in absent)), "")
     resident = {m.name: m.version for m in kmod.loaded(root)}.get("nvidia", "")
     return Evidence(
         wanted_version=version,

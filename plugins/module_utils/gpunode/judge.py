@@ -48,9 +48,10 @@ class Verdict(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the node shows after a failed run: the resident module's version ("" when none), what modprobe said when asked to
-    load it, what is wrong with libraries' versions, nvidia-smi's exit status (None: it is not there), the kernel's log since the driver
-    was tried, and which files of the layer that was tried are ``damaged``: of another content than was baked."""
+    """What the node shows after a failed run: the resident module's version ("" when none), what modprobe said when asked to load it or
+    one that comes after it ("" when all are loaded), what is wrong with libraries' versions, nvidia-smi's exit status (None: it is not
+    there), the kernel's log since the driver was tried, and which files of the layer that was tried are ``damaged``: of another content
+    than was baked."""
 
     wanted_version: str
     resident_version: str
@@ -87,6 +88,8 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
         )
     if not evidence.resident_version:
         return _not_loaded(evidence)
+    if evidence.modprobe_says and _wrong_module(evidence):
+        return Verdict.DRIVER_BAD, f"a module cannot be loaded: {evidence.modprobe_says.strip()}"
     if evidence.library_problems:
         return Verdict.DRIVER_BAD, f"libraries: {'; '.join(evidence.library_problems[:3])}"
     if evidence.smi_rc == 18:
@@ -99,15 +102,21 @@ def judge(evidence: Evidence) -> tuple[Verdict, str]:
 
 def _not_loaded(evidence: Evidence) -> tuple[Verdict, str]:
     log = evidence.kernel_log
-    module = _MODULE.search(evidence.modprobe_says) or _MODULE.search("\n".join(log.splitlines()[-20:]))
+    module = _wrong_module(evidence)
     if module:
-        return Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module[0]}"
+        return Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module}"
     if _OPEN_ONLY.search(log):
         return _open_only()
     hardware = _CERTAIN.search(log) or _HARDWARE.search(log) or _NO_GPU.search(log)
     if hardware:
         return Verdict.HARDWARE, f"the module refused the hardware: {hardware[0].strip()}"
     return Verdict.UNKNOWN, f"the module is not loaded ({evidence.modprobe_says.strip() or 'modprobe says nothing'})"
+
+
+def _wrong_module(evidence: Evidence) -> str:
+    """modprobe's or the kernel's words for a module that is wrong by itself; "" for none."""
+    found = _MODULE.search(evidence.modprobe_says) or _MODULE.search("\n".join(evidence.kernel_log.splitlines()[-20:]))
+    return found[0] if found else ""
 
 
 def _open_only() -> tuple[Verdict, str]:

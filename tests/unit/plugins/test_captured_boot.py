@@ -412,6 +412,21 @@ def record_machine(node: LayerNode) -> str:
     return done.machine_id
 
 
+def test_a_layer_whose_second_module_cannot_be_loaded_goes_and_a_full_install_follows(node: LayerNode, layer: Manifest) -> None:
+    def loads_one(node: FakeNode, action: str) -> Reply:
+        if action == "install":
+            node.insert_error = ""
+            return behave(node, action)
+        node.insert("nvidia", VERSION)
+        node.insert_error = "Unknown symbol in module, or unknown parameter"
+        return Reply(1, "nvidia-modprobe failed\n")
+
+    node.scripts = [loads_one]  # type: ignore[list-item]
+    outcome = boot(node)
+    assert (outcome.result, outcome.code, node.driver_runs) == ("compiled", "fast_path_failed", [SKIP, INSTALL])
+    assert "could not insert 'nvidia-uvm': Unknown symbol" in str(manifest.why_judged_bad(node.root, layer, record_machine(node)))
+
+
 def test_a_layer_that_was_judged_bad_is_not_tried_again(node: LayerNode, layer: Manifest) -> None:
     node.scripts = [refuses]  # type: ignore[list-item]
     outcome = boot(node)

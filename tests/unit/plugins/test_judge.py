@@ -24,6 +24,16 @@ GOOD_, HARDWARE, BAD, UNKNOWN = Verdict.DRIVER_GOOD, Verdict.HARDWARE, Verdict.D
     ("evidence", "verdict"),
     [
         pytest.param(GOOD, GOOD_, id="all well"),
+        pytest.param(
+            replace(GOOD, modprobe_says="could not insert 'nvidia_uvm': Exec format error"), BAD, id="nvidia-uvm of another kernel"
+        ),
+        pytest.param(
+            replace(GOOD, modprobe_says="Invalid argument", kernel_log="nvidia_uvm: disagrees about version of symbol nvUvmInterface\n"),
+            BAD,
+            id="nvidia-uvm of another build, as only the log says",
+        ),
+        pytest.param(replace(GOOD, modprobe_says="Invalid format", kernel_log=XID), HARDWARE, id="Xid before nvidia-uvm"),
+        pytest.param(replace(GOOD, modprobe_says="Cannot allocate memory"), GOOD_, id="no word against nvidia-uvm itself"),
         pytest.param(replace(GOOD, smi_rc=None), GOOD_, id="nvidia-smi missing or hanging"),
         pytest.param(replace(GOOD, kernel_log="NVRM: loading NVIDIA UNIX x86_64 Kernel Module\n"), GOOD_, id="an ordinary log"),
         pytest.param(replace(GOOD, kernel_log=XID), HARDWARE, id="Xid"),
