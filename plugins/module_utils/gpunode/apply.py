@@ -7,10 +7,10 @@ import datetime
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from . import activation, buildlog, dkms, dpkglock, driver, evidence, kmod, manifest, marker, placed, record, removal, userspace
+from . import activated, activation, buildlog, dkms, dpkglock, driver, evidence, kmod, manifest, marker, placed, record, removal, userspace
 from .containerd import Containerd
 from .contract import ContainerRun, DriverContainer
 from .deadline import Deadline
@@ -20,7 +20,7 @@ from .events import Events
 from .fetch import ensure_image
 from .imagesource import DEFAULT_SOURCE, ImageSource
 from .judge import Evidence, Verdict, judge
-from .manifest import CAPTURED, IN_PLACE, Identity
+from .manifest import CAPTURED, IN_PLACE, Identity, Manifest
 from .model import Action, Facts, Outcome, Plan, Policy, Step
 from .ours import left_by_initialisation
 from .placed import Placing
@@ -36,7 +36,8 @@ CONTAINER = "gpuinstall"
 
 @dataclass
 class Apply:
-    """One run on one node. ``facts`` are those on which the plan was made; times in seconds come from the policy."""
+    """One run on one node. ``facts`` are those on which the plan was made, ``resumed`` is what an interrupted run's layer left when it was
+    taken away before; times in seconds come from the policy."""
 
     root: Path
     runner: Runner
@@ -47,18 +48,22 @@ class Apply:
     events: Events
     marker_path: str = marker.DEFAULT_PATH
     source: ImageSource = DEFAULT_SOURCE
+    resumed: TakenAway = field(default_factory=lambda: TakenAway(""))
     running_config: str = ""
-    _activated: bool = False
 
     def run(self, plan: Plan) -> Outcome:
         """Carries ``plan`` out and returns what came of it. Raises GpuNodeError with a code per cause."""
         Store(self.root).sweep()
+        node = self.facts.record  # which a removal takes before a container comes
+        self._follows_interrupted = bool(node and node.state == record.STARTED and node.machine_id == self.facts.machine_id)
         if Step.PULL_IMAGE in plan.steps:
             plan = self._pull()
         if plan.fails:
             raise BootError(plan.reason, code=plan.code, details={"refused": [vars(r) for r in plan.refused]})
         self.outcome = Outcome(plan, plan.action, "ready" if plan.code == "already_initialised" else "nothing", plan.code, plan.reason)
         self.outcome.warnings += plan.warnings
+        if self.resumed.kept:
+            self.outcome.warnings.append(f"kept: {'; '.join(self.resumed.kept)}")
         self.action = plan.action
         self.outcome.changed = bool(plan.steps)
         handlers: dict[Step, Callable[[], None]] = {
@@ -116,6 +121,7 @@ class Apply:
         facts = self.facts
         self._config_before()  # the record that may know it goes
         baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
+        removal.begin(self.root, f"{self.outcome.code}: {self.outcome.reason}")
         with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
             layer_may_be = facts.active_layer or facts.activation_problem
             taken = activation.deactivate(self.root, self.runner, self.events.say) if layer_may_be else TakenAway("")
@@ -128,10 +134,10 @@ class Apply:
                 self.marker_path,
                 captured=tuple(layer for layer in facts.layers if layer.mode == CAPTURED),
                 active_version=facts.active_version,
-                kept=frozenset(taken.kept_paths),
+                kept=frozenset(taken.kept_paths | self.resumed.kept_paths),
             )
             done = removal.remove_driver(self.root, self.runner, ours, self.events.say)
-            kept = [*taken.kept, *(f"/{path}: {removal.WHY_KEPT}" for path in done.kept if path not in taken.kept_paths)]
+            kept = [*taken.kept, *(f"/{path}: {removal.WHY_KEPT}" for path in done.kept if path not in ours.kept)]
             event.update(removed=len(done.removed) + len(taken.removed), kept=kept)
         if kept:
             self.outcome.warnings.append(f"kept: {'; '.join(kept)}")
@@ -140,7 +146,7 @@ class Apply:
             left = [f"{item.what}: {item.why}" for item in left_by_initialisation(self.root)]
             self.outcome.warnings += [f"left: {'; '.join(left)}"] if left else []
         inert = tuple(layer for layer in facts.layers if layer not in baked)
-        gone = replace(facts, record=None, active_layer="", active_machine_id="", active_version="")
+        gone = replace(facts, record=None, active_layer="", active_machine_id="", active_version="", removal_under_way=False)
         self.facts = replace(gone, layers=inert, activation_problem="", unrecorded_layers=())
 
     def _activate(self) -> None:
@@ -157,7 +163,6 @@ class Apply:
                 event.update(outcome="refused", code=error.code)
                 self._refuse_layer(f"layer {layer.layer} cannot be put in place: {error}")
                 return
-        self._activated = True
         self.facts = replace(
             self.facts, active_layer=layer.layer, active_machine_id=self.facts.machine_id, active_version=layer.identity.version
         )
@@ -196,8 +201,8 @@ class Apply:
             )
 
     def _verified_tries(self) -> None:
-        """The tries, while the user space of a layer that was just put in place is hashed beside them, before anything is recorded."""
-        if not (self._activated and self._layer):
+        """The tries; the user space of a layer that is in place and not yet read is hashed beside them, before anything is recorded."""
+        if not (self._layer and self._is_unverified(self._layer)):
             self._tries()
             return
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -214,13 +219,16 @@ class Apply:
         else:
             activation.record_verified(self.root)
 
+    def _is_unverified(self, layer: Manifest) -> bool:
+        """Whether it was put in place by this run, or by one that was interrupted before all of it was read."""
+        active = activated.read(self.root)
+        return bool(active and active.layer == layer.layer and not active.verified)
+
     def _compiled(self) -> bool:
         return userspace.module_stamps(self.root, self.facts.kver) != self._stamps
 
     def _begin_placing(self) -> Placing:
-        node = self.facts.record
-        interrupted = bool(node and node.state == record.STARTED and node.machine_id == self.facts.machine_id)
-        placing = Placing(self.root, own_files(self.facts), interrupted)
+        placing = Placing(self.root, own_files(self.facts), self._follows_interrupted)
         placing.begin()
         return placing
 

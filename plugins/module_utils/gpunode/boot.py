@@ -19,6 +19,7 @@ from .imagesource import DEFAULT_SOURCE, ImageSource
 from .model import Facts, Outcome, Plan, Policy, Step
 from .probe import probe
 from .runner import Runner
+from .takeaway import TakenAway
 
 
 def boot(
@@ -42,16 +43,16 @@ def boot(
         facts, plan = look(root, runner, containerd, policy, marker_path)
         return facts, Outcome(plan, plan.action, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
     with files.locked(LOCK, "gpu_boot"):
-        events = Events(say)
+        events, resumed = Events(say), TakenAway("")
         if (root / activated.JOURNAL).exists():
             with events.step("resume-activation") as event:
-                _resume(root, runner, say, event)
+                resumed = _resume(root, runner, say, event) or resumed
         with events.step("probe-and-decide"):
             _wait_for_gpus(root, policy, deadline)
             facts, plan = look(root, runner, containerd, policy, marker_path)
         say(f"{plan.action.value}: {plan.code}: {plan.reason}")
         try:
-            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path, source).run(plan)
+            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path, source, resumed).run(plan)
         except GpuNodeError as error:
             say(f"failed: {error.code}: {error}")
             error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
@@ -60,13 +61,14 @@ def boot(
         return facts, replace(outcome, steps=events.steps)
 
 
-def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[str, Any]) -> None:
-    """Ends what an interrupted run began. A journal that cannot be read is a fact for the decision."""
+def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[str, Any]) -> TakenAway | None:
+    """Ends what an interrupted run began, and returns what was taken away. A journal that cannot be read is a fact for the decision."""
     try:
-        activation.resume(root, runner, say)
+        return activation.resume(root, runner, say)
     except DataError as error:
         event.update(outcome="refused", code=error.code)
         say(str(error))
+        return None
 
 
 def may_need_image(facts: Facts, plan: Plan) -> bool:

@@ -131,7 +131,7 @@ _AFTER_CONTAINER = (
 def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[Refusal, ...]) -> Plan:
     resident = facts.is_loaded("nvidia")
     # A layer in place that is not this one, or another machine's, is ours to take away first.
-    takes_away = bool(facts.active_layer) and not (layer and facts.is_in_place(layer))
+    takes_away = (bool(facts.active_layer) or facts.removal_under_way) and not (layer and facts.is_in_place(layer))
     wrong_resident = _has_nouveau(facts) or (resident and resident.version != policy.wanted.version)
     unload = _unload(facts) if wrong_resident or takes_away else ()
     activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
@@ -173,6 +173,8 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
 
 def _must_go(facts: Facts, policy: Policy, code: str) -> bool:
     """Whether a driver of ours is here that is not the wanted one: it must be out before another comes in (I1)."""
+    if facts.removal_under_way:
+        return True
     if facts.active_layer or facts.activation_problem:
         return True  # whatever is against it: a container that installs over hard links would write into the store's objects
     wanted = (policy.wanted.kind, policy.wanted.version)
@@ -203,11 +205,12 @@ def _unload(facts: Facts) -> tuple[Step, ...]:
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     """Nothing is done; but a layer that was put in place here does not stay on a node where it does not belong (R1)."""
     in_place = ", ".join(dict.fromkeys(filter(None, (facts.active_layer, *facts.unrecorded_layers))))
-    if not in_place or facts.activation_is_newer:
+    if facts.activation_is_newer or not (in_place or facts.removal_under_way):
         return Plan(Action.NONE, code, reason)
     unload = (Step.UNLOAD_MODULES,) if kmod.takeable(facts.loaded, (facts.active_version,), bool(facts.operator or facts.foreign)) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
-    return Plan(Action.NONE, code, f"{reason}; layer {in_place}, which is in place here, is taken away", steps=steps)
+    what = f"layer {in_place}, which is in place here, is taken away" if in_place else "a removal that was interrupted is ended"
+    return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)
 
 
 def _failure(code: str, reason: str) -> Plan:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import activated, dkms, foreign, initramfs, mounts, overlays, preflight
+from . import activated, dkms, foreign, initramfs, mounts, ours, overlays, preflight, removal
 from .files import read_text
 from .host import TRIPLETS
 from .kmod import is_driver_file
@@ -20,6 +20,7 @@ from .runner import Runner
 from .takeback import owned_by_dpkg
 
 _JOURNALS = (preflight.JOURNAL, activated.JOURNAL)
+_REMOVALS = (ours.JOURNAL, removal.UNDER_WAY)
 _CONTRACTS = ("opt/gpu", "opt/actions")
 # Exact names, and Debian's nvidia-current: kernels have modules of their own that begin so, such as nvidia_wmi_ec_backlight (B13).
 _ALIAS = re.compile(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
@@ -106,6 +107,7 @@ def _leftovers(root: Path) -> tuple[str, ...]:
     captures = root / STORE / "captures"
     found += [f"/{STORE}/captures/{path.name}: left by a capture that did not end: bake again" for path in sorted(captures.glob("*"))]
     found += [f"/{path}: a run did not end: bake again" for path in _JOURNALS if (root / path).exists()]
+    found += [f"/{path}: a removal did not end: run playbooks/remove.yml here again" for path in _REMOVALS if (root / path).exists()]
     return tuple(found)
 
 

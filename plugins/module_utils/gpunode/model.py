@@ -77,6 +77,7 @@ class Facts:
     activation_problem: str = ""
     activation_is_newer: bool = False
     unrecorded_layers: tuple[str, ...] = ()
+    removal_under_way: bool = False
     record: Record | None = None
     record_problem: str = ""
     record_contents: tuple[str, ...] | None = None
@@ -97,8 +98,9 @@ class Facts:
         return bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
 
     def is_in_place(self, layer: Manifest) -> bool:
-        """Whether a layer's files lie where they belong: baked there, or activated on this machine."""
-        return layer.mode == IN_PLACE or (self.is_ours_active and layer.layer == self.active_layer)
+        """Whether a layer's files lie where they belong: baked there, or activated on this machine and not being taken away."""
+        is_active = self.is_ours_active and layer.layer == self.active_layer
+        return layer.mode == IN_PLACE or (is_active and not self.removal_under_way)
 
     @property
     def layers_modules(self) -> tuple[LoadedModule, ...]:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import activated, foreign, host, kmod, manifest, marker, nouveau, placed, record, unrecorded
+from . import activated, foreign, host, kmod, manifest, marker, nouveau, placed, record, removal, unrecorded
 from .activated import Activation
 from .containerd import Containerd
 from .errors import CommandError, DataError, PreflightError
@@ -167,7 +167,7 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
         operator=foreign.operator_signs(root),
         blacklist=nouveau.own(root),
         history=tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
-        interrupted=known.interrupted or any((root / path).exists() for path in (JOURNAL, activated.JOURNAL)),
+        interrupted=known.interrupted or any((root / path).exists() for path in (JOURNAL, removal.UNDER_WAY, activated.JOURNAL)),
     )
     if found.versions:
         found = replace(found, arch=host.require_supported(root, os.uname().machine))

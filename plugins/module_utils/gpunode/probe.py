@@ -7,7 +7,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from . import activated, certificate, dkms, foreign, host, inventory, kmod, manifest, marker, pci, readiness, record, trust, unrecorded
+from . import (
+    activated,
+    certificate,
+    dkms,
+    foreign,
+    host,
+    inventory,
+    kmod,
+    manifest,
+    marker,
+    pci,
+    readiness,
+    record,
+    removal,
+    trust,
+    unrecorded,
+)
 from .containerd import Containerd, imports_dropins
 from .errors import CommandError, DataError, LayerError, PreflightError
 from .imageref import DriverWanted
@@ -49,10 +65,11 @@ def probe(
         operator=foreign.operator_signs(root),
         device_nodes=(root / "dev/nvidiactl").exists(),
         imports_dropins=imports_dropins(root),
+        removal_under_way=(root / removal.UNDER_WAY).exists(),
     )
     facts = _with_activation(facts, root)
     belongs = facts.arch is not None and bool(facts.gpus)
-    if not belongs and not facts.active_layer and not facts.unrecorded_layers:
+    if not belongs and not (facts.active_layer or facts.unrecorded_layers or facts.removal_under_way):
         return facts  # no driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go
     facts = _with_records(facts, root, marker_path)
     if facts.arch:

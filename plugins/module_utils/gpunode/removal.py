@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import dkms, foreign, inventory, kernels, manifest, marker, placed, record, registration, userspace
-from .files import leads_elsewhere, read_text, remove_durably, sha256
+from . import dkms, document, foreign, inventory, kernels, manifest, marker, placed, record, registration, userspace
+from .files import leads_elsewhere, make_private, read_text, remove_durably, sha256, write_atomic
 from .foreign import relative
 from .host import CONTRACT_LIBRARIES, TRIPLETS
 from .kmod import is_driver_file, parse_modinfo
@@ -24,6 +24,8 @@ from .takeback import owned_by_dpkg
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
 _TOOL_S = 120.0
+# There while a boot takes a driver away, or after that was interrupted: a node where no driver belongs has no other sign of it.
+UNDER_WAY = f"{manifest.STORE}/boot-removal-under-way.json"
 WHY_KEPT = "changed since it was placed, or a package's by now"
 
 
@@ -81,6 +83,12 @@ class Accounted:
         return found | (self.placed.paths if self.placed else set())
 
 
+def begin(root: Path, why: str) -> None:
+    """Writes down, so that it lasts, that a driver of ours is being taken away. ``remove_driver`` takes that back."""
+    make_private(root / manifest.STORE)
+    write_atomic(root / UNDER_WAY, document.dump({"schema": 1, "why": why}), 0o600)
+
+
 def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[str], None] = lambda _: None) -> Removal:
     """Removes every driver that ``ours`` accounts for, then the documents that do so. Raises OSError, CommandError."""
     done = Removal()
@@ -121,12 +129,12 @@ def _made_by_dkms(root: Path, made: Made, done: Removal) -> None:
     _folders(root, made.folders, done)
 
 
-def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] = (placed.PATH, record.PATH)) -> None:
-    """Removes the documents that say what is ours: last of all."""
+def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] = (record.PATH, placed.PATH)) -> None:
+    """Removes the documents that say what is ours, last of all; and the one that says that a boot was at it."""
     for layer in layers:
         remove_durably(manifest.path_of(root, layer.layer))
         shutil.rmtree(root / manifest.LAYERS / layer.layer, ignore_errors=True)
-    for path in documents:
+    for path in (*documents, UNDER_WAY):
         if (root / path).parent.is_dir():
             remove_durably(root / path)
 

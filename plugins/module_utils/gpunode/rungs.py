@@ -30,6 +30,8 @@ DIFFERENCE_CODES = {
 def ready_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     """Why the node is not ready as it is; None when it is: a loaded module alone proves nothing (D17)."""
     record = facts.record
+    if facts.removal_under_way:
+        return Refusal(READY, "interrupted", "a boot was taking the driver away, and was interrupted")
     if facts.record_problem:
         return Refusal(READY, "record_invalid", facts.record_problem)
     if record is None:
@@ -163,14 +165,14 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
             "and the damaged document set aside; look at it to find out who damaged it",
         )
     if layer is None:
-        return _no_layer_refusal(facts, policy)
+        return _no_layer_refusal(facts, policy) or _removal_refusal(facts)
     differing = _differences(facts, policy, layer)
     if differing:
         return Refusal(BAKED, _difference_code(facts, differing), _difference_text(facts, policy, layer, differing))
     if Action.INSTALL_SKIP_BUILD.value not in layer.actions:
         return Refusal(BAKED, "action_unknown", f"the image {layer.image} does not know install-skip-build")
     # An inert layer carries DKMS's tree and the marker: they were asserted at bake, and come with it.
-    registered = _dkms_refusal(facts, layer.identity.version) or _marker_refusal(facts, policy)
+    registered = _removal_refusal(facts) or _dkms_refusal(facts, layer.identity.version) or _marker_refusal(facts, policy)
     return (
         _module_refusal(facts, layer.identity.version, layer.identity.flavour)
         or _signature_refusal(facts, BAKED, layer)
@@ -277,6 +279,13 @@ def _placing_refusal(facts: Facts, layer: Manifest) -> Refusal | None:
         return Refusal(BAKED, "layer_judged_bad", f"layer {layer.layer} was put in place on this node before, and did not work: {bad}")
     if facts.layer_obstacle:
         return Refusal(BAKED, "layer_unplaceable", f"layer {layer.layer} cannot be put in place: {facts.layer_obstacle}")
+    return None
+
+
+def _removal_refusal(facts: Facts) -> Refusal | None:
+    """Against what was baked in place: a removal has no order that the checks of it know."""
+    if facts.removal_under_way:
+        return Refusal(BAKED, "interrupted", "a boot was taking away what was baked, and was interrupted")
     return None
 
 

@@ -84,6 +84,7 @@ def enforced(facts: Facts, *trusted: str) -> Facts:
 
 
 DAMAGED: dict[str, Any] = {"active_layer": "", "active_version": "", "activation_problem": "activation.json: not valid JSON"}
+LEAVING: dict[str, Any] = {"removal_under_way": True}
 FOUND: dict[str, Any] = {"unrecorded_layers": (CAPTURED.layer,), "active_version": VERSION}
 
 
@@ -239,6 +240,9 @@ REFUSALS = [
     ("other_machine", ready(machine_id="other"), policy()),
     ("other_machine", ready(machine_id="", record=a_record(machine_id="")), policy()),
     ("interrupted", ready(record=a_record(state="started")), policy()),
+    ("interrupted", ready(**LEAVING), policy()),
+    ("interrupted", baked(**LEAVING), policy()),
+    ("interrupted", baked(layers=(), **LEAVING), ANY_DIGEST),
     ("other_driver", ready(record=a_record(identity=identity(kind="grid"))), policy()),
     ("other_driver", ready(record=a_record(identity=identity(version="570.1"))), policy()),
     ("other_driver", ready(record=a_record(identity=identity(arch="aarch64"))), policy()),
@@ -367,6 +371,11 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
             id="what only a marker accounts for goes first",
         ),
         pytest.param(inert(**DAMAGED), policy(), [Step.REMOVE_DRIVER], id="what a damaged record may have spoken of goes first"),
+        pytest.param(never_baked(**LEAVING), policy(), [Step.REMOVE_DRIVER], id="an interrupted removal is ended first"),
+        pytest.param(ready(**LEAVING), policy(), [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="… of a driver that seems whole"),
+        pytest.param(baked(**LEAVING), policy(), [Step.REMOVE_DRIVER], id="… of what was baked in place"),
+        pytest.param(inert(**LEAVING), policy(), [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER], id="… where a layer is inert"),
+        pytest.param(active(**LEAVING), policy(), [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER], id="… before the layer had gone"),
     ],
 )
 def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: list[Step]) -> None:
@@ -427,6 +436,13 @@ def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list
         ),
         pytest.param({"active_layer": "", "functions": ()}, policy(), "no_gpu", [], id="nothing in place: nothing is done"),
         pytest.param({**DAMAGED, "functions": ()}, policy(), "no_gpu", [], id="record damaged, nothing in place"),
+        pytest.param(
+            {"active_layer": "", "functions": (), "active_version": "", **LEAVING},
+            policy(),
+            "no_gpu",
+            [Step.REMOVE_DRIVER],
+            id="the layer has gone, the rest of an interrupted removal not",
+        ),
         pytest.param({**DAMAGED, **FOUND, "functions": ()}, policy(), "no_gpu", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="damaged"),
         pytest.param(
             {**DAMAGED, **FOUND, "foreign": ("x",), "loaded": (HELD,)}, policy(), "foreign_driver", [Step.REMOVE_DRIVER], id="damaged, held"
@@ -548,6 +564,7 @@ FACTS = st.builds(
     layer_contents=CONTENTS,
     activation_problem=PROBLEMS,
     activation_is_newer=st.booleans(),
+    removal_under_way=st.sampled_from([False, False, True]),
     record=st.one_of(st.none(), RECORDS),
     record_problem=PROBLEMS,
     record_contents=CONTENTS,
@@ -589,11 +606,17 @@ def test_any_facts_have_one_explained_plan(facts: Facts, policy: Policy) -> None
 def test_no_action_means_no_steps_unless_the_node_is_ready(facts: Facts, policy: Policy) -> None:
     plan = decide(facts, policy)
     if plan.action is NONE and plan.code != "already_initialised":
-        assert plan.steps == ()
+        assert plan.steps == () or (facts.removal_under_way and plan.steps == (Step.REMOVE_DRIVER,))
     if plan.action is not NONE:
         assert plan.steps[-2:] == (Step.WRITE_RECORD, Step.START_SERVICES)
         assert plan.steps.count(Step.RUN_CONTAINER) == 1
         assert plan.steps[-2:] == (Step.WRITE_RECORD, Step.START_SERVICES)
+
+
+@given(ANY_FACTS, ANY_POLICY)
+def test_an_interrupted_removal_is_ended_before_anything_else(facts: Facts, policy: Policy) -> None:
+    plan = decide(replace(facts, removal_under_way=True, activation_is_newer=False), policy)
+    assert Step.REMOVE_DRIVER in plan.steps or plan.fails
 
 
 @given(ANY_FACTS, ANY_POLICY)

@@ -133,6 +133,10 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
         pytest.param(lambda n: n.containers.append("gpuprebuild-2"), "container gpuprebuild-2 in containerd", id="container"),
         pytest.param(lambda n: n.containers.append("gpuinstall"), "container gpuinstall in containerd", id="another's container"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/bake-under-way.json", "{}"), "a run did not end: bake again", id="journal"),
+        pytest.param(
+            lambda n: n.put("var/lib/gpu-prebake/boot-removal-under-way.json", "{}"), "a removal did not end: run", id="a boot's removal"
+        ),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/removal-under-way.json", "{}"), "a removal did not end: run", id="removal"),
         pytest.param(lambda n: n.put("var/lib/dkms/mok.key", "x"), "/var/lib/dkms/mok.key: a private key", id="key"),
         pytest.param(
             lambda n: (n.put("etc/dkms/framework.conf", 'mok_signing_key="/etc/keys/dkms.key"\n'), n.put("etc/keys/dkms.key", "x")),
