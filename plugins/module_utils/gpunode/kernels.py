@@ -11,12 +11,31 @@ from . import bootloader
 from .errors import InputError, PreflightError
 
 NEWEST, ALL = "newest", "all"
+_VERSION = re.compile(r"\d[\d.]*(?:\+[\w.~]+)?(?:-\d[\w.]*)?-")
 _KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
 
 
 def is_release(text: str) -> bool:
     """Whether it looks like what ``uname -r`` prints, and thus names a folder and leads nowhere else."""
     return bool(_KVER.fullmatch(text))
+
+
+def kernel_flavour(kver: str) -> str:
+    """What follows the version in a release, such as ``azure`` or ``cloud-amd64``; "" where nothing does."""
+    return _VERSION.sub("", kver, count=1) if _VERSION.match(kver) else ""
+
+
+def of_another_flavour(root: Path, target: str, running: str) -> str:
+    """In words, that the boot loader takes a kernel of another flavour than the one that runs, which is installed too; "" otherwise.
+
+    The target is right all the same, since it is what will boot; but somebody may not have meant it.
+    """
+    if kernel_flavour(target) == kernel_flavour(running) or running not in installed(root):
+        return ""
+    return (
+        f"the boot loader takes {target}, a kernel of another flavour than {running}, which runs here and is installed: "
+        "if the image is not meant to boot that, change the boot loader's default or set nvidia_prebake_kernels"
+    )
 
 
 def version_key(kver: str) -> tuple[object, ...]:

@@ -120,7 +120,7 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
     if request.signing and not certificate:
         missing.append(toolchain.OPENSSL)
     says = nouveau.decide(blacklist, request.blacklist_nouveau).says
-    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request), *said), says, certificate)
+    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request, targets[0]), *said), says, certificate)
 
 
 def _check_signing(root: Path, runner: Runner, request: BakeRequest) -> tuple[Certificate | None, tuple[str, ...]]:
@@ -198,10 +198,11 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _warnings(root: Path, arch: str, request: BakeRequest) -> tuple[str, ...]:
+def _warnings(root: Path, arch: str, request: BakeRequest, first: str) -> tuple[str, ...]:
     found: list[str] = []
     if request.kernels in (kernels.NEWEST, [kernels.NEWEST]):
         found += bootloader.default_kernel(root).warnings
+        found += filter(None, [kernels.of_another_flavour(root, first, os.uname().release)])
     if not imports_dropins(root):
         found.append(
             "containerd's /etc/containerd/config.toml does not import config.d: on a node the nvidia runtime would not be in force; "

@@ -142,6 +142,15 @@ FLAVOURS = [
         id="gcp",
     ),
 ]
+KERNEL_FLAVOURS = {
+    "6.1.0-56-cloud-amd64": "cloud-amd64",
+    "6.12.43+deb12-cloud-amd64": "cloud-amd64",
+    "6.1.0-0.deb11.7-amd64": "amd64",
+    "6.8.0-1009-aws": "aws",
+    "5.15.0-1051-azure": "azure",
+    "6.8.0-31-generic": "generic",
+    "6.9.1": "",
+}
 UBUNTUS_MENU = """
 set default="0"
 menuentry 'Ubuntu' --class ubuntu --class gnu-linux $menuentry_id_option 'gnulinux-simple-1' {{
@@ -172,3 +181,12 @@ def test_the_flavour_in_use_is_the_target_though_another_is_newer(node: FakeNode
     for name in (kver, "9.9.9-99-generic"):
         node.put(f"boot/vmlinuz-{name}")
     assert kernels.targets(node.root, "newest") == (kver,)
+
+
+def test_the_boot_loaders_kernel_of_another_flavour_than_the_one_in_use_is_the_target_and_is_said(node: FakeNode) -> None:
+    assert {kver: kernels.kernel_flavour(kver) for kver in KERNEL_FLAVOURS} == KERNEL_FLAVOURS
+    azure, generic = "5.15.0-1051-azure", "6.8.0-31-generic"
+    assert kernels.of_another_flavour(node.root, generic, azure) == "", "in a folder, another machine's kernel runs"
+    node.add_kernel(azure)
+    assert f"takes {generic}, a kernel of another flavour than {azure}" in kernels.of_another_flavour(node.root, generic, azure)
+    assert kernels.of_another_flavour(node.root, "5.15.0-1052-azure", azure) == ""
