@@ -63,7 +63,7 @@ def ensure_image(
 ) -> bool:
     """Sees that the driver image is here under its canonical name; fetches it only if not. Returns whether anything was done.
 
-    Raises ImageError, which names the reference and what the registry said, or what an archive holds; InputError for less than one try.
+    Raises ImageError, which names the reference and what the registry said, or what an archive holds; InputError for tries that cannot be.
     """
     tries.require_possible()
     name = wanted.image.text
