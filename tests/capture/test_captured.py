@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from lab import paths
 from tests.lab.bakery import Bakery
-from tests.lab.snapshot import snapshot
+from tests.lab.snapshot import difference, snapshot
+from tests.lab.test_layer import CACHE, LIBRARY, command
 
 STORE = "var/lib/gpu-prebake"
 
@@ -70,6 +73,13 @@ def test_a_distributions_files_that_are_replaced_and_deleted_are_guarded(pristin
     assert layer.deleted == ("usr/lib/valgrind", "usr/lib/valgrind/python3.supp")
     assert tuple(e.path for e in layer.originals) == ("usr/lib/bfd-plugins", klibc, *layer.deleted)
     assert "usr/bin/lib64/lib64/libmenuw.so.6.4" in {e.path for e in layer.files}, "the contract's overlay has collected it"
+
+    shutil.copytree(paths.TOP / "plugins/module_utils/gpunode", pristine.root / LIBRARY / "gpunode")
+    before = snapshot(pristine.root)
+    command(pristine, f"activate {layer.layer}")
+    assert {path for path in difference(before, snapshot(pristine.root)) if path in before} >= {*layer.replaced, *layer.deleted}
+    assert command(pristine, "deactivate")["kept"] == []
+    assert [path for path in difference(before, snapshot(pristine.root)) if path != CACHE] == []
 
 
 def test_a_distributions_library_that_is_deleted_where_the_contract_collects_is_refused_by_name(pristine: Bakery) -> None:

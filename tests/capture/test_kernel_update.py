@@ -1,4 +1,4 @@
-"""A node's kernel is updated while a layer is in place: DKMS's own hook builds from its sources, and all of that goes with it."""
+"""A node's kernel is updated, then removed, while a layer is in place: what DKMS's own hook builds from its sources goes with it too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def newer() -> str:
     return base.choose(kernels, kernels[-1].kver).kver
 
 
-def test_what_dkmss_hook_builds_for_a_new_kernel_goes_with_the_layer(tmp_path: Path, newer: str) -> None:
+def test_a_layer_goes_with_what_dkmss_hook_has_built_and_also_without_its_kernel(tmp_path: Path, newer: str) -> None:
     node = NativeNode.create(f"kernel-update-{os.getpid()}")
     try:
         bakery = Bakery(node, tmp_path)
@@ -62,5 +62,16 @@ def test_what_dkmss_hook_builds_for_a_new_kernel_goes_with_the_layer(tmp_path: P
         command(bakery, f"activate {layer.layer}")
         command(bakery, "deactivate")
         assert [path for path in difference(before, snapshot(bakery.root)) if path != CACHE] == []
+
+        # The kernel of the layer goes while the layer is in place, as when old kernels are removed.
+        command(bakery, f"activate {layer.layer}")
+        node.ssh(f"{apt} purge linux-image-{bakery.kver} linux-headers-{bakery.kver}", timeout_s=300)
+        gone = command(bakery, "deactivate")
+        assert gone["kept"] == []
+        assert bakery.ssh("dkms status").strip() == ""
+        assert not [path for path in ("var/lib/dkms/nvidia", "usr/src/nvidia-580.126.09") if (bakery.root / path).exists()]
+        assert bakery.ssh(f"find /lib/modules/{bakery.kver} -name 'nvidia*' 2>/dev/null || true") == ""
+        assert command(bakery, "deactivate")["changed"] is False
+        assert "updates/" not in bakery.ssh(f"cat /lib/modules/{newer}/modules.dep")
     finally:
         node.destroy()

@@ -4,6 +4,7 @@ activation or a deactivation is under way. Layout version 1, documented in docs/
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,14 @@ class Activation:
     @property
     def all_kept(self) -> tuple[Kept, ...]:
         return (*self.originals, *(kept for derived in self.derived for kept in derived.before))
+
+    @property
+    def activated_ns(self) -> int:
+        """``activated`` as files' times are; 0 where it is not known."""
+        try:
+            return int(datetime.datetime.fromisoformat(self.activated).timestamp() * 1e6) * 1000
+        except ValueError:
+            return 0
 
 
 @dataclass(frozen=True)

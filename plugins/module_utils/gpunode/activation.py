@@ -98,7 +98,7 @@ class _Activating:
             layer=layer.layer,
             identity=layer.identity,
             machine_id=host.machine_id(self.root),
-            activated=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            activated=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
             placed=in_order(e for e in layer.files if e.type != "folder" or e.path in self.replaced),
             folders=folders,
             originals=derived.keep(self.root, self.store, layer.originals),
@@ -230,7 +230,7 @@ def deactivate(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway:
             raise
         say(f"{error}: what the layers' manifests account for is taken away")
         with disk_errors_named():
-            return unrecorded.take_away(root, runner, say)
+            return _take_away_unrecorded(root, runner, say)
     if active is None:
         return resumed or TakenAway("")
     with disk_errors_named():
@@ -245,7 +245,8 @@ def resume(root: Path, runner: Runner, say: Say = _nothing) -> TakenAway | None:
     Raises LayerError, DataError, CommandError.
     """
     journal = activated.read_journal(root)
-    Store(root).sweep()
+    with disk_errors_named():
+        Store(root).sweep()
     if journal is None:
         return None
     record = _record_beside(root, say)
@@ -278,6 +279,21 @@ def _finish_taking_away(root: Path, runner: Runner, activation: Activation, say:
     steps.begin(say, steps.TAKE_AWAY, "drop")
     Store(root).drop(kept.entry for kept in activation.all_kept)
     steps.begin(say, steps.TAKE_AWAY, "done")
+    return done
+
+
+def _take_away_unrecorded(root: Path, runner: Runner, say: Say) -> TakenAway:
+    """What is in place gets a journal that can be read, so that a run that is interrupted here is ended by the next."""
+    actives = unrecorded.in_place(root)
+    unrecorded.copy_aside(root, say)
+    done = TakenAway(", ".join(one.layer for one in actives))
+    for one in actives:
+        activated.write_journal(root, Journal(DEACTIVATE, one))
+        done.add(_finish_taking_away(root, runner, one, say, interrupted=True))
+        for path in () if one.activated else unrecorded.lost(root, one):
+            done.keep(path, "what was there before the layer is not in the store any more")
+    for path in (activated.PATH, activated.JOURNAL):
+        files.remove_durably(root / path)
     return done
 
 

@@ -62,7 +62,7 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
     cannot be carried."""
     changes = changes_in(root, sandbox)
     left_out: list[str] = []
-    own_keys = {*dkms.own_keys(root), *dkms.own_keys(sandbox.merged)}
+    own_keys = {name for top in (root, sandbox.merged) for key in dkms.own_keys(top) for name in (key, _behind_links(top, key))}
     carried = {p for p in changes.written if _is_carried(p, sandbox.merged, own_keys, left_out)}
     now = {e.path: e for e in inventory.describe(sandbox.merged, sorted(carried))}
     before = {e.path: e for e in inventory.describe(root, sorted(p for p in now if os.path.lexists(root / p)))}
@@ -163,6 +163,13 @@ def _refuse_reference(file: Path, path: str) -> None:
 
 
 # --- what is carried ---------------------------------------------------------------------------------------------------
+
+
+def _behind_links(top: Path, path: str) -> str:
+    """The same path without links to folders; an absolute one leads from ``top`` on."""
+    real = (top / path).parent.resolve()
+    folder = real.relative_to(top.resolve()) if real.is_relative_to(top.resolve()) else real.relative_to("/")
+    return str(folder / Path(path).name)
 
 
 def _is_carried(path: str, root: Path, own_keys: Collection[str], left_out: list[str]) -> bool:

@@ -7,6 +7,7 @@ drops them, and so does the next bake after one that was killed.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -48,29 +49,49 @@ class Capturing:
     def bake(self, kernels: Sequence[str]) -> list[Manifest]:
         """Builds for each of ``kernels``, then writes their manifests. Raises GpuNodeError; the store then is as it was."""
         made: list[Manifest] = []
-        before: dict[Path, str] = {}
+        before: dict[Path, Path | None] = {}
         try:
             made += [self._bake_one(kver) for kver in kernels]
             with self.builder.nouveau_settled(), self.builder.events.step("record", layers=[layer.layer for layer in made]):
                 for layer in made:
                     path = manifest.path_of(self.root, layer.layer)
-                    before[path] = files.read_text(path) or ""
+                    before[path] = self._keep_beside(path)
                     manifest.write(self.root, layer)
         except BaseException:
             self._forget(before)
             raise
+        self.store.sweep()
         return made
 
-    def _forget(self, before: Mapping[Path, str]) -> None:
-        """Makes the manifests that a bake has written what they were ``before``, "" for none, and drops what nothing names. A new one
-        that cannot be replaced by the old one stays: it is whole too. What made the bake fail counts, not what this meets."""
+    @staticmethod
+    def _keep_beside(path: Path) -> Path | None:
+        """Gives a manifest a second name, which needs no space; None where there is none. ``Store.sweep`` knows such a name."""
+        beside = path.with_name(f".old-manifest.json.{os.getpid()}.tmp")
+        beside.unlink(missing_ok=True)
         try:
-            for path, text in before.items():
-                if text:
-                    files.write_atomic(path, text, 0o600)
+            beside.hardlink_to(path)
+        except FileNotFoundError:
+            return None
+        return beside
+
+    def _forget(self, before: Mapping[Path, Path | None]) -> None:
+        """Makes the manifests that a bake has written what they were ``before``, and drops what nothing names. A new one that cannot be
+        replaced by the old one stays: it is whole too. What made the bake fail counts, not what this meets."""
+        for path, old in before.items():
+            with self._not_worse():
+                if old:
+                    old.replace(path)
+                    old.unlink(missing_ok=True)  # rename(2) does nothing where both are one file still
+                    files.sync_folder(path.parent)
                 else:
                     files.remove_durably(path)
+        with self._not_worse():
             self._collect()
+
+    @contextlib.contextmanager
+    def _not_worse(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             self.builder.events.say(f"{error}: the next bake drops what this one has left in the store")
 

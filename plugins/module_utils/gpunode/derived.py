@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from . import inventory
+from . import inventory, kernels
 from .activated import DEPMOD, LDCONFIG, Derived, Kept
 from .inventory import Entry
 from .manifest import Index, Manifest
@@ -72,7 +72,7 @@ def _are_those_of_the_bake(indexes: Mapping[str, Index], present: Mapping[str, E
 
 def make(root: Path, runner: Runner, derived: Derived, kver: str) -> None:
     """Runs the program; a kernel that was removed meanwhile has nothing to index. Raises CommandError."""
-    if derived.program == DEPMOD and not (root / "lib/modules" / kver).is_dir():
+    if derived.program == DEPMOD and not kernels.is_installed(root, kver):
         return
     whole = root == Path("/")
     if derived.program == DEPMOD:

@@ -6,6 +6,7 @@ Layout of DKMS 3: ``<tree>/<module>/<version>/<kver>/<arch>/module/*.ko`` is bui
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ OWN_KEYS = (
     "var/lib/shim-signed/mok/MOK.priv",
     "var/lib/shim-signed/mok/MOK.der",
 )
-_CONFIGURED = re.compile(r"""^\s*(mok_signing_key|mok_certificate)=["']?(/[^"'\s$]+)["']?\s*$""", re.MULTILINE)
+# The shell reads these files: comments, ``export`` and several commands on a line are its own.
+_CONFIGURED = re.compile(r"""^\s*(?:export\s+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s$;#]+)["']?\s*(?:[;#].*)?$""", re.MULTILINE)
 _ENTRY = re.compile(r"nvidia(-current|-open|-srv)?")
 
 
@@ -44,7 +46,7 @@ def signing_pair(root: Path) -> tuple[str, str]:
     key, cert = OWN_KEYS[2:] if host.os_release(root).id == "ubuntu" else OWN_KEYS[:2]
     found = {"mok_signing_key": key, "mok_certificate": cert}
     for conf in (root / "etc/dkms/framework.conf", *sorted((root / "etc/dkms/framework.conf.d").glob("*.conf"))):
-        found.update({name: path.lstrip("/") for name, path in _CONFIGURED.findall(read_text(conf) or "")})
+        found.update({name: os.path.normpath(path).lstrip("/") for name, path in _CONFIGURED.findall(read_text(conf) or "")})
     return found["mok_signing_key"], found["mok_certificate"]
 
 

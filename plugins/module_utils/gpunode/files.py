@@ -26,7 +26,10 @@ def read_text(path: Path) -> str | None:
 
 def leads_elsewhere(root: Path, folder: str) -> bool:
     """Whether a folder of the system at ``root``, or one above it, is a link: what lies behind it was never put there by us."""
-    return (root / folder).resolve() != root.resolve() / folder
+    try:
+        return (root / folder).resolve() != root.resolve() / folder
+    except (OSError, RuntimeError):  # a loop of links
+        return True
 
 
 def sha256(path: Path) -> str:

@@ -151,8 +151,10 @@ def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None
     def describe_one(path: str) -> Entry | None:
         try:
             return _describe(root, path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
 
     wanted = list(paths)
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
@@ -165,7 +167,8 @@ def _describe(root: Path, path: str) -> Entry:
     mode = stat.S_IMODE(status.st_mode)
     found = attributes(file)
     if stat.S_ISLNK(status.st_mode):
-        return Entry(path, "link", mode, status.st_uid, status.st_gid, target=str(file.readlink()), attributes=found)
+        target = os.readlink(file)  # noqa: PTH115 - a Path would tidy it up, and it must come back byte for byte
+        return Entry(path, "link", mode, status.st_uid, status.st_gid, target=target, attributes=found)
     if stat.S_ISDIR(status.st_mode):
         return Entry(path, "folder", mode, status.st_uid, status.st_gid, attributes=found)
     if not stat.S_ISREG(status.st_mode):

@@ -52,8 +52,13 @@ def _rank(character: str) -> int:
 
 def installed(root: Path) -> tuple[str, ...]:
     """Releases of the kernels that have modules of their own, oldest first. A folder with headers' link only is no kernel."""
-    folders = (root / "lib/modules").glob("*")
-    return tuple(sorted((p.name for p in folders if (p / "kernel").is_dir()), key=version_key))
+    names = (path.name for path in (root / "lib/modules").glob("*"))
+    return tuple(sorted((name for name in names if is_installed(root, name)), key=version_key))
+
+
+def is_installed(root: Path, kver: str) -> bool:
+    """Whether a kernel has modules of its own, and not only others' that a removed one has left behind."""
+    return (root / "lib/modules" / kver / "kernel").is_dir()
 
 
 def has_headers(root: Path, kver: str) -> bool:

@@ -7,7 +7,6 @@ gets its own name. A name without its contents is never left, not even by a powe
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -25,6 +24,7 @@ from .store import Store, is_linkable
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 CLONE_FROM = 1 << 16  # bytes; a smaller file is copied faster than cloned
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # the last where a loop of links came to be above it
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 _SELINUX = "sys/fs/selinux/enforce"
 _AT_ONCE = 200  # paths on one command line
@@ -194,10 +194,10 @@ class Placing:
         """Takes a folder away; False where it holds something."""
         try:
             os.rmdir(self._prefix + path)
-        except (FileNotFoundError, NotADirectoryError):
-            return True
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            if error.errno in _NOT_THERE:
+                return True
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):  # the last where something is mounted on it
                 return False
             raise
         self.device(path.rpartition("/")[0])
@@ -206,11 +206,13 @@ class Placing:
     def sweep(self, paths: Iterable[str]) -> None:
         """Takes away what an interrupted run had staged for ``paths``."""
         for path in paths:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                try:
-                    os.unlink(self.staged(path))
-                except IsADirectoryError:
-                    os.rmdir(self.staged(path))
+            try:
+                os.unlink(self.staged(path))
+            except IsADirectoryError:
+                os.rmdir(self.staged(path))
+            except OSError as error:
+                if error.errno not in _NOT_THERE:
+                    raise
 
 
 def _top_of_filesystem(path: str, device: int) -> str:

@@ -20,7 +20,7 @@ from .placed import Placed
 from .record import Record
 from .registration import Made
 from .runner import Runner
-from .takeback import owned_by_dpkg
+from .takeback import as_packaged, owned_by_dpkg
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
 _TOOL_S = 120.0
@@ -189,7 +189,9 @@ def _second_copies(root: Path, arch: str, done: Removal) -> None:
     for path in sorted(first.rglob("*")) if first.is_dir() else []:
         copy = root / second / path.relative_to(first)
         if path.is_file() and not path.is_symlink() and copy.is_file() and not copy.is_symlink() and sha256(copy) == sha256(path):
-            _unlink(root, f"{second}/{path.relative_to(first)}", done)
+            name = f"{second}/{path.relative_to(first)}"
+            if name not in done.spared or not as_packaged(root, name):
+                _unlink(root, name, done)
 
 
 def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Removal) -> None:

@@ -21,6 +21,7 @@ from .manifest import LAYERS, STORE, Manifest
 
 OBJECTS = f"{STORE}/objects"
 _CODE = "manifest_invalid"
+ORIGINALS = f"{STORE}/originals"
 # What is large and only read: modules, libraries, firmware.
 _PAYLOAD = re.compile(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
 _OBJECT = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
@@ -139,6 +140,37 @@ class Store:
         except OSError as error:
             return f"the object of /{entry.path} in the store: {error.strerror}"
         return "" if same else f"the object of /{entry.path} in the store has another content than was recorded"
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the content of ``entry`` can be had from its object, whatever became of the object's own mode and owner."""
+        if entry.type != "file":
+            return True
+        path = self.file(entry)
+        try:
+            status = os.lstat(path)
+            return stat.S_ISREG(status.st_mode) and status.st_size == entry.size and files.sha256(Path(path)) == entry.sha256
+        except OSError:
+            return False
+
+    def set_aside(self, entry: Entry) -> str:
+        """Gives the object of ``entry`` a second name, under which it stays for whoever wants it back; returns that name, relative to the
+        root, or "" where there is no such object. Needs no space. Raises OSError."""
+        if entry.type != "file":
+            return ""
+        name = f"{ORIGINALS}/{entry.path}"
+        folder = self.root / STORE
+        for part in Path(name).relative_to(STORE).parent.parts:
+            folder = folder / part
+            files.make_private(folder)
+        temporary = self.root / f"{STORE}/.original.json.{os.getpid()}.tmp"  # a name that ``sweep`` knows
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(self.file(entry), temporary, follow_symlinks=False)
+        except FileNotFoundError:
+            return ""
+        temporary.replace(self.root / name)
+        temporary.unlink(missing_ok=True)  # rename(2) does nothing where both are one file already
+        return name
 
     # --- what is needed ---------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from . import derived, dkms, files, inventory, registration, steps
+from . import derived, dkms, files, inventory, kernels, registration, steps
 from .activated import DEPMOD, Activation, Derived, Kept
 from .host import CONTRACT_LIBRARIES, TRIPLETS
 from .inventory import Entry
@@ -17,7 +17,7 @@ from .placing import Placing
 from .registration import Made
 from .runner import Runner
 from .store import Store
-from .takeback import owned_by_dpkg
+from .takeback import as_packaged, owned_by_dpkg
 from .userspace import module_files
 
 _STAGED = "staged"
@@ -39,6 +39,12 @@ class TakenAway:
     def keep(self, path: str, why: str) -> None:
         self.kept.append(f"/{path}: {why}")
         self.kept_paths.add(path)
+
+    def add(self, more: TakenAway) -> None:
+        """Counts in what was taken away after it."""
+        for name in ("removed", "restored", "second_copies", "kept"):
+            getattr(self, name).extend(getattr(more, name))
+        self.kept_paths |= more.kept_paths
 
 
 def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> TakenAway:
@@ -73,7 +79,9 @@ class _Taking:
         self.say = say
         self.interrupted = interrupted
         self.placing = Placing(root, Store(root))
-        self.originals = {kept.entry.path: kept for kept in activation.originals}
+        self._kernels_folder = f"lib/modules/{activation.identity.kver}"
+        self._has_kernel = kernels.is_installed(root, activation.identity.kver)
+        self.originals = {kept.entry.path: kept for kept in activation.originals if not self._went_with_kernel(kept.entry.path)}
         self.done = TakenAway(activation.layer)
         self.owned = owned_by_dpkg(root)
         self._theirs: set[str] = set()
@@ -127,17 +135,27 @@ class _Taking:
         for path, kept in self.originals.items():
             now, folder = present[path], path.rpartition("/")[0]
             if self._leads_elsewhere(folder):
-                self.done.keep(path, _ELSEWHERE)
+                self._keep_aside(kept, _ELSEWHERE)
             elif self._is_blocked(folder):
-                self.done.keep(path, "something else is where its folder was, so that what the layer replaced or deleted is not put back")
+                self._keep_aside(kept, "something else is where its folder was, so that what the layer replaced or deleted is not put back")
             elif now is None or self._is_as_placed(placed.get(path), now, kept.entry):
                 if self._is_lost(kept):
-                    self.done.keep(path, "what was there before the layer is lost or damaged in the store, so that it is not put back")
+                    why = "what was there before the layer is lost or damaged in the store, so that it is not put back"
+                    self._keep_aside(kept, why, "what is left of it")
                 else:
                     found.append(kept)
             elif now != kept.entry:
-                self._keep(path, now, placed.get(path))
+                self._keep_aside(kept, _changed(now, placed.get(path)))
         return found
+
+    def _went_with_kernel(self, path: str) -> bool:
+        """Whether it belonged to the layer's kernel, which was removed since: nothing of that is put back."""
+        return not self._has_kernel and path.removeprefix("usr/").startswith(f"{self._kernels_folder}/")
+
+    def _keep_aside(self, kept: Kept, why: str, what: str = "what was there before") -> None:
+        """What was there before the layer is not put back, and not lost either."""
+        aside = self.placing.store.set_aside(kept.entry)
+        self.done.keep(kept.entry.path, f"{why}; {what} is in /{aside}" if aside else why)
 
     def _is_as_placed(self, placed: Entry | None, now: Entry, original: Entry) -> bool:
         """Whether what is there is the layer's: as recorded, with a content that was not read before it was placed, or a folder that an
@@ -148,7 +166,7 @@ class _Taking:
         return now == placed or self._is_unread_object(placed, now) or is_mixed
 
     def _is_lost(self, kept: Kept) -> bool:
-        return bool(self.placing.store.problems([kept.entry]))
+        return not self.placing.store.holds(kept.entry)
 
     def _is_blocked(self, folder: str) -> bool:
         """Whether a folder, or one above it, cannot be made, because something else has its name."""
@@ -156,14 +174,14 @@ class _Taking:
             folder = folder.rpartition("/")[0]
         return bool(folder) and not (self.root / folder).is_dir()
 
-    def _keep(self, path: str, now: Entry, wanted: Entry | None) -> None:
-        what = f"its {inventory.changed_field(now, wanted)} was changed" if wanted else "it came"
-        self.done.keep(path, f"{what} after the layer was put in place")
-
     def _renewal(self, one: Derived) -> _Renewal:
         before = {kept.entry.path: kept for kept in one.before}
         after = {entry.path: entry for entry in one.after}
         present = inventory.describe_present(self.root, sorted({*before, *after}))
+        if not present:
+            return _Renewal([], [], one)  # what it has made is not known
+        if one.program == DEPMOD and not self._has_kernel:
+            return _Renewal([], [path for path, now in present.items() if now and now == after.get(path)], None)
         was = {path: before[path].entry if path in before else None for path in present}
         if one.after and all(now == was[path] or now == after.get(path) for path, now in present.items()):
             changed = [path for path, now in present.items() if now != was[path]]
@@ -178,8 +196,8 @@ class _Taking:
         staged = 0
         for kept in sorted(restore, key=lambda k: k.entry.path):
             entry = kept.entry
+            self._make_folders_above(entry.path)
             if entry.type != "folder":
-                self._make_folders_above(entry.path)
                 self.placing.stage_kept(kept)
                 staged += 1
             elif not (self.root / entry.path).is_dir():
@@ -241,7 +259,7 @@ class _Taking:
         if now is None or entry.path in self.originals or entry.type == "folder":
             return
         if now != entry and not self._is_unread_object(entry, now):
-            self._keep(entry.path, now, entry)
+            self.done.keep(entry.path, _changed(now, entry))
             return
         why = self._why_not_ours(entry.path)
         if why:
@@ -263,7 +281,10 @@ class _Taking:
         if self.activation.verified or replace(now, sha256=entry.sha256, size=entry.size) != entry:
             return False
         try:
-            return files.sha256(Path(self.placing.store.file(entry))) == now.sha256
+            placed, lies = self.root / entry.path, Path(self.placing.store.file(entry))
+            # A write through a link changes its object too, and is no less the owner's.
+            is_written = placed.samefile(lies) and placed.stat().st_mtime_ns > self.activation.activated_ns
+            return files.sha256(lies) == now.sha256 and not is_written
         except OSError:
             return False
 
@@ -277,6 +298,8 @@ class _Taking:
         for path in sorted({*self.activation.folders, *self._made.folders}, reverse=True):
             if not self.placing.remove_folder(path) and (path in self.activation.folders or path.startswith(f"{dkms.TREE}/")):
                 self.done.keep(path, "the folder holds something else")
+        if not self._has_kernel:
+            self.placing.remove_folder(self._kernels_folder)  # it was left because of what was ours in it
 
     # --- what is elsewhere ------------------------------------------------------------------------------------------
 
@@ -292,22 +315,28 @@ class _Taking:
         same = [path for path, now in found.items() if now and _same_content(now, copies[path])]
         for path in same:
             if path in self.owned:
-                self.done.keep(path, "a copy of a file of the layer that a package owns")
+                if not as_packaged(self.root, path):
+                    self.done.keep(path, "a copy of a file of the layer that a package owns")
                 continue
             self.placing.remove(path)
             self.done.second_copies.append(path)
 
     def _dangling_links(self, placed: dict[str, Entry]) -> None:
-        """Links such as libcuda.so.1 that ldconfig made for libraries of the layer, which are gone now."""
+        """Links such as libcuda.so.1 that ldconfig made for libraries of the layer, which are gone now. One that is older than the
+        activation led nowhere before, too."""
+        stay = self.owned | self.done.kept_paths
         paths = [Path(path) for path in placed if ".so" in path.rpartition("/")[2]]
         libraries = {path.name for path in paths}
         for folder in sorted({path.parent for path in paths} | {Path("usr/lib", TRIPLETS[self.activation.identity.arch])}):
             if not (self.root / folder).is_dir() or self._leads_elsewhere(str(folder)):
                 continue
             for link in sorted((self.root / folder).glob("*.so*")):
-                if link.is_symlink() and not link.exists() and link.readlink().name in libraries:
-                    self.placing.remove(f"{folder}/{link.name}")
-                    self.done.removed.append(f"{folder}/{link.name}")
+                path = f"{folder}/{link.name}"
+                if not link.is_symlink() or link.exists() or link.readlink().name not in libraries or path in stay:
+                    continue
+                if link.lstat().st_mtime_ns >= self.activation.activated_ns:
+                    self.placing.remove(path)
+                    self.done.removed.append(path)
 
 
 @dataclass(frozen=True)
@@ -326,8 +355,15 @@ def _entries_of(one: Derived) -> Iterable[Entry]:
 
 def _is_mixture(now: Entry, one: Entry, other: Entry) -> bool:
     """Whether each of a folder's owner, mode and attributes is that of one or of the other."""
-    fields = all(getattr(now, name) in (getattr(one, name), getattr(other, name)) for name in ("type", "uid", "gid", "mode"))
-    return fields and set(now.attributes) <= {*one.attributes, *other.attributes}
+    fields = all(getattr(now, name) in (getattr(one, name), getattr(other, name)) for name in ("type", "uid", "gid"))
+    # An access list also sets the permission bits, and no others (acl(5)).
+    modes = all(now.mode & bits in (one.mode & bits, other.mode & bits) for bits in (0o7000, 0o777))
+    return fields and modes and set(now.attributes) <= {*one.attributes, *other.attributes}
+
+
+def _changed(now: Entry, wanted: Entry | None) -> str:
+    what = f"its {inventory.changed_field(now, wanted)} was changed" if wanted else "it came"
+    return f"{what} after the layer was put in place"
 
 
 def _same_content(now: Entry, wanted: Entry) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def owned_by_dpkg(root: Path) -> set[str]:
             if path.startswith(("bin/", "lib/", "lib64/", "sbin/")):
                 owned.add(f"usr/{path}")
     return owned
+
+
+def as_packaged(root: Path, path: str) -> bool:
+    """Whether a file that dpkg owns is as its package brought it, by dpkg's MD5 sums; of links it keeps none, and they count as such."""
+    file = root / path
+    if file.is_symlink():
+        return True
+    names = {path, path.removeprefix("usr/")}
+    for sums in (root / "var/lib/dpkg/info").glob("*.md5sums"):
+        for line in (read_text(sums) or "").splitlines():
+            digest, name = line.partition("  ")[::2]
+            if name in names:
+                return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == digest
+    return False
 
 
 @contextlib.contextmanager

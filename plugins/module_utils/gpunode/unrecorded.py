@@ -6,17 +6,17 @@ what a manifest describes and no package owns it. The document is set aside unde
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from . import activated, derived, files, host, inventory, manifest, takeaway
+from . import activated, files, host, inventory, manifest
 from .activated import DEPMOD, LDCONFIG, Activation, Derived, Kept
 from .errors import DataError
 from .inventory import Entry
 from .manifest import CAPTURED, Manifest
-from .runner import Runner
 from .store import Store, key
-from .takeaway import TakenAway, in_order
+from .takeaway import in_order
 from .takeback import owned_by_dpkg
 
 ASIDE = ".damaged"
@@ -46,7 +46,7 @@ def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> Activation | None
         placed=in_order(entry for entry in ours if entry.path not in lost),
         folders=tuple(entry.path for entry in layer.files if entry.type == "folder" and entry.path not in replaced),
         originals=kept,
-        derived=(),
+        derived=(Derived(DEPMOD, ()), Derived(LDCONFIG, ())),
     )
 
 
@@ -55,37 +55,34 @@ def _kept(root: Path, entry: Entry) -> Kept | None:
     store = Store(root)
     if entry.type != "file":
         return Kept(entry, 0)
-    if store.problems([entry]):
+    if not store.holds(entry):
         return None
     return Kept(entry, store.path(key(entry)).stat().st_mtime_ns)
 
 
-def take_away(root: Path, runner: Runner, say: Callable[[str], None]) -> TakenAway:
-    """Takes away what is accounted for: by the record where it is only the journal that is damaged, otherwise by the manifests; then sets
-    the damaged documents aside. May be interrupted and done again. Raises OSError, LayerError, CommandError."""
+def in_place(root: Path) -> tuple[Activation, ...]:
+    """What is accounted for: by the record where it is only the journal that is damaged, then by the manifests."""
     known = _readable_record(root)
-    actives = [*([known] if known else []), *(one for one in found(root) if not known or one.layer != known.layer)]
-    done = TakenAway(", ".join(one.layer for one in actives))
-    for one in actives:
-        _add(done, takeaway.take_away(root, runner, one, say, interrupted=True))
-        for path in () if one is known else _lost(root, one):
-            done.keep(path, "what was there before the layer is not in the store any more")
-    for kver in sorted({one.identity.kver for one in actives}):
-        derived.make(root, runner, Derived(DEPMOD, ()), kver)
-    if actives:
-        derived.make(root, runner, Derived(LDCONFIG, ()), "")
-        files.sync_filesystem(root)
-    for path in (activated.PATH, activated.JOURNAL):
-        file = root / path
-        if file.exists():
-            say(f"/{path} is set aside as {file.name}{ASIDE}")
-            file.replace(file.with_name(file.name + ASIDE))
+    others = (one for one in found(root) if not known or one.layer != known.layer)
+    return (*((known,) if known else ()), *others)
+
+
+def copy_aside(root: Path, say: Callable[[str], None]) -> None:
+    """Keeps a copy of each damaged document under another name. Raises OSError."""
+    for path, read in ((activated.PATH, activated.read), (activated.JOURNAL, activated.read_journal)):
+        try:
+            read(root)
+        except DataError:
+            file = root / path
+            aside = file.with_name(file.name + ASIDE)
+            say(f"/{path} is set aside as {aside.name}")
+            shutil.copyfile(file, aside)
+            aside.chmod(0o600)
             files.sync_folder(file.parent)
-    return done
 
 
-def _lost(root: Path, one: Activation) -> list[str]:
-    """What cannot be put back."""
+def lost(root: Path, one: Activation) -> list[str]:
+    """What cannot be put back after ``one`` was taken away."""
     layer = manifest.read(manifest.path_of(root, one.layer))
     kept = {original.entry.path for original in one.originals}
     return [path for path in (*layer.replaced, *layer.deleted) if path not in kept and not _is_original(root, layer, path)]
@@ -101,9 +98,3 @@ def _readable_record(root: Path) -> Activation | None:
         return activated.read(root)
     except DataError:
         return None
-
-
-def _add(done: TakenAway, more: TakenAway) -> None:
-    for name in ("removed", "restored", "second_copies", "kept"):
-        getattr(done, name).extend(getattr(more, name))
-    done.kept_paths |= more.kept_paths

@@ -158,7 +158,7 @@ def snapshot(root: Path, without: str = STORE) -> dict[str, tuple[Any, ...]]:
             status = path.lstat()
             owner = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, inventory.attributes(path))
             if path.is_symlink():
-                found[relative] = (*owner, str(path.readlink()))
+                found[relative] = (*owner, os.readlink(path))  # noqa: PTH115 - a Path would tidy it up
             elif path.is_file():
                 found[relative] = (*owner, hashlib.sha256(path.read_bytes()).hexdigest())
             else:

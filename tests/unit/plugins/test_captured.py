@@ -201,8 +201,23 @@ def test_never_carried_nor_told(inside: Inside, path: str) -> None:
     assert inside.read() == Captured((), (), (), (), (), ())
 
 
-def test_a_key_that_dkms_was_told_to_have_elsewhere_is_not_carried(node: FakeNode) -> None:
-    node.put("etc/dkms/framework.conf", "mok_signing_key=/etc/keys/dkms.key\nmok_certificate=/etc/keys/dkms.pub\n")
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param("mok_signing_key=/etc/keys/dkms.key", id="plain"),
+        pytest.param("mok_signing_key='/etc/keys/dkms.key' # ours", id="with a comment"),
+        pytest.param("export mok_signing_key=/etc/keys/dkms.key;", id="exported"),
+        pytest.param("mok_signing_key=/etc//keys/../keys/dkms.key", id="not tidy"),
+        pytest.param("mok_signing_key=/etc/link/dkms.key", id="behind a link"),
+        pytest.param("mok_signing_key=/etc/absolute/dkms.key", id="behind an absolute link"),
+    ],
+)
+def test_a_key_that_dkms_was_told_to_have_elsewhere_is_not_carried(node: FakeNode, key: str) -> None:
+    """DKMS's configuration is a piece of shell."""
+    node.put("etc/dkms/framework.conf", f"{key}\nmok_certificate=/etc/keys/dkms.pub\n")
+    node.put("etc/keys/.keep")
+    node.link("etc/link", "keys")
+    node.link("etc/absolute", "/etc/keys")
     with sandbox.opened(node.root, node, KVER, "gpuprebuild-1") as box:
         inside = Inside(node, box)
         inside.put("etc/keys/dkms.key", "made during the build")

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, inventory, manifest, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, files, inventory, manifest, sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import Baked
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, InputError, PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key, objects_of
 
 from tests.unit.plugins.fakenode import KILLED, FakeNode, Reply, Script
@@ -184,18 +183,21 @@ def test_a_newer_image_of_the_same_driver_that_cannot_be_recorded_leaves_the_old
     node.add_kernel(NEWER)
     run(node, kernels="all")
     before = {path: text for path, text in node.tree(manifest.STORE).items() if "bake-report" not in path}
-    write, written = manifest.write, []
+    write, written = files.write_atomic, []
 
-    def full(root: Path, layer: Manifest) -> Path:
-        written.append(layer.layer)
-        if len(written) == number:
-            raise OSError(errno.ENOSPC, "No space left on device", str(manifest.path_of(root, layer.layer)))
-        return write(root, layer)
+    def full(path: Path, text: str, mode: int = 0o644) -> None:
+        """From one of the manifests on, whatever is written."""
+        if path.name == "manifest.json" or len(written) >= number:
+            written.append(path)
+            if len(written) >= number:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, text, mode)
 
     newer = f"{IMAGE[:-14]}20270101000000"
     node.add_image(newer, config=f"sha256:{'9' * 64}")
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "write", full)
+        patch.setattr(files, "write_atomic", full)
+        patch.setattr(manifest, "write_atomic", full)
         assert failed(node, kernels="all", image=newer).code == "no_space"
     assert {path: text for path, text in node.tree(manifest.STORE).items() if "bake-report" not in path} == before
     assert {layer.image for layer in run(node, kernels="all", image=newer).layers} == {newer}

@@ -19,6 +19,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activat
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, DataError, InputError, LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, REPLACED, LayerNode, snapshot
@@ -66,7 +67,8 @@ def test_the_answer_says_what_was_done(node: LayerNode, name: str) -> None:
     assert gone.layer == name
     assert f"/{MODULE}" in gone.removed
     assert f"/{DELETED}" in gone.restored
-    assert gone.kept == [f"/{REPLACED}: its sha256 was changed after the layer was put in place"]
+    aside = f"what was there before is in /{ORIGINALS}/{REPLACED}"
+    assert gone.kept == [f"/{REPLACED}: its sha256 was changed after the layer was put in place; {aside}"]
 
 
 def test_another_layer_stays_where_a_name_is_given(node: LayerNode, name: str) -> None:

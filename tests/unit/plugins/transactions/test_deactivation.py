@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS, Store
 
 from tests.unit.plugins.layernode import (
     DELETED,
@@ -59,7 +59,8 @@ def test_what_the_owner_changed_is_kept_and_named(
     problems = activation.verify(node.root)
     assert path == DELETED or any(path in problem for problem in problems)
     done = activation.deactivate(node.root, node)
-    assert [word for word in done.kept if f"/{path}: " in word] == [f"/{path}: {why} after the layer was put in place"]
+    aside = f"; what was there before is in /{ORIGINALS}/{path}" if path in (REPLACED, DELETED) else ""
+    assert [word for word in done.kept if f"/{path}: " in word] == [f"/{path}: {why} after the layer was put in place{aside}"]
     assert snapshot(node.root)[path] == changed
     assert not (node.root / MODULE).exists()
     assert activated.read(node.root) is None
@@ -208,7 +209,8 @@ def test_an_original_that_is_lost_is_named_and_all_else_goes(node: LayerNode, ac
     spoil(node, active, path, how)
     done = activation.deactivate(node.root, node)
     reason = "what was there before the layer is lost or damaged in the store, so that it is not put back"
-    assert done.kept == [f"/{path}: {reason}"]
+    aside = f"; what is left of it is in /{ORIGINALS}/{path}" if how == "damaged" else ""
+    assert done.kept == [f"/{path}: {reason}{aside}"]
     after = snapshot(node.root)
     assert after.get(path) == (before[path] if path == REPLACED else None), "the layer's stays, and nothing is made up"
     assert not (node.root / MODULE).exists()
