@@ -69,6 +69,7 @@ RECIPES = {
         Recipe("standin-fills-disk", fault="fill-disk"),
         Recipe("standin-deletes-library", fault="delete-library"),
         Recipe("standin-changes-distribution", fault="change-distribution"),
+        Recipe("standin-mixed-builds", fault="other-build"),
         Recipe("standin-refuses-skip", refuse_skip=True),
         Recipe("standin-proprietary", licence="NVIDIA"),
         Recipe("standin-accept-no-device", accept_no_device=True),

@@ -80,6 +80,8 @@ def test_a_distributions_files_that_are_replaced_and_deleted_are_guarded(pristin
     assert {path for path in difference(before, snapshot(pristine.root)) if path in before} >= {*layer.replaced, *layer.deleted}
     assert command(pristine, "deactivate")["kept"] == []
     assert [path for path in difference(before, snapshot(pristine.root)) if path != CACHE] == []
+    shutil.rmtree(pristine.root / LIBRARY)
+    (pristine.root / CACHE).unlink(missing_ok=True)
 
 
 def test_a_distributions_library_that_is_deleted_where_the_contract_collects_is_refused_by_name(pristine: Bakery) -> None:
@@ -87,6 +89,13 @@ def test_a_distributions_library_that_is_deleted_where_the_contract_collects_is_
     assert ran.rc != 0
     assert "deletes the distribution's library libpanelw.so.6.4" in ran.message, ran.out
     assert "try 2" not in pristine.ssh("cat /var/log/gpu-prebake/bake.log")
+    assert pristine.layers() == ()
+
+
+def test_modules_of_two_builds_are_refused(pristine: Bakery) -> None:
+    ran = pristine.capture("standin-mixed-builds", nvidia_prebake_tries=1)
+    assert ran.rc != 0
+    assert "/updates/dkms/nvidia-uvm.ko disagrees about version of symbol nvidia_standin_gpu_count" in ran.message, ran.out
     assert pristine.layers() == ()
 
 

@@ -63,10 +63,15 @@ def is_installed(root: Path, kver: str) -> bool:
 
 def has_headers(root: Path, kver: str) -> bool:
     """Whether a module can be compiled for it: its ``build`` leads to a tree with a Makefile."""
+    return (headers(root, kver) / "Makefile").is_file()
+
+
+def headers(root: Path, kver: str) -> Path:
+    """Where a kernel's ``build`` leads to, inside an image that lies mounted too."""
     build = root / "lib/modules" / kver / "build"
     if build.is_symlink() and build.readlink().is_absolute():
-        build = root / str(build.readlink()).lstrip("/")  # inside an image that lies mounted
-    return (build / "Makefile").is_file()
+        build = root / str(build.readlink()).lstrip("/")
+    return build
 
 
 def with_headers(root: Path) -> tuple[str, ...]:

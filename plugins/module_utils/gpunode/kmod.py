@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from . import kernels
 from .errors import CommandError
 from .files import read_text
 from .runner import Runner
@@ -18,6 +19,9 @@ DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidi
 NEEDED_MODULES = ("nvidia", "nvidia-uvm")
 NOUVEAU = "nouveau"
 _FILE = re.compile(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
+_SYMBOL = re.compile(r"^depmod: WARNING: (\S+) (needs unknown symbol|disagrees about version of symbol) (\S+)$", re.MULTILINE)
+_DRIVERS_SYMBOL = re.compile(r"nvidia_|nvUvm")
+_DEPMOD_S = 120.0
 OPEN, PROPRIETARY = "open", "proprietary"
 
 
@@ -49,6 +53,22 @@ class ModuleInfo:
     def kver(self) -> str:
         """The kernel release that it was compiled for: the first word of vermagic."""
         return self.vermagic.split(" ", 1)[0]
+
+
+def symbol_problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
+    """Where the driver's modules do not fit the kernel or each other, or somebody else's do not fit the driver's: symbols that are required
+    and not exported, or not in that version (B21). depmod(8) compares them, without writing anything; the kernel's own come from its
+    headers, without which this says nothing. Raises CommandError."""
+    symvers = kernels.headers(root, kver) / "Module.symvers"
+    if not symvers.is_file():
+        return ()
+    shown = runner.run(["depmod", "-n", "-e", "-E", str(symvers), "-b", str(root), kver], timeout_s=_DEPMOD_S)
+    found = []
+    for path, what, symbol in _SYMBOL.findall(shown.stderr):
+        name = path.rpartition("/")[2]
+        if is_driver_file(name) or _DRIVERS_SYMBOL.match(symbol):
+            found.append(f"{path.removeprefix(str(root).rstrip('/'))} {what} {symbol}")
+    return tuple(found)
 
 
 def parse_modinfo(text: str) -> ModuleInfo | None:

@@ -23,6 +23,7 @@ NAMES = (
     "standin-deletes-library",
     "standin-fills-disk",
     "standin-grid",
+    "standin-mixed-builds",
     "standin-no-build-only",
     "standin-other-version",
     "standin-proprietary",

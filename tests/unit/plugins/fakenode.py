@@ -137,6 +137,7 @@ class FakeNode:
         self.put("var/lib/dpkg/status")
         self.put("proc/modules")
         self.put("proc/self/mountinfo", self.mountinfo)
+        self.depmod_says = ""
         self.add_kernel(KVER)
 
     def add_kernel(self, kver: str, headers: bool = True) -> None:
@@ -450,7 +451,7 @@ class FakeNode:
         return Reply()
 
     def _do_depmod(self, words: list[str]) -> Reply:
-        return Reply()
+        return Reply(err=self.depmod_says) if "-e" in words else Reply()
 
     def _do_ldconfig(self, words: list[str]) -> Reply:
         return Reply()

@@ -160,6 +160,14 @@ def test_a_library_of_another_version_is_an_error(node: FakeNode) -> None:
     assert failed(node).code == "build_incomplete"
 
 
+def test_modules_that_do_not_fit_each_other_are_an_error(node: FakeNode) -> None:
+    node.put(f"usr/src/linux-headers-{KVER}/Module.symvers")
+    node.depmod_says = f"depmod: WARNING: {node.root}/lib/modules/{KVER}/updates/dkms/nvidia-uvm.ko needs unknown symbol nvUvmInterface\n"
+    error = failed(node)
+    assert error.code == "build_incomplete"
+    assert "nvidia-uvm.ko needs unknown symbol nvUvmInterface" in str(error)
+
+
 def test_dkms_own_signing_key_does_not_stay(node: FakeNode) -> None:
     def signs(node: FakeNode, action: str) -> Reply:
         node.build()
