@@ -30,15 +30,22 @@ def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: Tex
         err.write(f"{line}\n")
         err.flush()
 
+    def failed(error: GpuNodeError) -> int:
+        say(f"{error.code}: {error}")
+        out.write(json.dumps({"code": error.code, "error": str(error)}) + "\n")
+        return _BUSY if isinstance(error, BusyError) else _FAILED
+
     root = Path(arguments.root)
     in_use = UNTIL_REBOOT if getattr(arguments, "until_reboot", False) else REFUSE
     live = root.resolve() == Path("/") if live is None else live
     try:
         done = layers.set_state(runner, _STATES[arguments.command], arguments.layer or "", arguments.check, say, root, in_use, live)
     except GpuNodeError as error:
-        say(f"{error.code}: {error}")
-        out.write(json.dumps({"code": error.code, "error": str(error)}) + "\n")
-        return _BUSY if isinstance(error, BusyError) else _FAILED
+        return failed(error)
+    except OSError as error:
+        return failed(
+            GpuNodeError(f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem", code="os_error")
+        )
     out.write(json.dumps(vars(done), sort_keys=True) + "\n")
     return 0
 

@@ -319,6 +319,16 @@ def test_busy_has_a_status_of_its_own(node: LayerNode) -> None:
     assert (status, answer["code"]) == (75, "busy")
 
 
+def test_what_the_disk_says_is_an_answer_and_no_traceback(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "/var/lib/gpu-prebake/layers")
+
+    monkeypatch.setattr(layers, "set_state", broken)
+    status, answer, _ = runs(node, "deactivate")
+    assert (status, answer["code"]) == (1, "os_error")
+    assert answer["error"].startswith("/var/lib/gpu-prebake/layers: Input/output error: ")
+
+
 @pytest.mark.parametrize("words", [[], ["activate"], ["discard"], ["remove"]])
 def test_wrong_usage_is_two(node: LayerNode, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
