@@ -125,18 +125,23 @@ class Apply:
         with self.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
             layer_may_be = facts.active_layer or facts.activation_problem
             taken = activation.deactivate(self.root, self.runner, self.events.say) if layer_may_be else TakenAway("")
+            is_marker_ours = self.action is not Action.NONE or self._is_marker_ours()
             ours = removal.Accounted(
                 facts.arch or "",
                 baked,
                 facts.record,
                 placed.read_if_valid(self.root),
-                facts.marker.version if facts.marker else None,
-                self.marker_path,
+                facts.marker.version if facts.marker and is_marker_ours else None,
+                self.marker_path if is_marker_ours else None,
                 captured=tuple(layer for layer in facts.layers if layer.mode == CAPTURED),
                 active_version=facts.active_version,
                 kept=frozenset(taken.kept_paths | self.resumed.kept_paths),
             )
-            done = removal.remove_driver(self.root, self.runner, ours, self.events.say)
+            if self.action is Action.NONE and not (ours.versions or ours.placed):  # all of it had gone; what is here by now is another's
+                removal.forget(self.root, ())
+                done = removal.Removal()
+            else:
+                done = removal.remove_driver(self.root, self.runner, ours, self.events.say)
             kept = [*taken.kept, *(f"/{path}: {removal.WHY_KEPT}" for path in done.kept if path not in ours.kept)]
             event.update(removed=len(done.removed) + len(taken.removed), kept=kept)
         if kept:
@@ -148,6 +153,12 @@ class Apply:
         inert = tuple(layer for layer in facts.layers if layer not in baked)
         gone = replace(facts, record=None, active_layer="", active_machine_id="", active_version="", removal_under_way=False)
         self.facts = replace(gone, layers=inert, activation_problem="", unrecorded_layers=())
+
+    def _is_marker_ours(self) -> bool:
+        """Where no driver of ours belongs, a marker of a version that no document of ours names is another provisioner's."""
+        facts = self.facts
+        known = own_versions(replace(facts, marker=None)) | {facts.active_version}
+        return facts.marker is None or facts.marker.version in known
 
     def _activate(self) -> None:
         """Puts the plan's layer in place. One that cannot be is left in the store, and the node goes down the ladder."""

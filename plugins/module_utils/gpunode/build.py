@@ -180,7 +180,9 @@ class Builder:
                     problems.append(f"{info.path} has the unknown licence {info.licence!r}")
         if not any((e.version, e.kver, e.arch, e.state) == (version, kver, self.arch, "installed") for e in dkms.entries(root)):
             problems.append(f"DKMS has no installed nvidia/{version} for kernel {kver}")
-        problems += kmod.symbol_problems(self.runner, root, kver)[:5]
+        misfits, others = kmod.symbol_problems(self.runner, root, kver)
+        problems += misfits[:5]
+        self.warnings += [f"a module does not fit: {said}: it may not load there" for said in others[:5]]
         problems += userspace.version_problems(root, self.arch, version)
         if problems:
             raise BuildError(f"the container ended well, and what it left is not right: {'; '.join(problems)}", code="build_incomplete")

@@ -69,7 +69,7 @@ class Capturing:
         beside = path.with_name(f".old-manifest.json.{os.getpid()}.tmp")
         beside.unlink(missing_ok=True)
         try:
-            beside.hardlink_to(path)
+            os.link(path, beside)
         except FileNotFoundError:
             return None
         return beside

@@ -207,7 +207,7 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     in_place = ", ".join(dict.fromkeys(filter(None, (facts.active_layer, *facts.unrecorded_layers))))
     if facts.activation_is_newer or not (in_place or facts.removal_under_way):
         return Plan(Action.NONE, code, reason)
-    unload = (Step.UNLOAD_MODULES,) if kmod.takeable(facts.loaded, (facts.active_version,), bool(facts.operator or facts.foreign)) else ()
+    unload = (Step.UNLOAD_MODULES,) if kmod.takeable(facts.loaded, facts.leaving_versions, bool(facts.operator or facts.foreign)) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     what = f"layer {in_place}, which is in place here, is taken away" if in_place else "a removal that was interrupted is ended"
     return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)
@@ -236,7 +236,7 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     mine = facts.layers_modules
     if plan.action is Action.NONE and Step.REMOVE_DRIVER in plan.steps and Step.UNLOAD_MODULES not in plan.steps and mine:
         found.append(
-            f"modules of {facts.active_version} are in use and left in the kernel ({', '.join(m.name for m in mine)}): "
+            f"modules of {', '.join(facts.leaving_versions)} are in use and left in the kernel ({', '.join(m.name for m in mine)}): "
             "they may be the layer's or the other owner's; if they are not that owner's, reboot"
         )
     passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]

@@ -55,20 +55,26 @@ class ModuleInfo:
         return self.vermagic.split(" ", 1)[0]
 
 
-def symbol_problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
-    """Where the driver's modules do not fit the kernel or each other, or somebody else's do not fit the driver's: symbols that are required
-    and not exported, or not in that version (B21). depmod(8) compares them, without writing anything; the kernel's own come from its
-    headers, without which this says nothing. Raises CommandError."""
+def symbol_problems(runner: Runner, root: Path, kver: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where modules do not fit: symbols that are required and not exported, or not in that version (B21). First those of modules without
+    which there is no driver; then of its others, which some kernels cannot have, and of somebody else's that use the driver's.
+
+    depmod(8) compares them, without writing anything; the kernel's own symbols come from its headers, without which this says nothing.
+    Raises CommandError.
+    """
     symvers = kernels.headers(root, kver) / "Module.symvers"
     if not symvers.is_file():
-        return ()
+        return (), ()
     shown = runner.run(["depmod", "-n", "-e", "-E", str(symvers), "-b", str(root), kver], timeout_s=_DEPMOD_S)
-    found = []
+    needed, others = [], []
     for path, what, symbol in _SYMBOL.findall(shown.stderr):
         name = path.rpartition("/")[2]
-        if is_driver_file(name) or _DRIVERS_SYMBOL.match(symbol):
-            found.append(f"{path.removeprefix(str(root).rstrip('/'))} {what} {symbol}")
-    return tuple(found)
+        said = f"{path.removeprefix(str(root).rstrip('/'))} {what} {symbol}"
+        if is_driver_file(name) and name.partition(".")[0].replace("nvidia-current", "nvidia") in NEEDED_MODULES:
+            needed.append(said)
+        elif is_driver_file(name) or _DRIVERS_SYMBOL.match(symbol):
+            others.append(said)
+    return tuple(needed), tuple(others)
 
 
 def parse_modinfo(text: str) -> ModuleInfo | None:

@@ -104,8 +104,14 @@ class Facts:
 
     @property
     def layers_modules(self) -> tuple[LoadedModule, ...]:
-        """Those in the kernel that are of the version of the captured layer that is in place."""
-        return kmod.of_version(self.loaded, (self.active_version,))
+        """Those in the kernel that are of the version of the captured layer that is in place, or was until a removal was interrupted."""
+        return kmod.of_version(self.loaded, self.leaving_versions)
+
+    @property
+    def leaving_versions(self) -> tuple[str, ...]:
+        """The versions of which a removal takes the modules out of the kernel."""
+        recorded = self.record.identity.version if self.removal_under_way and self.record else ""
+        return tuple(filter(None, (self.active_version, recorded)))
 
     def is_loaded(self, name: str) -> LoadedModule | None:
         return next((m for m in self.loaded if m.name == name), None)

@@ -6,6 +6,7 @@ An object lasts once the store's filesystem has been flushed, which is the busin
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from .manifest import LAYERS, STORE, Manifest
 OBJECTS = f"{STORE}/objects"
 _CODE = "manifest_invalid"
 ORIGINALS = f"{STORE}/originals"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 # What is large and only read: modules, libraries, firmware.
 _PAYLOAD = re.compile(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
 _OBJECT = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
@@ -153,23 +155,20 @@ class Store:
             return False
 
     def set_aside(self, entry: Entry) -> str:
-        """Gives the object of ``entry`` a second name, under which it stays for whoever wants it back; returns that name, relative to the
-        root, or "" where there is no such object. Needs no space. Raises OSError."""
+        """Gives the object of ``entry`` a second name, under which it stays for whoever wants it back: made of its key, so that it is
+        nothing else's. Returns that name, relative to the root, or "" where there is no such object. Needs no space. Raises OSError."""
         if entry.type != "file":
             return ""
-        name = f"{ORIGINALS}/{entry.path}"
-        folder = self.root / STORE
-        for part in Path(name).relative_to(STORE).parent.parts:
-            folder = folder / part
-            files.make_private(folder)
-        temporary = self.root / f"{STORE}/.original.json.{os.getpid()}.tmp"  # a name that ``sweep`` knows
-        temporary.unlink(missing_ok=True)
+        name = f"{ORIGINALS}/{key(entry)[:16]}-{entry.path.rpartition('/')[2][:50]}"
         try:
-            os.link(self.file(entry), temporary, follow_symlinks=False)
-        except FileNotFoundError:
-            return ""
-        temporary.replace(self.root / name)
-        temporary.unlink(missing_ok=True)  # rename(2) does nothing where both are one file already
+            files.make_private(self.root / ORIGINALS)
+            os.link(self.file(entry), self.root / name, follow_symlinks=False)
+        except FileExistsError:
+            return name if (self.root / name).is_file() else ""
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            return ""  # there is no object, or something else is in its place
         return name
 
     # --- what is needed ---------------------------------------------------------------------------------------------
@@ -194,7 +193,7 @@ class Store:
         dropped = self.sweep()
         for folder in _folders(self.objects):
             for path in folder.iterdir():
-                if _OBJECT.fullmatch(path.name) and path.name not in needed:
+                if _OBJECT.fullmatch(path.name) and path.name not in needed and not path.is_dir():
                     path.unlink()
                     dropped += 1
             _remove_empty(folder)
@@ -217,8 +216,9 @@ class Store:
         except DataError:
             return
         for entry in entries:
-            if entry.type == "file" and key(entry) not in needed:
-                self.path(key(entry)).unlink(missing_ok=True)
+            path = self.path(key(entry))
+            if entry.type == "file" and key(entry) not in needed and not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
 def objects_of(layer: Manifest) -> Iterator[Entry]:

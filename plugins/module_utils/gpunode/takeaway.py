@@ -154,6 +154,9 @@ class _Taking:
 
     def _keep_aside(self, kept: Kept, why: str, what: str = "what was there before") -> None:
         """What was there before the layer is not put back, and not lost either."""
+        if kept.entry.type == "link":
+            self.done.keep(kept.entry.path, f"{why}; it was a link to {kept.entry.target}")
+            return
         aside = self.placing.store.set_aside(kept.entry)
         self.done.keep(kept.entry.path, f"{why}; {what} is in /{aside}" if aside else why)
 

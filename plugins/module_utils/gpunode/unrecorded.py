@@ -6,6 +6,7 @@ what a manifest describes and no package owns it. The document is set aside unde
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,22 +24,28 @@ ASIDE = ".damaged"
 
 
 def found(root: Path) -> tuple[Activation, ...]:
-    """An activation, as far as it can be told, of each captured layer of which files are in place. All of their contents are read."""
+    """An activation, as far as it can be told, of each captured layer of which files are in place. All of their contents are read.
+
+    Layers for several kernels share their user space: the one of which the most is there comes first, and after it nothing is left.
+    """
     owned = owned_by_dpkg(root)
     layers = (layer for layer in manifest.read_all(root)[0] if layer.mode == CAPTURED)
-    return tuple(filter(None, (_of_layer(root, layer, owned) for layer in layers)))
+    actives = [one for layer in layers for one in _of_layer(root, layer, owned)]
+    return tuple(one for _count, one in sorted(actives, key=lambda pair: pair[0], reverse=True))
 
 
-def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> Activation | None:
+def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> list[tuple[int, Activation]]:
+    """The layer's, with the number of its files that are there; none where there is no file."""
     replaced = set(layer.replaced)
     ours = [e for e in layer.files if (e.type != "folder" or e.path in replaced) and e.path not in owned - replaced]
     present = inventory.describe_present(root, [entry.path for entry in ours])
-    if not any(present[entry.path] == entry for entry in ours if entry.type != "folder"):
-        return None
+    count = sum(present[entry.path] == entry for entry in ours if entry.type != "folder")
+    if not count:
+        return []
     kept = tuple(filter(None, (_kept(root, entry) for entry in layer.originals)))
     # What cannot be put back stays as the layer has it.
     lost = replaced - {one.entry.path for one in kept}
-    return Activation(
+    one = Activation(
         layer=layer.layer,
         identity=layer.identity,
         machine_id=host.machine_id(root),
@@ -48,6 +55,7 @@ def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> Activation | None
         originals=kept,
         derived=(Derived(DEPMOD, ()), Derived(LDCONFIG, ())),
     )
+    return [(count, one)]
 
 
 def _kept(root: Path, entry: Entry) -> Kept | None:
@@ -76,8 +84,13 @@ def copy_aside(root: Path, say: Callable[[str], None]) -> None:
             file = root / path
             aside = file.with_name(file.name + ASIDE)
             say(f"/{path} is set aside as {aside.name}")
-            shutil.copyfile(file, aside)
-            aside.chmod(0o600)
+            if aside.is_dir() and not aside.is_symlink():
+                shutil.rmtree(aside)
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(file, aside)  # nothing is read, and no space needed
+            except OSError:  # a folder, say
+                file.rename(aside)
             files.sync_folder(file.parent)
 
 

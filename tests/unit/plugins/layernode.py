@@ -19,7 +19,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activat
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Index, Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS, Store, key, objects_of
 
 from tests.unit.plugins import support
 from tests.unit.plugins.fakenode import FakeNode, Reply
@@ -187,6 +187,11 @@ def alter(node: LayerNode, path: str, **changes: int | str) -> None:
 def object_of(node: LayerNode, layer: Manifest, path: str) -> Path:
     entry = next(e for e in layer.files if e.path == path)
     return Path(Store(node.root).file(entry))
+
+
+def set_aside(kept: Entry) -> str:
+    """Where what a layer replaced or deleted is, that was not put back."""
+    return f"{ORIGINALS}/{key(kept)[:16]}-{Path(kept.path).name}"
 
 
 def remove(node: LayerNode, path: str) -> None:

@@ -168,6 +168,13 @@ def test_modules_that_do_not_fit_each_other_are_an_error(node: FakeNode) -> None
     assert "nvidia-uvm.ko needs unknown symbol nvUvmInterface" in str(error)
 
 
+def test_a_module_that_a_driver_can_do_without_is_warned_of(node: FakeNode) -> None:
+    node.put(f"usr/src/linux-headers-{KVER}/Module.symvers")
+    said = f"/lib/modules/{KVER}/updates/dkms/nvidia-drm.ko needs unknown symbol drm_gem_object_free"
+    node.depmod_says = f"depmod: WARNING: {node.root}{said}\n"
+    assert f"a module does not fit: {said}: it may not load there" in run(node)[0].warnings
+
+
 def test_dkms_own_signing_key_does_not_stay(node: FakeNode) -> None:
     def signs(node: FakeNode, action: str) -> Reply:
         node.build()

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, placed, record, removal, remove
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, placed, record, removal, remove
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activated import Activation
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome
@@ -25,7 +25,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import S
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import LIBRARY, LayerNode, alter, snapshot
-from tests.unit.plugins.support import LOADER, policy
+from tests.unit.plugins.support import LOADER, VERSION, policy
 from tests.unit.plugins.test_activation_faults import SOME, Counter, clone, die, killed_in_child, watched
 from tests.unit.plugins.test_captured_boot import lose_gpu, refuses
 
@@ -210,6 +210,46 @@ def test_gpu_remove_ends_what_a_boot_had_begun(bench: Bench) -> None:
     assert (root / removal.UNDER_WAY).exists()
     removes(bench.on(root))
     assert [path for path in (removal.UNDER_WAY, record.PATH, placed.PATH, placed.DROPIN) if (root / path).exists()] == []
+
+
+@pytest.mark.parametrize("version", [VERSION, "550.54.15"])
+def test_what_another_provisioner_has_installed_since_is_not_taken_for_the_rest_of_a_removal(bench: Bench, version: str) -> None:
+    """Its driver container leaves a marker too."""
+    root = bench.prepared("try", brought_up)
+    node = bench.on(root)
+
+    def dies(path: Path, real: Callable[[Path], None] = removal.remove_durably) -> None:
+        if path.name == Path(removal.UNDER_WAY).name:
+            die()
+        real(path)
+
+    def run() -> None:
+        with mock.patch.object(removal, "remove_durably", dies):
+            opted_out(node)
+
+    assert killed_in_child(run)
+    assert (root / removal.UNDER_WAY).exists()
+    node.build(version=version)
+    before = set(snapshot(root)) - {removal.UNDER_WAY}
+    opted_out(node)
+    assert {path for path in before - set(snapshot(root)) if not path.startswith(PASSING)} == set()
+    assert not (root / removal.UNDER_WAY).exists()
+
+
+def test_modules_that_udev_has_loaded_before_an_interrupted_removal_is_ended_go_too(bench: Bench) -> None:
+    root = bench.prepared("try", brought_up)
+    node = bench.on(root)
+
+    def run() -> None:
+        with mock.patch.object(activation, "take_away", side_effect=lambda *_: die()):
+            opted_out(node)
+
+    assert killed_in_child(run)
+    for name in ("nvidia", "nvidia-uvm"):  # the power came back, and the files were still there
+        if name not in node.loaded_names():
+            node.insert(name, VERSION)
+    opted_out(node)
+    assert node.loaded_names() == []
 
 
 def dies_when_the_layer_has_gone(node: LayerNode) -> None:

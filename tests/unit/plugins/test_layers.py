@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import __main__ as command
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, holders, layers, readiness
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, holders, layers, manifest, readiness
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, DataError, InputError, LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, REPLACED, LayerNode, snapshot
@@ -67,7 +66,8 @@ def test_the_answer_says_what_was_done(node: LayerNode, name: str) -> None:
     assert gone.layer == name
     assert f"/{MODULE}" in gone.removed
     assert f"/{DELETED}" in gone.restored
-    aside = f"what was there before is in /{ORIGINALS}/{REPLACED}"
+    (kept,) = (entry for entry in manifest.read_all(node.root)[0][0].originals if entry.path == REPLACED)
+    aside = f"what was there before is in /{layernode.set_aside(kept)}"
     assert gone.kept == [f"/{REPLACED}: its sha256 was changed after the layer was put in place; {aside}"]
 
 

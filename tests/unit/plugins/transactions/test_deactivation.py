@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS, Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
 
 from tests.unit.plugins.layernode import (
     DELETED,
@@ -28,6 +28,7 @@ from tests.unit.plugins.layernode import (
     object_of,
     refused,
     remove,
+    set_aside,
     snapshot,
 )
 from tests.unit.plugins.support import DROPIN, KVER, LIBRARIES, LOADER, NEWER, VERSION
@@ -59,7 +60,8 @@ def test_what_the_owner_changed_is_kept_and_named(
     problems = activation.verify(node.root)
     assert path == DELETED or any(path in problem for problem in problems)
     done = activation.deactivate(node.root, node)
-    aside = f"; what was there before is in /{ORIGINALS}/{path}" if path in (REPLACED, DELETED) else ""
+    kept = {one.entry.path: one.entry for one in active.originals}
+    aside = f"; what was there before is in /{set_aside(kept[path])}" if path in (REPLACED, DELETED) else ""
     assert [word for word in done.kept if f"/{path}: " in word] == [f"/{path}: {why} after the layer was put in place{aside}"]
     assert snapshot(node.root)[path] == changed
     assert not (node.root / MODULE).exists()
@@ -209,7 +211,8 @@ def test_an_original_that_is_lost_is_named_and_all_else_goes(node: LayerNode, ac
     spoil(node, active, path, how)
     done = activation.deactivate(node.root, node)
     reason = "what was there before the layer is lost or damaged in the store, so that it is not put back"
-    aside = f"; what is left of it is in /{ORIGINALS}/{path}" if how == "damaged" else ""
+    kept = {one.entry.path: one.entry for one in active.originals}
+    aside = f"; what is left of it is in /{set_aside(kept[path])}" if how == "damaged" else ""
     assert done.kept == [f"/{path}: {reason}{aside}"]
     after = snapshot(node.root)
     assert after.get(path) == (before[path] if path == REPLACED else None), "the layer's stays, and nothing is made up"

@@ -17,9 +17,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS, Store
 
-from tests.unit.plugins import layernode
-from tests.unit.plugins.layernode import LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, snapshot
-from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, VERSION
+from tests.unit.plugins import layernode, support
+from tests.unit.plugins.layernode import LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, set_aside, snapshot
+from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, NEWER, VERSION
 from tests.unit.plugins.test_activation_faults import Counter, clone, die, killed_in_child, watched
 
 Change = Callable[[LayerNode], object]
@@ -166,12 +166,50 @@ def test_an_original_that_is_not_put_back_is_not_lost(node: LayerNode, active: a
     folder = node.root / Path(REPLACED).parent
     folder.rename(node.root / "etc/moved")
     folder.symlink_to("moved")
+    before = next(kept.entry for kept in active.originals if kept.entry.path == REPLACED)
     done = activation.deactivate(node.root, node)
-    assert any(f"what was there before is in /{ORIGINALS}/{REPLACED}" in word for word in done.kept)
+    assert any(f"what was there before is in /{set_aside(before)}" in word for word in done.kept)
     Store(node.root).collect()
-    aside = node.root / ORIGINALS / REPLACED
+    aside = node.root / set_aside(before)
     assert aside.read_text() == "options system\n"
     assert (aside.stat().st_mode & 0o7777, aside.parent.stat().st_mode & 0o7777) == (0o600, 0o700)
+
+
+def test_a_link_that_is_not_put_back_is_told(node: LayerNode, active: activated.Activation) -> None:
+    (node.root / REPLACED_LINK).unlink()
+    (node.root / REPLACED_LINK).symlink_to("the-owners.so")
+    done = activation.deactivate(node.root, node)
+    assert [word for word in done.kept if word.endswith("; it was a link to libGL-system.so")] != []
+
+
+def test_what_was_not_put_back_twice_is_there_twice(folder: Path) -> None:
+    node, layer = layernode.a_node(folder)
+    for text in ("the owner's, 1", "the owner's, 2"):
+        activation.activate(node.root, node, layer)
+        (node.root / REPLACED).write_text(text)
+        activation.deactivate(node.root, node)
+        activation.discard(node.root, node, layer.layer)
+        layer = capture(node, folder / "again")
+    found = {path.read_text() for path in (node.root / ORIGINALS).iterdir()}
+    assert found == {"options system\n", "the owner's, 1"}
+
+
+@pytest.mark.parametrize("what", ["object is a folder", "originals is a file", "name is a folder"])
+def test_what_is_in_the_way_of_setting_aside_stops_nothing(node: LayerNode, active: activated.Activation, what: str) -> None:
+    before = next(kept.entry for kept in active.originals if kept.entry.path == REPLACED)
+    if what == "object is a folder":
+        Path(Store(node.root).file(before)).unlink()
+        Path(Store(node.root).file(before)).mkdir()
+    elif what == "originals is a file":
+        node.put(ORIGINALS, "a file")
+    else:
+        (node.root / set_aside(before)).mkdir(parents=True)
+    (node.root / REPLACED).write_text("the owner's")
+    done = activation.deactivate(node.root, node)
+    assert [word for word in done.kept if word.startswith(f"/{REPLACED}: ")] == [
+        f"/{REPLACED}: its sha256 was changed after the layer was put in place"
+    ]
+    assert activated.read(node.root) is activated.read_journal(node.root) is None
 
 
 def test_a_store_that_cannot_be_swept_is_an_error_with_a_code(node: LayerNode, active: activated.Activation) -> None:
@@ -199,7 +237,8 @@ def test_what_an_owner_wrote_through_a_link_stays_also_before_all_was_read(verif
         changed = [word.partition(":")[0] for word in done.kept if ": its sha256 was changed after" in word]
         assert {f"/{library}", f"/{LIBRARY}"} <= set(changed)
         assert {(node.root / path).read_text() for path in (library, LIBRARY)} == {"the owner's"}
-        assert (node.root / ORIGINALS / library).read_text() == "the distribution's"
+        (before,) = (kept.entry for kept in active.originals if kept.entry.path == library)
+        assert (node.root / set_aside(before)).read_text() == "the distribution's"
 
 
 @pytest.mark.parametrize("owned", [False, True])
@@ -305,3 +344,35 @@ def _taken_away_until(node: LayerNode, root: Path, number: int) -> None:
         patch.start()
     node.root = root
     activation.deactivate(root, node)
+
+
+@pytest.mark.parametrize("at", ["take-away: stage", "take-away: remove", "take-away: end", "never"])
+def test_of_layers_for_two_kernels_the_one_that_is_there_goes_first(folder: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share their user space, so that something of each seems to be in place."""
+
+    class Newer(LayerNode):
+        def build(self, *args: Any, **options: Any) -> None:
+            super().build(kver=NEWER)
+
+    node = LayerNode(folder / "root")
+    node.add_kernel(NEWER)
+    capture(node, folder / "scratch")
+    monkeypatch.setattr(layernode, "MODULES", f"usr/lib/modules/{NEWER}")
+    node._do_depmod([NEWER])
+    newer = capture(node, folder / "scratch", Newer, who=support.identity(kver=NEWER))
+    was = snapshot(node.root)
+    activation.activate(node.root, node, newer)
+    (node.root / activated.PATH).write_text("damaged")
+    assert killed_in_child(lambda: activation.deactivate(node.root, node, lambda line: die() if line == at else None)) == (at != "never")
+    activation.deactivate(node.root, node)
+    assert differing(was, snapshot(node.root)) == set()
+
+
+def test_a_record_that_is_no_file_is_set_aside_too(node: LayerNode, layer: Manifest) -> None:
+    was = snapshot(node.root)
+    activation.activate(node.root, node, layer)
+    (node.root / activated.PATH).unlink()
+    (node.root / activated.PATH / "x").mkdir(parents=True)
+    activation.deactivate(node.root, node)
+    assert differing(was, snapshot(node.root)) == set()
+    assert (node.root / f"{activated.PATH}.damaged/x").is_dir()
