@@ -1,4 +1,5 @@
-"""What `ansible-test sanity` refuses in plugins and no linter of `make check` sees: the name _ (it is gettext's there)."""
+"""What no linter of `make check` sees in plugins: the name _, which `ansible-test sanity` refuses (it is gettext's there), and what Python
+3.9, the oldest that a node may have, does not know."""
 
 from __future__ import annotations
 
@@ -6,6 +7,9 @@ import ast
 from pathlib import Path
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
+# The standard library's since 3.10 (docs.python.org, "What's New"), as attributes and as arguments of functions.
+NEWER_NAMES = {"hardlink_to", "is_junction", "from_uri", "full_match", "bit_count", "pairwise", "batched", "file_digest", "aclosing", "UTC"}
+NEWER_ARGUMENTS = {"zip": "strict", "dataclass": "slots", "field": "kw_only"}
 
 
 def test_no_plugin_binds_the_name_underscore() -> None:
@@ -16,4 +20,16 @@ def test_no_plugin_binds_the_name_underscore() -> None:
         signatures = [node.args for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]  # a lambda may
         parameters = [a for s in signatures for a in (*s.posonlyargs, *s.args, *s.kwonlyargs) if a.arg == "_"]
         found += [f"{path.relative_to(PLUGINS)}:{node.lineno}" for node in (*names, *parameters)]
+    assert found == []
+
+
+def test_no_plugin_asks_for_a_newer_python_than_nodes_have() -> None:
+    found = []
+    for path in sorted(PLUGINS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = node.attr if isinstance(node, ast.Attribute) else ""
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+            given = {keyword.arg for keyword in node.keywords} if isinstance(node, ast.Call) else set()
+            if name in NEWER_NAMES or (called in NEWER_ARGUMENTS and NEWER_ARGUMENTS[called] in given):
+                found.append(f"{path.relative_to(PLUGINS)}:{node.lineno}: {name or called}")  # type: ignore[attr-defined]
     assert found == []
