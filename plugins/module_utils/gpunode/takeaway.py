@@ -21,6 +21,7 @@ from .takeback import as_packaged, owned_by_dpkg
 from .userspace import module_files
 
 _STAGED = "staged"
+_TICK_NS = 20_000_000  # files' times lag behind the clock by up to a timer tick, 10 ms at 100 Hz
 _ELSEWHERE = "its folder became a link to another after the layer was put in place"
 
 
@@ -337,7 +338,7 @@ class _Taking:
                 path = f"{folder}/{link.name}"
                 if not link.is_symlink() or link.exists() or link.readlink().name not in libraries or path in stay:
                     continue
-                if link.lstat().st_mtime_ns >= self.activation.activated_ns:
+                if link.lstat().st_mtime_ns >= self.activation.activated_ns - _TICK_NS:
                     self.placing.remove(path)
                     self.done.removed.append(path)
 

@@ -247,6 +247,7 @@ def test_a_link_that_led_nowhere_before_stays(folder: Path, owned: bool) -> None
 
     def before(node: LayerNode) -> None:
         node.link(link, "libcuda.so.1")
+        os.utime(node.root / link, (1e9, 1e9), follow_symlinks=False)
         if owned:
             node.put("var/lib/dpkg/info/cuda-dev.list", f"/{link}\n")
 
