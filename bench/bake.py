@@ -13,7 +13,7 @@ from bench import layer
 from bench.ground import Ground
 from bench.rows import Row, row
 from lab import bakedimage, host
-from plugins.module_utils.gpunode import manifest
+from plugins.module_utils.gpunode.paths import STORE
 
 SHARE = 0.05
 """What a bake may add, of the compile."""
@@ -45,8 +45,8 @@ def bring(disk: Path, root: Path, scratch: Path) -> None:
     raw = scratch / "disk.raw"
     scratch.mkdir()
     host.run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], timeout_s=600)
-    host.run(["debugfs", "-R", f"rdump /{manifest.STORE} {scratch}", str(raw)], timeout_s=600)
+    host.run(["debugfs", "-R", f"rdump /{STORE} {scratch}", str(raw)], timeout_s=600)
     for name in ("objects", "layers"):
-        found = scratch / Path(manifest.STORE).name / name
-        host.run(["cp", "-a", f"{found}/.", str(root / manifest.STORE / name)], timeout_s=600)
+        found = scratch / Path(STORE).name / name
+        host.run(["cp", "-a", f"{found}/.", str(root / STORE / name)], timeout_s=600)
     shutil.rmtree(scratch)

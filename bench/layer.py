@@ -9,7 +9,7 @@ from typing import Any
 from bench.ground import Ground
 from bench.rows import Row, row
 from lab import base, cache, host
-from plugins.module_utils.gpunode import manifest
+from plugins.module_utils.gpunode.store import layers
 
 SIZES = (50, 500, 5000)
 BUDGETED = 500
@@ -63,7 +63,7 @@ def _kernels(ground: Ground) -> list[str]:
 
 
 def _name_of(ground: Ground) -> str:
-    return manifest.read_all(ground.node.root)[0][0].layer
+    return layers.read_all(ground.node.root)[0][0].layer
 
 
 def stored(ground: Ground, what: str, name: str) -> list[Row]:

@@ -21,10 +21,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.rows import interleaved
-from plugins.module_utils.gpunode import activation, inventory, manifest
-from plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact
-from plugins.module_utils.gpunode.runner import SystemRunner
-from plugins.module_utils.gpunode.store import Store, is_linkable, objects_of
+from plugins.module_utils.gpunode.activation import activate as activation_activate
+from plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
+from plugins.module_utils.gpunode.activation import discard
+from plugins.module_utils.gpunode.store import layers, manifest
+from plugins.module_utils.gpunode.store.manifest import Identity, Index, Manifest, ModuleFact
+from plugins.module_utils.gpunode.store.objects import Store, is_linkable, objects_of
+from plugins.module_utils.gpunode.system import tree
+from plugins.module_utils.gpunode.util.run import SystemRunner
 
 MB = 1000 * 1000
 ROOT = Path("/")
@@ -55,7 +59,7 @@ def made_up(what: str, runs: int, kver: str, count: int, size: int) -> dict[str,
         works["copy"] = _copy
         works["forget_copy"] = lambda: shutil.rmtree(HERE / "copied")
     seconds = place.measure(works, runs)
-    activation.discard(ROOT, SystemRunner(), layer.layer)
+    discard.discard(ROOT, SystemRunner(), layer.layer)
     shutil.rmtree(HERE)
     if _indexes(kver) != before:
         raise AssertionError("the module indexes are not what they were before")
@@ -64,7 +68,7 @@ def made_up(what: str, runs: int, kver: str, count: int, size: int) -> dict[str,
 
 def stored(runs: int, name: str) -> dict[str, object]:
     """The same for a layer of the store's, and of taking its registration away as one cleans an in-place bake up: by `dkms remove`."""
-    layer = activation.find(ROOT, name)
+    layer = layers.find(ROOT, name)
     before = _indexes(layer.identity.kver)
     place = Place(layer)
     works = {
@@ -111,11 +115,11 @@ class Place:
                 begun.append(time.perf_counter())
 
         layer = replace(self.layer, indexes=()) if by_depmod else self.layer
-        activation.activate(ROOT, SystemRunner(), layer, say, hash_user_space=False)
+        activation_activate.activate(ROOT, SystemRunner(), layer, say, hash_user_space=False)
         self.hashing.setdefault(name, []).append(begun[1] - begun[0])
 
     def deactivate(self) -> None:
-        activation.deactivate(ROOT, SystemRunner())
+        activation_deactivate.deactivate(ROOT, SystemRunner())
 
     def verify(self) -> None:
         _must_be_none(Store(ROOT).problems(objects_of(self.layer)))
@@ -154,7 +158,7 @@ def make(kver: str, count: int, size: int) -> Manifest:
         image="",
         actions=(),
         accept_no_device=False,
-        files=inventory.describe(scratch, [*folders, *sorted(paths)]),
+        files=tree.describe(scratch, [*folders, *sorted(paths)]),
         replaced=(),
         deleted=(),
         build_s=0.0,
@@ -165,15 +169,15 @@ def make(kver: str, count: int, size: int) -> Manifest:
     store = Store(ROOT)
     for entry in objects_of(layer):
         store.put(scratch / entry.path, entry)
-    manifest.write(ROOT, layer)
+    layers.write(ROOT, layer)
     before = _indexes(kver)
-    active = activation.activate(ROOT, SystemRunner(), layer)
+    active = activation_activate.activate(ROOT, SystemRunner(), layer)
     made = {derived.program: derived.after for derived in active.derived}["depmod"]
     for entry in made:
         store.put(ROOT / entry.path, entry)
     layer = replace(layer, indexes=tuple(Index(e.path, before.get(e.path, ""), e) for e in made))
-    manifest.write(ROOT, layer)
-    activation.deactivate(ROOT, SystemRunner())
+    layers.write(ROOT, layer)
+    activation_deactivate.deactivate(ROOT, SystemRunner())
     os.sync()
     return layer
 
@@ -205,7 +209,7 @@ def _a_module(kver: str) -> bytes:
 def _indexes(kver: str) -> dict[str, str]:
     folder = f"usr/lib/modules/{kver}"
     names = [f"{folder}/{path.name}" for path in (ROOT / folder).glob("modules.*")]
-    return {entry.path: entry.sha256 for entry in inventory.describe(ROOT, sorted(names))}
+    return {entry.path: entry.sha256 for entry in tree.describe(ROOT, sorted(names))}
 
 
 if __name__ == "__main__":

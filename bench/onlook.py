@@ -8,19 +8,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plugins.module_utils.gpunode import imageref
-from plugins.module_utils.gpunode.containerd import Containerd
-from plugins.module_utils.gpunode.decide import decide
-from plugins.module_utils.gpunode.model import Facts, Policy
-from plugins.module_utils.gpunode.probe import probe
-from plugins.module_utils.gpunode.runner import SystemRunner
+from plugins.module_utils.gpunode.boot.decide import decide
+from plugins.module_utils.gpunode.boot.facts import Facts
+from plugins.module_utils.gpunode.boot.policy import Policy
+from plugins.module_utils.gpunode.boot.probe import probe
+from plugins.module_utils.gpunode.container import reference
+from plugins.module_utils.gpunode.container.containerd import Containerd
+from plugins.module_utils.gpunode.util.run import SystemRunner
 
 ROOT = Path("/")
 
 
 def policy(image: str) -> Policy:
     """A policy that wants the driver of ``image``, all else as it is by default."""
-    return Policy(imageref.wanted(image))
+    return Policy(reference.wanted(image))
 
 
 def facts(policy: Policy) -> Facts:

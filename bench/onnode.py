@@ -17,11 +17,12 @@ from pathlib import Path
 from bench import onlook
 from bench.onlook import ROOT, facts
 from bench.rows import interleaved
-from plugins.module_utils.gpunode import inventory, manifest
-from plugins.module_utils.gpunode.decide import decide
-from plugins.module_utils.gpunode.manifest import Manifest
-from plugins.module_utils.gpunode.model import Policy
-from plugins.module_utils.gpunode.store import Store
+from plugins.module_utils.gpunode.boot.decide import decide
+from plugins.module_utils.gpunode.boot.policy import Policy
+from plugins.module_utils.gpunode.store import layers, manifest
+from plugins.module_utils.gpunode.store.manifest import Manifest
+from plugins.module_utils.gpunode.store.objects import Store
+from plugins.module_utils.gpunode.system import tree
 
 MB = 1000 * 1000
 ENTRIES = 500  # as many as NVIDIA's driver has
@@ -60,7 +61,7 @@ def measure(image: str, runs: int) -> dict[str, object]:
 def two_layers() -> Iterator[None]:
     """The node's layer filled up to ENTRIES with small files, and the same once more for another kernel that the node has."""
     store = Store(ROOT)
-    original = manifest.read_all(ROOT)[0][0]
+    original = layers.read_all(ROOT)[0][0]
     kver = original.identity.kver
     other = next(path.name for path in sorted(Path("/usr/lib/modules").iterdir()) if path.name != kver)
     with tempfile.TemporaryDirectory(dir="/srv") as scratch:
@@ -69,17 +70,17 @@ def two_layers() -> Iterator[None]:
             path = Path(scratch, name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"// {name}\n" * 500, encoding="utf-8")
-        filling = inventory.describe(Path(scratch), names)
+        filling = tree.describe(Path(scratch), names)
         for entry in filling:
             store.put(Path(scratch, entry.path), entry)
     full = replace(original, files=(*original.files, *filling))
     try:
-        manifest.write(ROOT, full)
-        manifest.write(ROOT, for_kernel(full, other))
+        layers.write(ROOT, full)
+        layers.write(ROOT, for_kernel(full, other))
         yield
     finally:
-        manifest.write(ROOT, original)
-        shutil.rmtree(manifest.path_of(ROOT, for_kernel(full, other).layer).parent)
+        layers.write(ROOT, original)
+        shutil.rmtree(layers.path_of(ROOT, for_kernel(full, other).layer).parent)
         store.collect()
 
 
@@ -120,7 +121,7 @@ def make_modules(root: Path) -> dict[str, str]:
 
 def verify(root: Path, hashes: dict[str, str]) -> None:
     """What a look does with a layer's files; AssertionError when the files are not as they were made."""
-    problems = inventory.hash_problems(root, hashes)
+    problems = tree.hash_problems(root, hashes)
     if problems:
         raise AssertionError(problems)
 

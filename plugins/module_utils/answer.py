@@ -10,8 +10,8 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from .gpunode.boot.plan import Outcome, Plan
 from .gpunode.errors import GpuNodeError, InterruptedRunError
-from .gpunode.model import Outcome, Plan
 
 
 def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/fetch.py."""
+"""Thin module: see gpunode/container/pull.py."""
 
 from __future__ import annotations
 
@@ -89,12 +89,13 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, imageref, imagesource
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference, registry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.pull import Tries, ensure_image
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.fetch import Tries, ensure_image
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
     **options.IMAGE,
@@ -107,8 +108,8 @@ ARGUMENTS: options.Spec = {
 
 def body(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    wanted = imageref.wanted(params["image"], params["pull_image"], params["kind"], params["version"])
-    source = imagesource.source_from(params)
+    wanted = reference.wanted(params["image"], params["pull_image"], params["kind"], params["version"])
+    source = registry.source_from(params)
     tries = Tries(params["tries"], params["delay_s"], params["timeout_s"])
     tries.require_possible()
     host.require_root()

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/boot.py."""
+"""Thin module: see gpunode/boot/flow.py."""
 
 from __future__ import annotations
 
@@ -189,11 +189,12 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import outcome_result, run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref, imagesource
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import boot, may_need_image
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome, Policy, expected_gpus
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.flow import boot, may_need_image
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy, expected_gpus
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference, registry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
     **options.IMAGE,
@@ -231,11 +232,11 @@ _POLICY_OPTIONS = (
 def body(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     policy = Policy(
-        wanted=imageref.wanted(params["image"], params["pull_image"], params["kind"], params["version"]),
+        wanted=reference.wanted(params["image"], params["pull_image"], params["kind"], params["version"]),
         expected_gpus=expected_gpus(params["expected_gpus"]),
         **{name: params[name] for name in _POLICY_OPTIONS},
     )
-    source = imagesource.source_from(params)
+    source = registry.source_from(params)
     say = (lambda _line: None) if module.check_mode else ProgressLog(Path("/"), "boot.log")
     facts, outcome = boot(SystemRunner(), policy, module.check_mode, params["marker_path"], source, say)
     result = outcome_result(outcome)

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/layers.py."""
+"""Thin module: see gpunode/activation/flow.py."""
 
 from __future__ import annotations
 
@@ -137,9 +137,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import plain, run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import layers
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
     "layer": {"type": "str"},
@@ -151,7 +151,7 @@ ARGUMENTS: options.Spec = {
 def body(module: AnsibleModule) -> dict[str, Any]:
     say = ProgressLog(Path("/"), "layer.log")
     result: dict[str, Any] = plain(
-        layers.set_state(
+        flow.set_state(
             SystemRunner(), module.params["state"], module.params["layer"] or "", module.check_mode, say, in_use=module.params["in_use"]
         )
     )

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/remove.py."""
+"""Thin module: see gpunode/removal/flow.py."""
 
 from __future__ import annotations
 
@@ -149,9 +149,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import plain, run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import Removed, RemoveRequest, remove
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.flow import remove
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed, RemoveRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
     "scope": {"type": "str", "choices": ["everything", "driver"], "default": "everything"},

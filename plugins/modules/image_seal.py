@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/seal.py."""
+"""Thin module: see gpunode/seal/flow.py."""
 
 from __future__ import annotations
 
@@ -95,9 +95,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, seal
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow, report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
     "root": {"type": "path", "default": "/"},
@@ -116,7 +117,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     root = Path(module.params["root"])
     runner = SystemRunner()
     containerd = Containerd(runner) if root == Path("/") else None
-    found = seal.seal(root, runner, containerd, seal.request_from(module.params), write=not module.check_mode)
+    found = flow.seal(root, runner, containerd, report.request_from(module.params), write=not module.check_mode)
     return {"changed": False, "report": asdict(found), "summary": found.summary, "notes": found.notes}
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/bake.py."""
+"""Thin module: see gpunode/bake/flow.py."""
 
 from __future__ import annotations
 
@@ -90,9 +90,10 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, preflight
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.progress import ProgressLog
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import request_from
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
     **options.IMAGE,
@@ -106,12 +107,12 @@ ARGUMENTS: options.Spec = {
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
-    request = preflight.request_from(module.params)
+    request = request_from(module.params)
     runner = SystemRunner()
     if module.check_mode:
-        return {"changed": bake.would_bake(runner, request), "report": {}}
-    baked = bake.bake(runner, request, ProgressLog(Path("/"), "bake.log"))
-    notes = [bake.release_note(layer) for layer in baked.layers]
+        return {"changed": flow.would_bake(runner, request), "report": {}}
+    baked = flow.bake(runner, request, ProgressLog(Path("/"), "bake.log"))
+    notes = [report.release_note(layer) for layer in baked.layers]
     return {"changed": baked.changed, "report": baked.report, "release_note": "\n".join(notes)}
 
 

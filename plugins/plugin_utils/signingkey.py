@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import signing
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import signing_key
 
 from .followed import FollowedAction
 
@@ -37,10 +37,10 @@ class SigningKeyAction(FollowedAction):
         """The module's result."""
         key, certificate, pin = (str(arguments.get(f"signing_{name}") or "") for name in ("key", "certificate", "pin"))
         is_remote = bool(boolean(arguments.pop("signing_remote_src", None) or False, strict=False))
-        wrong = signing.problem(key, certificate, pin, is_on_machine=is_remote)
+        wrong = signing_key.problem(key, certificate, pin, is_on_machine=is_remote)
         if wrong:
             return {"failed": True, "code": "bad_input", "msg": wrong}
-        folder = f"/{signing.FOLDER}/{uuid.uuid4().hex}"
+        folder = f"/{signing_key.FOLDER}/{uuid.uuid4().hex}"
         try:
             contents = self._contents(key, certificate, pin, is_remote)
         except (AnsibleError, OSError) as error:
@@ -50,7 +50,7 @@ class SigningKeyAction(FollowedAction):
                 failed = self._write(folder, name, content)
                 if failed:
                     return failed
-                arguments[f"signing_{name}"] = f"{signing.PIN_FILE if name == 'pin' else ''}{folder}/{name}"
+                arguments[f"signing_{name}"] = f"{signing_key.PIN_FILE if name == 'pin' else ''}{folder}/{name}"
             return super().run_module({**arguments, "signing_remote_src": True}, task_vars)
         finally:
             if contents:
@@ -63,7 +63,7 @@ class SigningKeyAction(FollowedAction):
             found["key"] = self._read(key)
         if certificate and not is_remote:
             found["certificate"] = self._read(certificate)
-        if pin and not pin.startswith(signing.PIN_FILE):
+        if pin and not pin.startswith(signing_key.PIN_FILE):
             found["pin"] = pin.encode()
         return found
 

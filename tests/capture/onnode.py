@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpunode import bake, preflight
+from gpunode.bake import flow, request
 from gpunode.errors import GpuNodeError
-from gpunode.runner import Result, Running, SystemRunner
+from gpunode.util.run import Result, Running, SystemRunner
 
 STORE = "/var/lib/gpu-prebake"
 _EVENT = re.compile(r"([a-z-]+): (?:ok|failed) in ")
@@ -112,7 +112,7 @@ def main() -> int:
     steps = Steps(name, int(number), command)
     watch(steps)
     try:
-        bake.bake(Runner(steps), preflight.request_from(json.loads(parameters)), steps.say)
+        flow.bake(Runner(steps), request.request_from(json.loads(parameters)), steps.say)
     except GpuNodeError as error:
         print(json.dumps({"code": error.code, "message": str(error)}))
         return 1

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import key
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import key
 
 from lab import host
 from lab.host import Result
@@ -40,7 +41,7 @@ class Killable:
 
     @property
     def store(self) -> Path:
-        return self.bakery.root / manifest.STORE
+        return self.bakery.root / STORE
 
     def begin(self) -> None:
         """The store as it is before each bake."""
@@ -70,16 +71,16 @@ class Killable:
 
 def stored(root: Path) -> dict[str, Any]:
     """Everything in the store: names, contents, modes, owners; apart from when and how long, and DKMS's log, in which that stands."""
-    found: dict[str, Any] = {path: what for path, what in snapshot(root / manifest.STORE).items() if not re.fullmatch("objects/..", path)}
-    for path in (root / manifest.LAYERS).glob("*/manifest.json"):
-        layer = manifest.read(path)
+    found: dict[str, Any] = {path: what for path, what in snapshot(root / STORE).items() if not re.fullmatch("objects/..", path)}
+    for path in (root / LAYERS).glob("*/manifest.json"):
+        layer = layers.read(path)
         logs = [entry for entry in layer.files if entry.path.endswith("/make.log")]
         for entry in logs:
             found.pop(f"objects/{key(entry)[:2]}/{key(entry)}")
         files = tuple((e.path, e.type, e.mode, e.uid, e.gid, e.target, "" if e in logs else e.sha256) for e in layer.files)
         text = (layer.identity, layer.image, layer.mode, files, layer.replaced, layer.deleted, layer.originals, layer.indexes)
-        found[str(path.relative_to(root / manifest.STORE))] = text
-    report = root / manifest.STORE / "bake-report.json"
+        found[str(path.relative_to(root / STORE))] = text
+    report = root / STORE / "bake-report.json"
     if report.exists():
         found["bake-report.json"] = [layer["layer"] for layer in json.loads(report.read_text())["layers"]]
     return found

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest, nouveau
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 
 from lab import base, host, paths
 from lab.native import NativeNode
@@ -34,34 +36,34 @@ def played(bakery: Bakery, playbook: str, **variables: Any) -> Ran:
 def in_initramfs(bakery: Bakery) -> str:
     """The file's content in the initramfs; empty where it is not in it."""
     name = f"/boot/initrd.img-{bakery.kver}"
-    show = f"rm -rf /root/x && unmkinitramfs {name} /root/x && find /root/x -path '*/{nouveau.PATH}' -exec cat {{}} +; rm -rf /root/x"
-    return bakery.ssh(show)
+    find = f"find /root/x -path '*/{nouveau_blacklist.PATH}' -exec cat {{}} +"
+    return bakery.ssh(f"rm -rf /root/x && unmkinitramfs {name} /root/x && {find}; rm -rf /root/x")
 
 
 def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> None:
-    own = generic.root / nouveau.PATH
+    own = generic.root / nouveau_blacklist.PATH
     image = f"boot/initrd.img-{generic.kver}"
     before = snapshot(generic.root)
     ran = generic.capture()
     assert ran.rc == 0, ran.out
-    assert set(difference(before, snapshot(generic.root))) == {nouveau.PATH, image}
-    assert own.read_text() == in_initramfs(generic) == nouveau.TEXT
+    assert set(difference(before, snapshot(generic.root))) == {nouveau_blacklist.PATH, image}
+    assert own.read_text() == in_initramfs(generic) == nouveau_blacklist.TEXT
     assert "blacklist nouveau" in generic.ssh(f"modprobe --showconfig -S {generic.kver}")
     assert generic.report()["nouveau"]["initramfs"] == [generic.kver]
     assert not [entry for layer in generic.layers() for entry in layer.files if "nouveau" in entry.path]
 
-    with_file, store = snapshot(generic.root), snapshot(generic.root / manifest.STORE)
+    with_file, store = snapshot(generic.root), snapshot(generic.root / STORE)
     again = generic.capture()
     assert "changed=0" in again.out, again.out
     assert snapshot(generic.root) == with_file
-    assert snapshot(generic.root / manifest.STORE) == store
+    assert snapshot(generic.root / STORE) == store
 
     sealed = played(generic, "seal.yml")
     assert sealed.rc == 0, sealed.out
     refused = played(generic, "seal.yml", nvidia_prebake_blacklist_nouveau=False)
-    assert f"/{nouveau.PATH}: not to be here" in refused.message
+    assert f"/{nouveau_blacklist.PATH}: not to be here" in refused.message
 
-    generic.ssh(f"rm /{nouveau.PATH} && update-initramfs -u")
+    generic.ssh(f"rm /{nouveau_blacklist.PATH} && update-initramfs -u")
     process = generic.start("standin", nvidia_prebake_mode="captured")
     wait(lambda: own.exists() and generic.ssh("pgrep -f /usr/sbin/mkinitramfs || true"))
     generic.ssh("kill -9 $(sed 's/.*process //; s/).*//' /run/gpu-prebake/lock) $(pgrep -f '[m]kinitramfs|[u]pdate-initramfs')")
@@ -69,10 +71,10 @@ def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> N
     process.wait()
     assert in_initramfs(generic) == ""
     refused = played(generic, "seal.yml")
-    assert f"/{image}: lacks /{nouveau.PATH}: update-initramfs -u -k {generic.kver}" in refused.message
+    assert f"/{image}: lacks /{nouveau_blacklist.PATH}: update-initramfs -u -k {generic.kver}" in refused.message
     completed = generic.capture()
     assert completed.rc == 0, completed.out
-    assert in_initramfs(generic) == nouveau.TEXT
+    assert in_initramfs(generic) == nouveau_blacklist.TEXT
     generic.ssh("rm -rf /var/tmp/mkinitramfs*")  # what the killed program left
 
     off = generic.capture(nvidia_prebake_blacklist_nouveau=False)
@@ -86,9 +88,9 @@ def test_beside_a_driver_that_is_baked_in_place_and_removed_with_everything(gene
     before = snapshot(generic.root)
     ran = generic.bake(nvidia_prebake_mode="in_place")
     assert ran.rc == 0, ran.out
-    (layer,) = manifest.read_all(generic.root)[0]
+    (layer,) = layers.read_all(generic.root)[0]
     assert [entry.path for entry in layer.files if "modprobe.d" in entry.path] == ["etc/modprobe.d/blacklist-nouveau.conf"]
-    assert in_initramfs(generic) == nouveau.TEXT
+    assert in_initramfs(generic) == nouveau_blacklist.TEXT
     assert "changed=0" in generic.bake(nvidia_prebake_mode="in_place").out
 
     removed = played(generic, "remove.yml")

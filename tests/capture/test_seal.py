@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import STORE, Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from lab import bakedimage, driverimage, host
 from tests.lab.bakery import Bakery

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key
 
 from lab import disk, host, inventory, paths
 from lab.disk import Disk

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import modsig
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
 from lab.native import NativeNode
 from tests.lab.bakery import Bakery
@@ -52,17 +52,17 @@ def options(pair: Pair) -> dict[str, str]:
 def assert_signed(bakery: Bakery, layer: Manifest, pair: Pair, scratch: Path) -> None:
     """Each module of the layer carries the certificate's signature, by openssl alone, and its second copy is the same."""
     entries = {e.path: e for e in layer.files}
-    modules = [e for e in layer.files if modsig.kernel_of(e.path)]
+    modules = [e for e in layer.files if module_signature.kernel_of(e.path)]
     assert len(modules) == 4, "two, each in two places"
     for entry in modules:
         data = Store(bakery.root).path(key(entry)).read_bytes()
         plain = scratch / "plain"
         plain.write_bytes(lzma.decompress(data) if entry.path.endswith(".xz") else data)
-        found = modsig.read(plain)
+        found = module_signature.read(plain)
         assert found, entry.path
         (scratch / "message").write_bytes(found.message)
         plain.write_bytes(plain.read_bytes()[: found.signed_size])
-        assert modsig.read(plain) is None
+        assert module_signature.read(plain) is None
         cms = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", str(scratch / "message"), "-content", str(plain)]
         subprocess.run([*cms, "-certfile", str(pair.certificate), "-nointern", "-noverify", "-out", "/dev/null"], check=True)
         tree = f"var/lib/dkms/nvidia/{layer.identity.version}/{layer.identity.kver}/x86_64/module/{Path(entry.path).name}"

@@ -13,12 +13,18 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from plugins.module_utils.gpunode import host, imageref, inventory, manifest, record, trust, userspace
-from plugins.module_utils.gpunode.host import CONTRACT_LIBRARIES
-from plugins.module_utils.gpunode.manifest import Identity, Manifest, Signer
-from plugins.module_utils.gpunode.model import Policy
-from plugins.module_utils.gpunode.runner import SystemRunner
-from plugins.module_utils.gpunode.store import Store, objects_of
+from plugins.module_utils.gpunode.bake import builder
+from plugins.module_utils.gpunode.boot.policy import Policy
+from plugins.module_utils.gpunode.container import reference
+from plugins.module_utils.gpunode.driver.footprint import CONTRACT_LIBRARIES
+from plugins.module_utils.gpunode.driver.libraries import hashes
+from plugins.module_utils.gpunode.driver.modules import module_hashes
+from plugins.module_utils.gpunode.store import layers, manifest, node_record
+from plugins.module_utils.gpunode.store.manifest import Identity, Manifest
+from plugins.module_utils.gpunode.store.objects import Store, objects_of
+from plugins.module_utils.gpunode.system import host, keyrings, tree
+from plugins.module_utils.gpunode.system.module_signature import Signer
+from plugins.module_utils.gpunode.util.run import SystemRunner
 
 ROOT = Path("/")
 DRIVER = Path("/usr/local/nvidia")
@@ -36,7 +42,7 @@ def version() -> str:
 def policy(driver: str = "") -> Policy:
     """That a driver of this version is wanted: the one in the kernel, if none is given."""
     image = f"registry.example/nvidia/aks-gpu-cuda:{driver or version()}-20260601000000"
-    return Policy(wanted=imageref.wanted(image), expected_gpus=1)
+    return Policy(wanted=reference.wanted(image), expected_gpus=1)
 
 
 def run(*argv: str, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
@@ -81,20 +87,20 @@ def store_layer(scratch: Path, helper: Path) -> Manifest:
         image=policy().wanted.image.text,
         actions=("copy", "install", "build-only", "install-skip-build"),
         accept_no_device=False,
-        files=inventory.describe(scratch, [*sorted(folders), *sorted(paths)]),
+        files=tree.describe(scratch, [*sorted(folders), *sorted(paths)]),
         replaced=(),
         deleted=(),
         build_s=1.0,
         tries=1,
         warnings=(),
     )
-    keys = trust.read(ROOT)
+    keys = keyrings.read(ROOT)
     signer = Signer("the kernel's own key", keys[0], "0" * 64) if keys else None
-    layer = replace(layer, module_facts=manifest.module_facts(RUNNER, scratch, layer.modules), signer=signer)
+    layer = replace(layer, module_facts=builder.module_facts(RUNNER, scratch, layer.modules), signer=signer)
     store = Store(ROOT)
     for entry in objects_of(layer):
         store.put(scratch / entry.path, entry)
-    manifest.write(ROOT, layer)
+    layers.write(ROOT, layer)
     return layer
 
 
@@ -132,16 +138,16 @@ def _compile_module(source: Path, target: Path, name: str, needs: str) -> None:
 
 def record_as_initialised(layer: Manifest) -> None:
     """As if a driver container had done its work on this node, in an earlier boot."""
-    done = record.Record(
+    done = node_record.Record(
         machine_id=host.machine_id(ROOT),
-        state=record.INITIALISED,
+        state=node_record.INITIALISED,
         identity=layer.identity,
         image=layer.image,
         action="install-skip-build",
         reason_code="baked_layer_matches",
         built_here=False,
         boot_id="an earlier one",
-        modules={KVER: userspace.module_hashes(ROOT, KVER)},
-        libraries=userspace.hashes(ROOT, layer.identity.arch),
+        modules={KVER: module_hashes(ROOT, KVER)},
+        libraries=hashes(ROOT, layer.identity.arch),
     )
-    record.write(ROOT, done)
+    node_record.write(ROOT, done)

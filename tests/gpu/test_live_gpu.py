@@ -19,17 +19,23 @@ from pathlib import Path
 
 import pytest
 
-from plugins.module_utils.gpunode import __main__ as command
-from plugins.module_utils.gpunode import activation, driver, evidence, holders, judge, record
-from plugins.module_utils.gpunode.boot import boot
-from plugins.module_utils.gpunode.containerd import Containerd
-from plugins.module_utils.gpunode.deadline import Deadline
-from plugins.module_utils.gpunode.decide import decide
+from plugins.module_utils.gpunode import command
+from plugins.module_utils.gpunode.activation import activate, deactivate
+from plugins.module_utils.gpunode.boot import diagnosis, evidence
+from plugins.module_utils.gpunode.boot.decide import decide
+from plugins.module_utils.gpunode.boot.facts import Facts
+from plugins.module_utils.gpunode.boot.flow import boot
+from plugins.module_utils.gpunode.boot.plan import Outcome, Plan, Step
+from plugins.module_utils.gpunode.boot.policy import Policy
+from plugins.module_utils.gpunode.boot.probe import probe
+from plugins.module_utils.gpunode.container.containerd import Containerd
+from plugins.module_utils.gpunode.driver import holders, nvidia_smi
+from plugins.module_utils.gpunode.driver.footprint import CONTRACT_LIBRARIES
 from plugins.module_utils.gpunode.errors import BootError
-from plugins.module_utils.gpunode.host import CONTRACT_LIBRARIES
-from plugins.module_utils.gpunode.manifest import Manifest, Signer
-from plugins.module_utils.gpunode.model import Facts, Outcome, Plan, Policy, Step
-from plugins.module_utils.gpunode.probe import probe
+from plugins.module_utils.gpunode.paths import NODE_RECORD
+from plugins.module_utils.gpunode.store.manifest import Manifest
+from plugins.module_utils.gpunode.system.module_signature import Signer
+from plugins.module_utils.gpunode.util.deadline import Deadline
 from tests.gpu import livedriver
 from tests.gpu.livedriver import DIGEST, ROOT, RUNNER, run
 
@@ -113,20 +119,20 @@ def test_a_signer_that_this_kernel_does_not_trust_is_refused(layer: Manifest) ->
 
 def test_taken_away_it_leaves_everything_as_it_was(layer: Manifest) -> None:
     before = files()
-    activation.activate(ROOT, RUNNER, layer)
+    activate.activate(ROOT, RUNNER, layer)
     assert files() != before
-    activation.deactivate(ROOT, RUNNER)
+    deactivate.deactivate(ROOT, RUNNER)
     assert files() == before
     assert look(livedriver.policy()).foreign == (), "the module that stays in the kernel is the layer's"
 
 
 @pytest.fixture
 def active(layer: Manifest) -> Iterator[Manifest]:
-    activation.activate(ROOT, RUNNER, layer)
+    activate.activate(ROOT, RUNNER, layer)
     livedriver.record_as_initialised(layer)
     yield layer
-    activation.deactivate(ROOT, RUNNER)
-    (ROOT / record.PATH).unlink()
+    deactivate.deactivate(ROOT, RUNNER)
+    (ROOT / NODE_RECORD).unlink()
 
 
 def booted() -> Outcome:
@@ -169,15 +175,15 @@ def test_a_program_on_the_gpu_is_named_and_nothing_is_taken_from_it() -> None:
         program.communicate()
 
 
-def judged(layer: Manifest) -> tuple[judge.Evidence, judge.Verdict]:
+def judged(layer: Manifest) -> tuple[diagnosis.Evidence, diagnosis.Verdict]:
     before = evidence.log_before(ROOT, RUNNER)
     found = evidence.gather(ROOT, RUNNER, layer.identity.arch, layer.identity.version, None, False, before, ())
-    return found, judge.judge(found)[0]
+    return found, diagnosis.judge(found)[0]
 
 
 def checked(layer: Manifest, gpus: int = 1) -> str:
     try:
-        return driver.check(ROOT, RUNNER, Deadline(120), layer.identity.arch, layer.identity.version, gpus, waive_device=False)
+        return nvidia_smi.check(ROOT, RUNNER, Deadline(120), layer.identity.arch, layer.identity.version, gpus, waive_device=False)
     except BootError as error:
         return error.code
 
@@ -187,7 +193,7 @@ def test_a_driver_that_is_well_is_judged_good(active: Manifest) -> None:
     assert checked(active, gpus=2) == "gpu_silent"
     found, verdict = judged(active)
     assert "NVRM: loading NVIDIA UNIX" in found.kernel_log
-    assert verdict is judge.Verdict.DRIVER_GOOD
+    assert verdict is diagnosis.Verdict.DRIVER_GOOD
 
 
 def test_nvidia_smis_own_mismatch_is_evidence_against_the_driver(active: Manifest) -> None:
@@ -198,7 +204,7 @@ def test_nvidia_smis_own_mismatch_is_evidence_against_the_driver(active: Manifes
     try:
         found, verdict = judged(active)
         assert (found.smi_rc, found.library_problems) == (18, ())
-        assert verdict is judge.Verdict.DRIVER_BAD
+        assert verdict is diagnosis.Verdict.DRIVER_BAD
         assert checked(active) == "library_mismatch"
     finally:
         library.unlink()
@@ -211,6 +217,6 @@ def test_a_library_of_another_version_beside_it_is_named(active: Manifest) -> No
     try:
         found, verdict = judged(active)
         assert [problem for problem in found.library_problems if OTHER_VERSION in problem]
-        assert verdict is judge.Verdict.DRIVER_BAD
+        assert verdict is diagnosis.Verdict.DRIVER_BAD
     finally:
         strange.unlink()

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory as listing
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from lab import base, driverimage, host, inventory, paths, registry
 from lab.native import NativeNode
@@ -93,7 +95,7 @@ class Bakery:
 
     def layers(self) -> tuple[Manifest, ...]:
         """The captured layers in the store, whose objects are whole."""
-        found, problems = manifest.read_all(self.root)
+        found, problems = read_all(self.root)
         assert problems == ()
         for layer in found:
             assert layer.mode == manifest.CAPTURED
@@ -102,7 +104,7 @@ class Bakery:
 
     def report(self) -> dict[str, Any]:
         """The report of the last bake that did something."""
-        found: dict[str, Any] = json.loads((self.root / manifest.STORE / "bake-report.json").read_text())
+        found: dict[str, Any] = json.loads((self.root / STORE / "bake-report.json").read_text())
         return found
 
     def start(self, image: str, **variables: Any) -> subprocess.Popen[str]:
@@ -116,14 +118,14 @@ class Bakery:
 
     def files(self) -> dict[str, tuple[int, ...]]:
         """Everything where a driver could write, as the library lists it, and the store's own files."""
-        found = listing.listing(self.root)
+        found = footprint.listing(self.root)
         store = self.root / "var/lib/gpu-prebake"
         return found | {str(p): (p.stat().st_size,) for p in store.rglob("*") if p.is_file() and p.name != "release-notes.txt"}
 
     def restore(self, before: dict[str, tuple[int, ...]]) -> None:
         """Removes what came since ``before``, for the next test."""
         shutil.rmtree(self.root / "var/lib/gpu-prebake", ignore_errors=True)
-        for path in sorted(listing.listing(self.root).keys() - before.keys(), reverse=True):
+        for path in sorted(footprint.listing(self.root).keys() - before.keys(), reverse=True):
             file = self.root / path
             if file.is_dir() and not file.is_symlink():
                 file.rmdir()

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import modsig
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
 # What a captured bake may touch on the machine: containerd's own data, logs, and our store. Nothing else is excused, but for what
 # lives in memory, and what logging in and running Ansible there leaves.
@@ -67,7 +67,7 @@ def _content(file: Path, status: os.stat_result) -> tuple[str, str]:
     if not stat.S_ISREG(status.st_mode):
         return "", ""
     data = file.read_bytes()
-    signature = modsig.read(file) if file.suffix == ".ko" else None
+    signature = module_signature.read(file) if file.suffix == ".ko" else None
     if signature is None:
         return hashlib.sha256(data).hexdigest(), ""
     signed, behind = data[: signature.signed_size], data[signature.signed_size :]

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inert, inventory
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard, verify
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import setuid, tree
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import LIBRARY, MODULE, REPLACED, SETUID, LayerNode, snapshot
@@ -48,7 +50,7 @@ def test_the_seal_looks_below_a_separate_usr(tmp_path: Path) -> None:
         program.parent.mkdir()
         program.touch(0o755)
         program.chmod(0o4755)
-        assert inert.setuid(tmp_path / "root") == ("usr/bin/evil",)
+        assert setuid.setuid(tmp_path / "root") == ("usr/bin/evil",)
 
 
 @contextmanager
@@ -103,8 +105,8 @@ def test_a_layer_comes_and_goes_on_each_kind_of_filesystem(disk: tuple[str, Path
     kind, folder = disk
     node, layer = prepared(folder)
     before = snapshot(node.root)
-    active = activation.activate(node.root, node, layer)
-    assert inventory.problems(node.root, layer.files) == ()
+    active = activate.activate(node.root, node, layer)
+    assert tree.problems(node.root, layer.files) == ()
     assert os.getxattr(node.root / PROGRAM, "security.capability") == CAPABILITY
     assert (node.root / MODULE).stat().st_gid == 5
     assert (node.root / "opt/azure/aks-gpu").stat().st_mode & 0o7777 == 0o2750
@@ -114,10 +116,10 @@ def test_a_layer_comes_and_goes_on_each_kind_of_filesystem(disk: tuple[str, Path
     if kind != "ext4":
         do("sync", "-f", str(folder))
         assert "shared" in do("filefrag", "-v", str(node.root / LIBRARY))
-    assert activation.verify(node.root) == ()
-    assert activation.deactivate(node.root, node).kept == []
+    assert verify.verify(node.root) == ()
+    assert deactivate.deactivate(node.root, node).kept == []
     assert snapshot(node.root) == before
-    assert activation.discard(node.root, node, layer.layer)
+    assert discard.discard(node.root, node, layer.layer)
     assert layernode.store_files(node.root) == set()
 
 
@@ -125,10 +127,10 @@ def test_what_is_on_another_filesystem_is_copied(ext4: Path) -> None:
     node, layer = prepared(ext4)
     with mounted_inside(node.root, "usr", "-t", "tmpfs", "tmpfs"):
         before = snapshot(node.root)
-        active = activation.activate(node.root, node, layer)
+        active = activate.activate(node.root, node, layer)
         assert {active.how[path] for path in (LIBRARY, MODULE, SETUID)} == {"copy"}
-        assert inventory.problems(node.root, layer.files) == ()
-        activation.deactivate(node.root, node)
+        assert tree.problems(node.root, layer.files) == ()
+        deactivate.deactivate(node.root, node)
         assert snapshot(node.root) == before
 
 
@@ -136,9 +138,9 @@ def test_behind_a_bind_mount_of_the_same_filesystem_it_is_copied_too(ext4: Path)
     node, layer = prepared(ext4)
     with mounted_inside(node.root, "usr/bin", "--bind", str(node.root / "usr/bin")):
         before = snapshot(node.root)
-        active = activation.activate(node.root, node, layer)
+        active = activate.activate(node.root, node, layer)
         assert (active.how[LIBRARY], active.how[MODULE]) == ("copy", "link")
-        activation.deactivate(node.root, node)
+        deactivate.deactivate(node.root, node)
         assert snapshot(node.root) == before
 
 
@@ -147,7 +149,7 @@ def test_too_small_a_filesystem_is_said_before_anything_is_touched(ext4: Path) -
     with mounted_inside(node.root, "usr", "-t", "tmpfs", "-o", "size=2m", "tmpfs"):
         before = snapshot(node.root)
         with pytest.raises(LayerError, match="MB are needed") as caught:
-            activation.activate(node.root, node, layer)
+            activate.activate(node.root, node, layer)
         assert caught.value.code == "no_space"
         assert snapshot(node.root) == before
 
@@ -174,12 +176,12 @@ def test_a_filesystem_that_fills_up_half_way_is_left_as_it_was(ext4: Path) -> No
                 os.posix_fallocate(stream.fileno(), 0, free)
 
         with pytest.raises(LayerError, match="No space") as caught:
-            activation.activate(node.root, node, layer, at("activate: stage", fill))
+            activate.activate(node.root, node, layer, at("activate: stage", fill))
         assert caught.value.code == "no_space"
         filler.unlink()
         assert snapshot(node.root) == before
-        assert activated.read_journal(node.root) is None
-        activation.activate(node.root, node, layer)
+        assert activation_record.read_journal(node.root) is None
+        activate.activate(node.root, node, layer)
 
 
 @pytest.mark.parametrize("step", ["activate: stage", "activate: place", "activate: register", "activate: record"])
@@ -187,10 +189,10 @@ def test_a_filesystem_that_turns_read_only_half_way_is_taken_back_once_it_can_be
     node, layer = prepared(ext4)
     before = snapshot(node.root)
     with pytest.raises(LayerError, match="Read-only") as caught:
-        activation.activate(node.root, node, layer, at(step, lambda: do("mount", "-o", "remount,ro", str(ext4))))
+        activate.activate(node.root, node, layer, at(step, lambda: do("mount", "-o", "remount,ro", str(ext4))))
     assert caught.value.code == "activation_unfinished"
     do("mount", "-o", "remount,rw", str(ext4))
-    activation.resume(node.root, node)
+    deactivate.resume(node.root, node)
     assert snapshot(node.root) == before
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     assert (node.root / REPLACED).read_text() == "options nvidia\n"

@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, captured, manifest, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard, verify
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import overlay_diff, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.sandbox import Sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.sandbox import Sandbox
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from tests.lab.test_activation_filesystems import CAPABILITY, do, mounted
 from tests.unit.plugins import support
@@ -64,14 +66,14 @@ class Overlaid:
     def capture(self) -> manifest.Manifest:
         (self.merged / MODULE).parent.mkdir(parents=True, exist_ok=True)
         (self.merged / MODULE).write_text("module")
-        found = captured.read(self.node.root, Sandbox(os.getpid(), self.merged, {"": self.upper}), KVER)
+        found = overlay_diff.read(self.node.root, Sandbox(os.getpid(), self.merged, {"": self.upper}), KVER)
         layer = support.manifest(
             mode="captured", files=found.files, replaced=found.replaced, deleted=found.deleted, originals=found.originals
         )
         store = Store(self.node.root)
         for entry in objects_of(layer):
             store.put(self.merged / entry.path, entry)
-        manifest.write(self.node.root, layer)
+        layers.write(self.node.root, layer)
         return layer
 
 
@@ -149,13 +151,13 @@ def test_the_layer_in_place_is_what_the_overlay_showed(overlaid: Overlaid, seed:
     layer = overlaid.capture()
     shown = snapshot(overlaid.merged)
     node = overlaid.node
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     node_has = snapshot(node.root)
     node._do_depmod([KVER])
     for path in (MODULE, *(p for p in {**shown, **node_has} if p.startswith(TOP))):
         assert node_has.get(path) == shown.get(path), path
-    assert activation.verify(node.root) == ()
-    assert activation.deactivate(node.root, node).kept == []
+    assert verify.verify(node.root) == ()
+    assert deactivate.deactivate(node.root, node).kept == []
     after = snapshot(node.root)
     assert {p for p in {**after, **overlaid.before} if after.get(p) != overlaid.before.get(p) and "modules." not in p} == set()
-    assert activation.discard(node.root, node, layer.layer)
+    assert discard.discard(node.root, node, layer.layer)

@@ -33,7 +33,9 @@ def captured(bakery: Bakery) -> Iterator[tuple[Bakery, str]]:
 
 
 def command(bakery: Bakery, words: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(bakery.ssh(f"cd /{LIBRARY} && PYTHONDONTWRITEBYTECODE=1 python3 -m gpunode {words} 2>/dev/null"))
+    found: dict[str, Any] = json.loads(
+        bakery.ssh(f"cd /{LIBRARY} && PYTHONDONTWRITEBYTECODE=1 python3 -m gpunode.command {words} 2>/dev/null")
+    )
     return found
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from lab import base, driverimage, host, packerqemu, paths, registry, ssh
 from lab.bakedimage import variables
@@ -74,6 +74,6 @@ def test_the_six_lines_bake_and_the_next_six_seal_as_a_user_with_sudo(node: Nati
     sealed = json.loads((tmp_path / "seal.json").read_text())
     assert (sealed["refusals"], sealed["covered"]) == ([], [identity["kver"]])
     assert sealed["replayed"]
-    (layer,), problems = manifest.read_all(node.root)
+    (layer,), problems = layers.read_all(node.root)
     assert (problems, Store(node.root).problems(objects_of(layer))) == ((), ())
     assert (layer.mode, layer.identity.kver, layer.identity.version) == (manifest.CAPTURED, identity["kver"], identity["version"])

@@ -1,6 +1,6 @@
 """Power cuts in one VM, chained: each boot first recovers from the last cut and is compared, then the next cut follows.
 
-The node runs ``python3 -m gpunode`` with its progress on the serial console. Once the chosen step is said there, QEMU is killed after a
+The node runs ``python3 -m gpunode.command`` with its progress on the serial console. Once the chosen step is said there, QEMU is killed after a
 delay of up to 50 ms.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.steps import ACTIVATE, DEACTIVATE, DISCARD, STEPS, TAKE_AWAY
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation.steps import ACTIVATE, DEACTIVATE, DISCARD, STEPS, TAKE_AWAY
 
 from lab import paths, ssh
 from lab.vm import VM
@@ -111,7 +111,7 @@ class Bench:
 
     def _shell(self, command: str) -> str:
         layer = "" if command == DEACTIVATE else self.layer
-        return f"cd /{HERE} && PYTHONDONTWRITEBYTECODE=1 python3 -m gpunode {command} {layer} 2>/dev/console"
+        return f"cd /{HERE} && PYTHONDONTWRITEBYTECODE=1 python3 -m gpunode.command {command} {layer} 2>/dev/console"
 
     def _restore_store(self) -> None:
         """After a discard: the layer is put back into the store as it was baked."""

@@ -12,15 +12,14 @@ import os
 import sys
 from pathlib import Path
 
-from gpunode import activated, manifest
-
-STORE = "/var/lib/gpu-prebake"
+from gpunode.paths import ACTIVATION, STORE
+from gpunode.store import activation_record, layers
 
 
 def content(path: str) -> str:
     """SHA-256 of a file; of the record without the times of when it was written and when what it keeps was."""
     with Path(path).open("rb") as stream:
-        if path == f"{STORE}/activation.json":
+        if path == f"/{ACTIVATION}":
             record = json.load(stream)
             record.pop("activated")
             for kept in (kept for one in record["derived"] for kept in one["before"]):
@@ -45,15 +44,15 @@ def details() -> dict[str, list[object]]:
 def found(layer: str) -> dict[str, object]:
     """Which documents are there, and how many of the layer's files."""
     root = Path("/")
-    journal, record, path = activated.read_journal(root), activated.read(root), manifest.path_of(root, layer)
-    files = [entry.path for entry in manifest.read(path).files if entry.type != "folder"] if path.exists() else []
+    journal, record, path = activation_record.read_journal(root), activation_record.read(root), layers.path_of(root, layer)
+    files = [entry.path for entry in layers.read(path).files if entry.type != "folder"] if path.exists() else []
     return {
         "journal": journal.operation if journal else "",
         "record": record is not None,
         "manifest": path.exists(),
         "in_place": sum(os.path.lexists(f"/{name}") for name in files),
         "files": len(files),
-        "half_written": len(list((root / manifest.STORE).glob(".*.tmp"))),
+        "half_written": len(list((root / STORE).glob(".*.tmp"))),
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import modsig
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
 from tests.compare.comparison import Excuse, compare
 from tests.lab.snapshot import snapshot
@@ -56,8 +56,8 @@ def test_a_modules_signature_is_told_from_what_is_signed(trees: tuple[Path, Path
     one, two = trees
     info = bytes([0, 0, 2, 0, 0, 0, 0, 0])  # PKCS#7
     for tree, size in ((one, 3), (two, 5)):
-        (tree / "signed.ko").write_bytes(b"module" + b"s" * size + info + size.to_bytes(4, "big") + modsig.MARKER)
-        (tree / "text").write_bytes(b"s" * size + info + size.to_bytes(4, "big") + modsig.MARKER)
+        (tree / "signed.ko").write_bytes(b"module" + b"s" * size + info + size.to_bytes(4, "big") + module_signature.MARKER)
+        (tree / "text").write_bytes(b"s" * size + info + size.to_bytes(4, "big") + module_signature.MARKER)
     (two / "unsigned.ko").write_bytes(b"module")
     (one / "unsigned.ko").write_bytes((one / "signed.ko").read_bytes())
     found = compare(snapshot(one), snapshot(two), [])

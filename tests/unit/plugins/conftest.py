@@ -12,7 +12,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, boot, files
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 from hypothesis import settings
 
 from tests.unit.plugins.fakenode import FakeNode
@@ -53,6 +54,6 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     made = FakeNode(tmp_path / "root")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", made.kver, "#1 SMP", "x86_64")))
-    monkeypatch.setattr(boot, "LOCK", tmp_path / "locks/boot.lock")
-    monkeypatch.setattr(bake, "LOCK", tmp_path / "locks/bake.lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/boot.lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/bake.lock")
     return made

@@ -12,9 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest, modsig
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import LineSink, Result
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import describe, difference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import LineSink, Result
 
 from tests.unit.plugins.support import CONFIG_DIGEST, DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, VERSION, digest, identity
 from tests.unit.plugins.support import manifest as a_manifest
@@ -171,7 +175,7 @@ class FakeNode:
 
     def driver_tree(self) -> dict[str, str]:
         """All that an installation could have touched, generated files apart."""
-        return {p: text for p, text in self.tree(*(r for r in inventory.ROOTS if r != "lib")).items() if not inventory.is_ignored(p)}
+        return {p: text for p, text in self.tree(*(r for r in footprint.ROOTS if r != "lib")).items() if not footprint.is_ignored(p)}
 
     # what a driver image does
 
@@ -280,7 +284,7 @@ class FakeNode:
         if words[:2] == ["-t", "overlay"]:
             options = dict(option.split("=") for option in words[4].split(","))
             overlay = FakeOverlay(Path(options["lowerdir"]), Path(options["upperdir"]), Path(words[-1]))
-            overlay.mount(self.root / manifest.STORE)
+            overlay.mount(self.root / STORE)
             self.overlays.append(overlay)
         return Reply()
 
@@ -396,7 +400,7 @@ class FakeNode:
         if not file.is_file():
             return Reply(1, err=f"modinfo: ERROR: Module {words[-1]} not found.\n")
         data = file.read_bytes()
-        signer = "signer:         somebody\n" if data.endswith(modsig.MARKER) else ""
+        signer = "signer:         somebody\n" if data.endswith(module_signature.MARKER) else ""
         return Reply(out=f"filename:       {file}\n{signer}" + data.decode("utf-8", "replace"))
 
     def loaded_names(self) -> list[str]:
@@ -536,7 +540,7 @@ class FakeOverlay:
             if any((self.merged / inside).is_relative_to(other) and not self.merged.is_relative_to(other) for other in others):
                 continue
             above = self.merged / inside.parent
-            is_seen = above.is_symlink() or not above.is_dir() or str(inside).startswith(manifest.STORE)
+            is_seen = above.is_symlink() or not above.is_dir() or str(inside).startswith(STORE)
             if not is_seen and not os.path.lexists(self.merged / inside):
                 self._parents(inside)
                 self._remove(self.upper / inside)
@@ -621,13 +625,13 @@ def behave(node: FakeNode, action: str) -> Reply:
 
 def bake_layer(node: FakeNode, **build: Any) -> manifest.Manifest:
     """Builds on the node and records it as a bake would."""
-    before = inventory.listing(node.root)
+    before = footprint.listing(node.root)
     node.build(**build)
-    change = inventory.difference(before, inventory.listing(node.root))
+    change = difference(before, footprint.listing(node.root))
     flavour = {"NVIDIA": "proprietary"}.get(build.get("licence", ""), "open")
     who = identity(
         kver=build.get("kver") or node.kver, version=build.get("version", VERSION), kind=build.get("kind", "cuda"), flavour=flavour
     )
-    layer = a_manifest(who, files=inventory.describe(node.root, change.added))
-    manifest.write(node.root, layer)
+    layer = a_manifest(who, files=describe(node.root, change.added))
+    layers.write(node.root, layer)
     return layer

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, inventory, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Index, Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS, Store, key, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ORIGINALS
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Index, Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry, Listing, attributes, describe
 
 from tests.unit.plugins import support
 from tests.unit.plugins.fakenode import FakeNode, Reply
@@ -110,12 +113,12 @@ def fast_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def described(root: Path, listing: inventory.Listing) -> dict[str, Entry]:
-    return {entry.path: entry for entry in inventory.describe(root, sorted(listing))}
+def described(root: Path, listing: Listing) -> dict[str, Entry]:
+    return {entry.path: entry for entry in describe(root, sorted(listing))}
 
 
 def derived_files(root: Path) -> dict[str, Entry]:
-    return {e.path: e for e in inventory.describe(root, (f"{MODULES}/{p.name}" for p in sorted((root / MODULES).glob("modules.*"))))}
+    return {e.path: e for e in describe(root, (f"{MODULES}/{p.name}" for p in sorted((root / MODULES).glob("modules.*"))))}
 
 
 def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, **changes: Any) -> Manifest:
@@ -125,7 +128,7 @@ def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, *
     builder = kind.__new__(kind)
     builder.__dict__.update(node.__dict__, root=scratch)
     builder.build()
-    before, after = described(node.root, inventory.listing(node.root)), described(scratch, inventory.listing(scratch))
+    before, after = described(node.root, footprint.listing(node.root)), described(scratch, footprint.listing(scratch))
     indexes, made = derived_files(node.root), derived_files(scratch)
     replaced = sorted(p for p in before if p in after and before[p] != after[p])
     deleted = sorted(p for p in before if p not in after)
@@ -141,7 +144,7 @@ def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, *
     store = Store(node.root)
     for entry in objects_of(layer):
         store.put(scratch / entry.path, entry)
-    manifest.write(node.root, layer)
+    layers.write(node.root, layer)
     shutil.rmtree(scratch)
     return layer
 
@@ -156,7 +159,7 @@ def snapshot(root: Path, without: str = STORE) -> dict[str, tuple[Any, ...]]:
             if relative == without or relative.startswith(without + "/"):
                 continue
             status = path.lstat()
-            owner = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, inventory.attributes(path))
+            owner = (stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, attributes(path))
             if path.is_symlink():
                 found[relative] = (*owner, os.readlink(path))  # noqa: PTH115 - a Path would tidy it up
             elif path.is_file():
@@ -208,7 +211,7 @@ def flip(path: Path) -> None:
 def refused(node: LayerNode, layer: Manifest, code: str, *words: str) -> None:
     before, calls = snapshot(node.root, "none"), len(node.calls)
     with pytest.raises(LayerError) as caught:
-        activation.activate(node.root, node, layer)
+        activate.activate(node.root, node, layer)
     assert caught.value.code == code, caught.value
     for word in words:
         assert word in str(caught.value)

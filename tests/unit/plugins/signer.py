@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import LineSink, Result, SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import LineSink, Result, SystemRunner
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import KVER

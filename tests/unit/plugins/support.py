@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.kmod import LoadedModule, ModuleInfo
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Identity, Index, Manifest, ModuleFact, Signer, layer_name
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import Marker
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts, Policy
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.pci import PciFunction
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.record import Record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Facts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.marker import Marker
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.modules import LoadedModule, ModuleInfo
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Identity, Index, Manifest, ModuleFact, layer_name
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.node_record import Record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.module_signature import Signer
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.pci import PciFunction
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry
 
 DATA = Path(__file__).parents[2] / "data"
 KVER = "6.1.0-56-cloud-amd64"
@@ -170,4 +172,4 @@ def ready(**changes: Any) -> Facts:
 
 
 def policy(image: str = IMAGE, pull: str | None = None, **changes: Any) -> Policy:
-    return replace(Policy(imageref.wanted(image, pull), late_gpus_s=0.0), **changes)
+    return replace(Policy(reference.wanted(image, pull), late_gpus_s=0.0), **changes)

@@ -18,9 +18,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, files, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import STORE, LayerNode, snapshot
@@ -37,25 +39,25 @@ Work = Callable[[LayerNode, Manifest, Callable[[str], None]], object]
 
 
 def activates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
-    return activation.activate(node.root, node, layer, say)
+    return activate.activate(node.root, node, layer, say)
 
 
 def runs_depmod(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
     """As on a node whose module indexes are not those of the bake."""
-    return activation.activate(node.root, node, manifest.Manifest(**{**vars(layer), "indexes": ()}), say)
+    return activate.activate(node.root, node, manifest.Manifest(**{**vars(layer), "indexes": ()}), say)
 
 
 def deactivates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
-    return activation.deactivate(node.root, node, say)
+    return deactivate.deactivate(node.root, node, say)
 
 
 def takes_builds(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
     """As on a node whose kernel was updated."""
-    return activation.deactivate(node.root, node, say)
+    return deactivate.deactivate(node.root, node, say)
 
 
 def discards(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
-    return activation.discard(node.root, node, layer.layer, say)
+    return discard.discard(node.root, node, layer.layer, say)
 
 
 class Bench:
@@ -94,13 +96,13 @@ class Bench:
         state = next((name for name, wanted in self.looks.items() if look == wanted), None)
         if state is None:
             raise AssertionError(" or ".join(differences(look, wanted) for wanted in self.looks.values()))
-        assert (activated.read(root) is not None) == (state != PRISTINE), f"{state}, and the record says otherwise"
-        assert activated.read_journal(root) is None
+        assert (activation_record.read(root) is not None) == (state != PRISTINE), f"{state}, and the record says otherwise"
+        assert activation_record.read_journal(root) is None
         return state
 
     def recovers(self, node: LayerNode, work: Work, again: bool = True) -> str:
         """Resumes, and does the work again; asserts that the node is then as if nothing had happened. Returns what it was between."""
-        activation.resume(node.root, node)
+        deactivate.resume(node.root, node)
         between = self.state(node.root)
         if again:
             work(node, self.layer, silent)
@@ -276,7 +278,7 @@ def test_killed_again_while_it_recovers_the_next_run_recovers(bench: Bench, work
             def resume(node: LayerNode = node, later: int = later) -> None:
                 for patch in watched(Counter(later, die)):
                     patch.start()
-                activation.resume(node.root, node)
+                deactivate.resume(node.root, node)
 
             second += killed_in_child(resume)
         bench.recovers(node, work)

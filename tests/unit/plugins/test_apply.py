@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import evidence, manifest, record
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.apply import Apply
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.decide import decide
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.probe import probe
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, DeadlineError, GpuNodeError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.events import Events
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome, Policy
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.probe import probe
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import Events
 
 from tests.unit.plugins.fakenode import KILLED, FakeNode, Reply, Script, bake_layer, behave
 from tests.unit.plugins.support import DROPIN, IMAGE, KVER, LIBRARIES, MARKER, NEWER, SIGNER, VERSION, digest, policy
@@ -90,7 +92,7 @@ def test_the_fast_path_skips_the_build_and_says_so(baked: FakeNode) -> None:
 
 def test_its_record_names_machine_driver_and_files(baked: FakeNode) -> None:
     boot(baked)
-    found = record.read(baked.root)
+    found = node_record.read(baked.root)
     assert found is not None
     assert (found.state, found.built_here, found.action, found.identity.flavour) == ("initialised", False, SKIP, "open")
     assert set(found.modules[KVER]) == {f"usr/lib/modules/{KVER}/updates/dkms/{name}.ko" for name in ("nvidia", "nvidia-uvm")}
@@ -113,7 +115,7 @@ def test_after_a_reboot_modules_and_nodes_come_back_without_a_container(baked: F
     (baked.root / "proc/modules").write_text("")
     (baked.root / "dev/nvidiactl").unlink()
     baked.calls.clear()
-    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.host.boot_id", lambda: "next")
+    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.host.boot_id", lambda: "next")
     outcome = boot(baked)
     assert (outcome.result, outcome.containerd_restarted) == ("ready", False)
     assert baked.loaded_names() == ["nvidia-uvm", "nvidia"]
@@ -124,7 +126,7 @@ def test_after_a_reboot_modules_and_nodes_come_back_without_a_container(baked: F
 def test_a_never_baked_node_compiles_and_records_that(fresh: FakeNode) -> None:
     outcome = boot(fresh)
     assert (outcome.result, outcome.code) == ("compiled", "never_baked")
-    found = record.read(fresh.root)
+    found = node_record.read(fresh.root)
     assert found is not None
     assert found.built_here
 
@@ -136,7 +138,7 @@ def test_another_kernel_keeps_what_is_ready_for_the_first(fresh: FakeNode) -> No
     (fresh.root / "proc/modules").write_text("")
     outcome = boot(fresh)
     assert (outcome.result, fresh.driver_runs) == ("compiled", [INSTALL, INSTALL])
-    found = record.read(fresh.root)
+    found = node_record.read(fresh.root)
     assert found is not None
     assert found.ready_kernels() == (KVER, NEWER)
 
@@ -154,7 +156,7 @@ def test_a_refused_skip_is_reported_as_compiled(baked: FakeNode, fails_first: bo
     baked.scripts = then(compiles, behave) if fails_first else then(compiles)
     outcome = boot(baked)
     assert (outcome.result, outcome.code) == ("compiled", "skip_refused")
-    found = record.read(baked.root)
+    found = node_record.read(baked.root)
     assert found is not None
     assert (found.built_here, found.reason_code) == (True, "skip_refused")
 
@@ -499,7 +501,7 @@ def test_device_nodes_that_cannot_be_made_are_told_with_what_to_look_at(baked: F
 
 def test_the_installed_flavour_is_what_the_owner_asked_for(fresh: FakeNode) -> None:
     assert failed(fresh, policy(flavour="proprietary")).code == "flavour_refused"
-    found = record.read(fresh.root)
+    found = node_record.read(fresh.root)
     assert found is not None
     assert (found.state, found.identity.flavour) == ("initialised", "open")
     assert failed(fresh, policy(flavour="proprietary")).code == "flavour_refused"
@@ -527,7 +529,7 @@ def test_a_pulled_image_of_another_digest_is_installed_in_full(baked: FakeNode) 
 
 def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None:
     node.add_gpu()
-    manifest.write(node.root, replace(bake_layer(node), signer=SIGNER))
+    layers.write(node.root, replace(bake_layer(node), signer=SIGNER))
     node.put("sys/module/module/parameters/sig_enforce", "Y\n")
     node.remote[IMAGE] = digest("other")
     want = policy()

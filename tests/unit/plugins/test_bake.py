@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, files, inplace, inventory, manifest, preflight, takeback
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, in_place, preflight
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.report import release_note
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import BakeRequest, request_from
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.preflight import BakeRequest, request_from
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import BAKE_JOURNAL, BAKE_REPORT
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins.fakenode import KILLED, FakeNode, Reply, Script, bake_layer
 from tests.unit.plugins.support import DATA, IMAGE, KVER, LIBRARIES, MARKER, NEWER, OLDER, VERSION
@@ -26,7 +33,7 @@ def request(**changes: Any) -> BakeRequest:
 
 
 def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]:
-    baked = bake.bake(node, request(**changes), root=node.root)
+    baked = flow.bake(node, request(**changes), root=node.root)
     assert len(baked.layers) == 1
     return baked.layers[0], baked.changed, baked.report
 
@@ -37,8 +44,8 @@ def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: An
     with pytest.raises(error) as caught:
         run(node, **changes)
     assert {p: t for p, t in node.driver_tree().items() if p != MARKER} == {p: t for p, t in before.items() if p != MARKER}
-    assert not (node.root / preflight.JOURNAL).exists()
-    assert manifest.read_all(node.root) == ((), ())
+    assert not (node.root / BAKE_JOURNAL).exists()
+    assert layers.read_all(node.root) == ((), ())
     assert not (node.root / "opt/gpu").exists() or not node.driver_runs
     return caught.value
 
@@ -55,22 +62,22 @@ def builds(**options: Any) -> Script:
 def test_what_was_baked_is_recorded_and_reported(node: FakeNode) -> None:
     layer, baked_now, report = run(node)
     assert baked_now
-    assert manifest.read_all(node.root) == ((layer,), ())
+    assert layers.read_all(node.root) == ((layer,), ())
     assert layer.layer == f"cuda-{VERSION}-open-{KVER}"
     assert {f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko", f"{LIBRARIES}/libcuda.so.1", MARKER} <= {e.path for e in layer.files}
     assert (layer.replaced, layer.deleted, layer.tries) == ((), (), 1)
-    assert inventory.problems(node.root, layer.files) == ()
-    assert json.loads((node.root / bake.REPORT).read_text()) == report
+    assert tree.problems(node.root, layer.files) == ()
+    assert json.loads((node.root / BAKE_REPORT).read_text()) == report
     notes = (node.root / "var/lib/gpu-prebake/release-notes.txt").read_text()
-    assert notes == bake.release_note(layer) + "\n"
+    assert notes == release_note(layer) + "\n"
     assert not (node.root / "opt/gpu").exists()
-    assert not (node.root / preflight.JOURNAL).exists()
+    assert not (node.root / BAKE_JOURNAL).exists()
 
 
 def test_the_release_notes_of_others_stay(node: FakeNode) -> None:
     node.put("etc/notes", "kernel: new\nnvidia-prebake: an old bake\n")
     layer, _, _ = run(node, release_notes="/etc/notes")
-    assert (node.root / "etc/notes").read_text() == f"kernel: new\n{bake.release_note(layer)}\n"
+    assert (node.root / "etc/notes").read_text() == f"kernel: new\n{release_note(layer)}\n"
 
 
 def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
@@ -89,7 +96,7 @@ def test_another_driver_replaces_ours(node: FakeNode) -> None:
     node.scripts = [builds(version="580.159.04")]
     layer, baked_now, _ = run(node, image=other)
     assert baked_now
-    assert [m.layer for m in manifest.read_all(node.root)[0]] == [layer.layer]
+    assert [m.layer for m in layers.read_all(node.root)[0]] == [layer.layer]
     assert not [path for path in node.driver_tree() if VERSION in path]
 
 
@@ -102,11 +109,11 @@ def test_a_damaged_layer_is_baked_anew(node: FakeNode) -> None:
 
 def test_check_mode_answers_and_writes_nothing(node: FakeNode) -> None:
     before = node.tree()
-    assert bake.would_bake(node, request(), node.root)
+    assert flow.would_bake(node, request(), node.root)
     assert node.tree() == before
     run(node)
     before = node.tree()
-    assert not bake.would_bake(node, request(), node.root)
+    assert not flow.would_bake(node, request(), node.root)
     assert node.tree() == before
 
 
@@ -329,11 +336,11 @@ def test_a_killed_bake_is_taken_back_by_the_next(node: FakeNode, monkeypatch: py
 
     node.scripts = [dies]
     with monkeypatch.context() as patch:
-        patch.setattr(inplace.InPlace, "take_back", lambda self, before: 0)
-        patch.setattr(takeback, "show_headers", lambda root: None)
+        patch.setattr(in_place.InPlace, "take_back", lambda self, before: 0)
+        patch.setattr(in_place, "show_headers", lambda root: None)
         with pytest.raises(PowerCut):
             run(node, kernels=KVER)
-    assert (node.root / preflight.JOURNAL).exists()
+    assert (node.root / BAKE_JOURNAL).exists()
     assert not (node.root / f"lib/modules/{NEWER}/build").exists()
     node.containers = ["gpuprebuild-1", "somebody-elses"]
     node.put("usr/bin/nvidia-installed-meanwhile", "by apt")
@@ -357,7 +364,7 @@ def test_a_failure_after_the_record_takes_that_back_too(node: FakeNode, monkeypa
 
     def fails_once(path: Path) -> None:
         asked.append(path)
-        if path.name == Path(preflight.JOURNAL).name and [p.name for p in asked].count(path.name) == 1:
+        if path.name == Path(BAKE_JOURNAL).name and [p.name for p in asked].count(path.name) == 1:
             raise OSError(errno.EIO, "the disk went away", str(path))
         remove(path)
 
@@ -366,7 +373,7 @@ def test_a_failure_after_the_record_takes_that_back_too(node: FakeNode, monkeypa
     with pytest.raises(BuildError, match=r"in step assert-and-record: .*: the disk went away"):
         run(node)
     assert node.driver_tree() == before
-    assert manifest.read_all(node.root) == ((), ())
+    assert layers.read_all(node.root) == ((), ())
 
 
 @pytest.mark.parametrize("paths", ["7", "[]", '"usr/bin"', "[1]", "null"])
@@ -380,7 +387,7 @@ def test_a_broken_journal_removes_nothing(node: FakeNode, text: str) -> None:
 
 
 def refuses_journal(node: FakeNode, text: str) -> None:
-    node.put(preflight.JOURNAL, text)
+    node.put(BAKE_JOURNAL, text)
     before = node.tree()
     with pytest.raises(BuildError) as caught:
         run(node)
@@ -389,7 +396,7 @@ def refuses_journal(node: FakeNode, text: str) -> None:
 
 
 def test_a_second_bake_at_the_same_time_is_refused(node: FakeNode) -> None:
-    with files.locked(bake.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already under way") as caught:
+    with files.locked(paths.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already under way") as caught:
         run(node)
     assert caught.value.code == "busy"
 
@@ -401,8 +408,8 @@ def test_a_layer_of_ours_is_never_foreign(node: FakeNode) -> None:
 
 
 def test_what_an_interrupted_bake_left_is_not_taken_for_a_foreign_driver(node: FakeNode) -> None:
-    before = sorted(inventory.listing(node.root))
-    node.put(preflight.JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
+    before = sorted(footprint.listing(node.root))
+    node.put(BAKE_JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
     node.build()
     found = preflight.check(node.root, node, Containerd(node), request())
     assert found.kernels == (KVER,)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import files
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import boot
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.flow import boot
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import expected_gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, InputError, PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import expected_gpus
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.support import policy
@@ -29,7 +29,7 @@ def test_check_mode_says_the_plan_and_touches_nothing(node: FakeNode, is_baked: 
     assert outcome.code == ("baked_layer_matches" if is_baked else "never_baked")
     asked = [tuple(argv[3:5]) for argv in node.calls if argv[0] not in READ_ONLY]
     assert asked == [("images", "ls"), ("content", "get"), ("content", "get")], "the image, its index, its manifest; nothing twice"
-    assert not boot_module.LOCK.exists()
+    assert not paths.LOCK.exists()
 
 
 def test_boots_once_and_then_changes_nothing(node: FakeNode) -> None:
@@ -59,7 +59,7 @@ def test_a_corrupt_store_is_never_fatal(node: FakeNode) -> None:
 
 
 def test_two_boots_at_once_are_refused(node: FakeNode) -> None:
-    with files.locked(boot_module.LOCK, "gpu_boot"), pytest.raises(BusyError, match=str(os.getpid())):
+    with files.locked(paths.LOCK, "gpu_boot"), pytest.raises(BusyError, match=str(os.getpid())):
         boot(node, policy(), root=node.root)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bootloader
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import bootloader
 
 DATA = Path(__file__).parents[2] / "data/grub"
 CONFIG = (DATA / "debian12-two-cloud-kernels.cfg").read_text()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import boot
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.flow import boot
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.support import policy

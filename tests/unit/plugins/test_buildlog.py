@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import buildlog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import build_log
 
 from tests.unit.plugins.support import DATA
 
@@ -12,7 +12,7 @@ GCC = "/build/nvidia.c:184:16: error: too few arguments to function 'f'"
 
 
 def test_finds_the_first_compiler_error_of_a_real_log() -> None:
-    found = buildlog.first_error(LOG)
+    found = build_log.first_error(LOG)
     assert found is not None
     assert "nvidia.c:184:16: error: too few arguments to function" in found
 
@@ -28,7 +28,7 @@ def test_finds_the_first_compiler_error_of_a_real_log() -> None:
     ],
 )
 def test_first_error(texts: list[str | None], found: str | None) -> None:
-    assert buildlog.first_error(*texts) == found
+    assert build_log.first_error(*texts) == found
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_first_error(texts: list[str | None], found: str | None) -> None:
     [("ld: final link failed: No space left on device", True), ("Disk quota exceeded", True), ("no space", False), ("", False)],
 )
 def test_a_full_disk(text: str, full: bool) -> None:
-    assert buildlog.is_out_of_space(None, text) is full
+    assert build_log.is_out_of_space(None, text) is full
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_full_disk(text: str, full: bool) -> None:
     ],
 )
 def test_only_network_and_locks_are_transient(text: str, transient: bool) -> None:
-    assert buildlog.is_transient(text) is transient
+    assert build_log.is_transient(text) is transient
 
 
 def test_the_end_of_an_output() -> None:
-    assert buildlog.last_lines("a\nb\nc\n", 2) == "b\nc"
+    assert build_log.last_lines("a\nb\nc\n", 2) == "b\nc"

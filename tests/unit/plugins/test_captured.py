@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import captured, sandbox
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.captured import Captured
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import overlay_diff, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.overlay_diff import Captured
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.sandbox import Sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.sandbox import Sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import KVER, LOADER, NEWER, VERSION
@@ -39,7 +40,7 @@ class Inside:
         self.node.overlays[0].sync()
 
     def read(self) -> Captured:
-        return captured.read(self.node.root, self.box, KVER)
+        return overlay_diff.read(self.node.root, self.box, KVER)
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_what_was_only_copied_up_is_no_replacement(inside: Inside, path: str) ->
     ],
 )
 def test_what_was_replaced_is_guarded_by_what_it_was(inside: Inside, change: Callable[[Path], object], path: str) -> None:
-    before = captured.inventory.describe(inside.node.root, [path])
+    before = tree.describe(inside.node.root, [path])
     inside.do(change)
     found = inside.read()
     assert (paths(found), found.replaced, found.deleted) == ([path], (path,), ())
@@ -115,7 +116,7 @@ def test_a_deleted_file_is_guarded_too(inside: Inside) -> None:
     inside.do(lambda root: (root / f"{LOADER}/libGL.so.1").unlink())
     found = inside.read()
     assert (found.files, found.deleted) == ((), (f"{LOADER}/libGL.so.1",))
-    assert [e.sha256 for e in found.originals] == [captured.inventory.describe(inside.node.root, found.deleted)[0].sha256]
+    assert [e.sha256 for e in found.originals] == [tree.describe(inside.node.root, found.deleted)[0].sha256]
 
 
 def test_a_deleted_folder_is_each_path_in_it(inside: Inside) -> None:
@@ -131,8 +132,8 @@ def test_an_opaque_folder_hides_all_that_it_does_not_have(inside: Inside, monkey
     """As after ``rm -r`` and ``mkdir``; only root may set the attribute, so it is told here."""
     inside.put("usr/share/vulkan/icd.d/a.json", "NVIDIA's")
     opaque = inside.box.uppers[""] / "usr/share/vulkan/icd.d"
-    real = captured._attribute
-    monkeypatch.setattr(captured, "_attribute", lambda p, n: b"y" if (p, n) == (opaque, captured._OPAQUE) else real(p, n))
+    real = overlay_diff._attribute
+    monkeypatch.setattr(overlay_diff, "_attribute", lambda p, n: b"y" if (p, n) == (opaque, overlay_diff._OPAQUE) else real(p, n))
     found = inside.read()
     assert found.replaced == ("usr/share/vulkan/icd.d/a.json",)
     assert found.deleted == ("usr/share/vulkan/icd.d/b", "usr/share/vulkan/icd.d/b/c.json")
@@ -142,8 +143,8 @@ def test_below_an_opaque_folder_everything_is_opaque(inside: Inside, monkeypatch
     """As after ``rm -r icd.d`` and ``mkdir -p icd.d/b``: overlayfs marks only the topmost folder."""
     inside.put("usr/share/vulkan/icd.d/b/new.json", "NVIDIA's")
     opaque = inside.box.uppers[""] / "usr/share/vulkan/icd.d"
-    real = captured._attribute
-    monkeypatch.setattr(captured, "_attribute", lambda p, n: b"y" if (p, n) == (opaque, captured._OPAQUE) else real(p, n))
+    real = overlay_diff._attribute
+    monkeypatch.setattr(overlay_diff, "_attribute", lambda p, n: b"y" if (p, n) == (opaque, overlay_diff._OPAQUE) else real(p, n))
     found = inside.read()
     assert paths(found) == ["usr/share/vulkan/icd.d/b/new.json"]
     assert found.deleted == ("usr/share/vulkan/icd.d/a.json", "usr/share/vulkan/icd.d/b/c.json")
@@ -181,7 +182,7 @@ def test_what_changes_its_kind_with_all_below_it_is_refused_by_name(inside: Insi
 @pytest.mark.parametrize("name", ["trusted.overlay.redirect", "trusted.overlay.metacopy"])
 def test_contents_that_lie_elsewhere_are_refused(inside: Inside, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     inside.put("usr/bin/tool", "changed")
-    monkeypatch.setattr(captured, "_attribute", lambda p, n: b"/x" if n == name and p.name == "tool" else b"")
+    monkeypatch.setattr(overlay_diff, "_attribute", lambda p, n: b"/x" if n == name and p.name == "tool" else b"")
     with pytest.raises(BuildError, match=f"/usr/bin/tool carries {name}"):
         inside.read()
 
@@ -316,6 +317,6 @@ def test_what_several_filesystems_hold_is_one_layer(node: FakeNode) -> None:
                 (base / path).parent.mkdir(parents=True, exist_ok=True)
                 (base / path).write_text("x")
         os.mknod(box.uppers["usr"] / "bin/gcc", 0o020000, os.makedev(0, 0))
-        found = captured.read(node.root, box, KVER)
+        found = overlay_diff.read(node.root, box, KVER)
     assert [e.path for e in found.files if e.type == "file"] == ["etc/ld.so.conf.d/nvidia.conf", "usr/bin/nvidia-smi"]
     assert found.deleted == ("usr/bin/gcc",)

@@ -12,12 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, readiness, record
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, preconditions, verify
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome, Policy
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, NODE_RECORD
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import FakeNode, Reply, behave
@@ -33,7 +39,7 @@ BOOTS_OWN = ("proc/", "sys/", "dev/", "run/", "opt/", "var/log/")
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LayerNode, Manifest]]:
     with layernode.fast_folder() as folder:
-        monkeypatch.setattr(boot_module, "LOCK", folder / "lock")
+        monkeypatch.setattr(paths, "LOCK", folder / "lock")
         monkeypatch.setattr("os.geteuid", lambda: 0)
         node, layer = layernode.a_node(folder)
         node.add_gpu()
@@ -53,7 +59,7 @@ def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
 
 
 def boot(node: LayerNode, want: Policy | None = None, check: bool = False) -> Outcome:
-    return boot_module.boot(node, want or policy(delay_s=0), check, root=node.root)[1]
+    return flow.boot(node, want or policy(delay_s=0), check, root=node.root)[1]
 
 
 def lose_gpu(node: LayerNode) -> None:
@@ -69,12 +75,12 @@ def test_a_matching_layer_is_put_in_place_and_the_build_is_skipped(node: LayerNo
     outcome = boot(node)
     assert (outcome.result, outcome.code, outcome.containers) == ("fast", "baked_layer_matches", 1)
     assert node.driver_runs == [SKIP]
-    active = activated.read(node.root)
+    active = activation_record.read(node.root)
     assert active
     assert (active.layer, active.verified) == (layer.layer, True)
-    done = record.read(node.root)
+    done = node_record.read(node.root)
     assert done
-    assert done.state == record.INITIALISED
+    assert done.state == node_record.INITIALISED
     assert MODULE in done.modules[KVER]
 
 
@@ -94,9 +100,9 @@ def test_a_container_that_refuses_the_skip_and_compiles_is_reported_and_the_next
     node.scripts = [compiles]
     outcome = boot(node)
     assert (outcome.result, outcome.code, node.driver_runs) == ("compiled", "skip_refused", [SKIP])
-    done = record.read(node.root)
+    done = node_record.read(node.root)
     assert done
-    assert (done.state, done.built_here) == (record.INITIALISED, True)
+    assert (done.state, done.built_here) == (node_record.INITIALISED, True)
     again = boot(node)
     assert (again.result, again.code, again.changed) == ("ready", "already_initialised", False)
 
@@ -104,7 +110,7 @@ def test_a_container_that_refuses_the_skip_and_compiles_is_reported_and_the_next
 def test_hashing_that_meets_a_half_compiled_driver_takes_nothing_back(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow disk: the container has refused the skip and compiles before the layer's user space is hashed."""
     is_half_done, is_hashed = threading.Event(), threading.Event()
-    problems = activation.problems
+    problems = verify.problems
 
     def compiles(node: FakeNode, action: str) -> Reply:
         (node.root / MODULE).unlink(missing_ok=True)
@@ -119,7 +125,7 @@ def test_hashing_that_meets_a_half_compiled_driver_takes_nothing_back(node: Laye
         is_hashed.set()
         return found
 
-    monkeypatch.setattr(activation, "problems", hashed)
+    monkeypatch.setattr(verify, "problems", hashed)
     node.scripts = [compiles]
     outcome = boot(node)
     assert (outcome.result, outcome.code, node.driver_runs) == ("compiled", "skip_refused", [SKIP])
@@ -143,7 +149,7 @@ def test_a_layer_that_does_not_belong_here_stays_inert(node: LayerNode, want: Po
             boot(node, replace(want, tries=1))
     else:
         boot(node, want)
-    assert activated.read(node.root) is None
+    assert activation_record.read(node.root) is None
     assert placed(node) == before
 
 
@@ -180,7 +186,7 @@ def test_another_kernel_leaves_the_layer_inert_and_installs(node: LayerNode) -> 
     node.kver = NEWER
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "kernel_mismatch")
-    assert activated.read(node.root) is None
+    assert activation_record.read(node.root) is None
 
 
 # --- taken away ------------------------------------------------------------------------------------------------------
@@ -195,8 +201,8 @@ def test_what_was_put_in_place_goes_where_no_driver_belongs(node: LayerNode, man
     outcome = boot(node, policy(managed=managed))
     assert (outcome.result, outcome.changed, outcome.code) == ("removed", True, "no_gpu" if managed else "not_managed")
     assert "nvidia" not in node.loaded_names()
-    assert activated.read(node.root) is None
-    assert record.read(node.root) is None
+    assert activation_record.read(node.root) is None
+    assert node_record.read(node.root) is None
     left = {p for p in placed(node) if p not in before}
     assert left <= {"etc/containerd/config.d", "etc/containerd/config.d/10-nvidia-runtime.toml", "usr/lib/udev", "usr/lib/udev/rules.d"}
     now = placed(node)
@@ -216,7 +222,7 @@ def test_a_cloned_disk_is_a_new_node(node: LayerNode) -> None:
     node.calls.clear()
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
-    active = activated.read(node.root)
+    active = activation_record.read(node.root)
     assert active
     assert active.machine_id == "f" * 32
 
@@ -269,7 +275,7 @@ def test_a_distributions_driver_of_the_same_version_stays_whole(node: LayerNode,
     assert "nvidia" in node.loaded_names()
     assert {path: (node.root / path).read_text() for path in theirs} == theirs
     assert [path for path in built if not os.path.lexists(node.root / path)] == []
-    assert activated.read(node.root) is None
+    assert activation_record.read(node.root) is None
     assert not (node.root / LIBRARY).exists()
 
 
@@ -295,7 +301,9 @@ def test_modules_that_another_process_holds_stop_an_opted_out_node_before_a_file
 ) -> None:
     boot(node)
     before = placed(node)
-    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.holders.device_holders", lambda _: ("python (42)",))
+    monkeypatch.setattr(
+        "ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.holders.device_holders", lambda _: ("python (42)",)
+    )
     with pytest.raises(BootError, match=r"python \(42\)") as caught:
         boot(node, policy(managed=False))
     assert caught.value.code == "driver_in_use"
@@ -336,7 +344,7 @@ def test_what_the_disk_says_of_a_layers_places_is_a_reason_and_no_error(node: La
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error", "/usr/bin")
 
-    monkeypatch.setattr(readiness, "check", broken)
+    monkeypatch.setattr(preconditions, "check", broken)
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "layer_unplaceable")
     assert "/usr/bin: Input/output error" in outcome.reason
@@ -350,8 +358,8 @@ def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(nod
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
     assert node.driver_runs == [SKIP, INSTALL]
-    assert manifest.why_judged_bad(node.root, layer, record_machine(node))
-    assert activated.read(node.root) is None
+    assert layers.why_judged_bad(node.root, layer, record_machine(node))
+    assert activation_record.read(node.root) is None
 
 
 def test_firmware_that_is_damaged_is_no_broken_hardware(node: LayerNode, layer: Manifest) -> None:
@@ -371,13 +379,13 @@ def test_firmware_that_is_damaged_is_no_broken_hardware(node: LayerNode, layer: 
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
     assert "gsp.bin" in outcome.reason
-    assert manifest.why_judged_bad(node.root, layer, record_machine(node))
+    assert layers.why_judged_bad(node.root, layer, record_machine(node))
 
 
 def test_what_is_verified_beside_a_try_that_fails_leaves_no_record_behind(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """The contents are hashed beside the container. Where it ends later than the layer has gone, it must not record the layer again."""
     gone = threading.Event()
-    real_deactivate, real_problems = activation.deactivate, inventory.problems
+    real_deactivate, real_problems = activation_deactivate.deactivate, tree.problems
 
     def deactivate(*args: Any) -> Any:
         done = real_deactivate(*args)
@@ -390,11 +398,11 @@ def test_what_is_verified_beside_a_try_that_fails_leaves_no_record_behind(node: 
         return found
 
     node.scripts = [refuses]  # type: ignore[list-item]
-    monkeypatch.setattr(activation, "deactivate", deactivate)
-    monkeypatch.setattr(activation, "inventory", SimpleNamespace(problems=problems))
+    monkeypatch.setattr(activation_deactivate, "deactivate", deactivate)
+    monkeypatch.setattr(verify, "tree", SimpleNamespace(problems=problems))
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
-    assert activated.read(node.root) is None
+    assert activation_record.read(node.root) is None
 
 
 def refuses(node: LayerNode, action: str) -> Reply:
@@ -407,7 +415,7 @@ def refuses(node: LayerNode, action: str) -> Reply:
 
 
 def record_machine(node: LayerNode) -> str:
-    done = record.read(node.root)
+    done = node_record.read(node.root)
     assert done
     return done.machine_id
 
@@ -424,19 +432,19 @@ def test_a_layer_whose_second_module_cannot_be_loaded_goes_and_a_full_install_fo
     node.scripts = [loads_one]  # type: ignore[list-item]
     outcome = boot(node)
     assert (outcome.result, outcome.code, node.driver_runs) == ("compiled", "fast_path_failed", [SKIP, INSTALL])
-    assert "could not insert 'nvidia-uvm': Unknown symbol" in str(manifest.why_judged_bad(node.root, layer, record_machine(node)))
+    assert "could not insert 'nvidia-uvm': Unknown symbol" in str(layers.why_judged_bad(node.root, layer, record_machine(node)))
 
 
 def test_a_layer_that_was_judged_bad_is_not_tried_again(node: LayerNode, layer: Manifest) -> None:
     node.scripts = [refuses]  # type: ignore[list-item]
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "fast_path_failed")
-    assert activated.read(node.root) is None
-    (node.root / record.PATH).unlink()
+    assert activation_record.read(node.root) is None
+    (node.root / NODE_RECORD).unlink()
     plan = boot(node, check=True).plan
     (refusal,) = [r for r in plan.refused if r.code == "layer_judged_bad"]
     assert "could not insert 'nvidia'" in refusal.reason, "why it was judged so"
-    assert manifest.why_judged_bad(node.root, layer, "another machine") is None
+    assert layers.why_judged_bad(node.root, layer, "another machine") is None
 
 
 # --- damaged documents -----------------------------------------------------------------------------------------------
@@ -448,11 +456,11 @@ def damage(node: LayerNode, document: str, text: str = "{") -> Path:
 
 def journal_of(node: LayerNode, operation: str) -> str:
     """A journal's text, of a layer that is in place."""
-    active = activated.read(node.root)
+    active = activation_record.read(node.root)
     assert active
-    activated.write_journal(node.root, activated.Journal(operation, active))
-    text = (node.root / activated.JOURNAL).read_text()
-    (node.root / activated.JOURNAL).unlink()
+    activation_record.write_journal(node.root, activation_record.Journal(operation, active))
+    text = (node.root / ACTIVATION_JOURNAL).read_text()
+    (node.root / ACTIVATION_JOURNAL).unlink()
     return text
 
 
@@ -465,7 +473,7 @@ def shapes(text: str, number: int) -> Iterator[str]:
 
 def test_a_node_that_is_right_stays_so_whatever_the_record_of_its_layer_says(node: LayerNode) -> None:
     boot(node)
-    bad = damage(node, activated.PATH)
+    bad = damage(node, ACTIVATION)
     before = snapshot(node.root, "none")
     outcome = boot(node)
     assert (outcome.result, outcome.containers) == ("ready", 0)
@@ -473,33 +481,33 @@ def test_a_node_that_is_right_stays_so_whatever_the_record_of_its_layer_says(nod
     assert snapshot(node.root, "none") == before
 
 
-@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
-@pytest.mark.parametrize("operation", [activated.ACTIVATE, activated.DEACTIVATE])
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
+@pytest.mark.parametrize("operation", [activation_record.ACTIVATE, activation_record.DEACTIVATE])
 def test_a_damaged_document_costs_a_compile_once(node: LayerNode, layer: Manifest, document: str, operation: str) -> None:
     """In place and not initialised: what the manifests account for goes, a full install follows, and the next boot finds nothing amiss."""
     before = placed(node)
-    activation.activate(node.root, node, layer)
-    if document == activated.JOURNAL:
+    activate.activate(node.root, node, layer)
+    if document == ACTIVATION_JOURNAL:
         journal_of(node, operation)
-        if operation == activated.ACTIVATE:
-            (node.root / activated.PATH).unlink()
+        if operation == activation_record.ACTIVATE:
+            (node.root / ACTIVATION).unlink()
     bad = damage(node, document)
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("compiled", "activation_invalid")
     assert document in outcome.reason
     assert node.driver_runs == [INSTALL]
     assert bad.with_name(bad.name + ".damaged").read_text() == "{"
-    assert (activated.read(node.root), activated.read_journal(node.root)) == (None, None)
+    assert (activation_record.read(node.root), activation_record.read_journal(node.root)) == (None, None)
     assert layernode.REPLACED in before
     assert Store(node.root).problems(layer.files) == (), "the install did not write through a link into the store"
     again = boot(node)
     assert (again.result, again.changed, again.warnings) == ("ready", False, [])
 
 
-@pytest.mark.parametrize("damaged", [activated.PATH, activated.JOURNAL])
+@pytest.mark.parametrize("damaged", [ACTIVATION, ACTIVATION_JOURNAL])
 def test_without_a_gpu_what_the_manifests_account_for_goes_all_the_same(node: LayerNode, layer: Manifest, damaged: str) -> None:
     before = placed(node)
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     damage(node, damaged)
     lose_gpu(node)
     outcome = boot(node)
@@ -509,18 +517,18 @@ def test_without_a_gpu_what_the_manifests_account_for_goes_all_the_same(node: La
 
 
 def test_with_nothing_in_place_a_damaged_record_is_only_named(node: LayerNode) -> None:
-    damage(node, activated.PATH)
+    damage(node, ACTIVATION)
     lose_gpu(node)
     before = snapshot(node.root, "none")
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("nothing", "no_gpu")
-    assert any(activated.PATH in warning for warning in outcome.warnings)
+    assert any(ACTIVATION in warning for warning in outcome.warnings)
     assert snapshot(node.root, "none") == before
 
 
 def test_what_nothing_accounts_for_is_not_deleted(node: LayerNode, layer: Manifest) -> None:
-    activation.activate(node.root, node, layer)
-    damage(node, activated.PATH)
+    activate.activate(node.root, node, layer)
+    damage(node, ACTIVATION)
     mine, packages = f"{MODULE.rpartition('/')[0]}/mine.ko", "usr/lib/firmware/nvidia/gsp.bin"
     node.put(mine, "mine")
     (node.root / layernode.SETUID).unlink()
@@ -537,10 +545,10 @@ def test_what_nothing_accounts_for_is_not_deleted(node: LayerNode, layer: Manife
 
 
 def test_an_original_that_cannot_be_put_back_leaves_what_replaced_it(node: LayerNode, layer: Manifest) -> None:
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     original = next(entry for entry in layer.originals if entry.path == layernode.REPLACED)
     Path(Store(node.root).file(original)).unlink()
-    damage(node, activated.PATH)
+    damage(node, ACTIVATION)
     lose_gpu(node)
     outcome = boot(node)
     assert outcome.result == "removed"
@@ -550,19 +558,19 @@ def test_an_original_that_cannot_be_put_back_leaves_what_replaced_it(node: Layer
 
 
 def test_where_signatures_are_enforced_the_damage_is_named_and_deactivation_mends_it(node: LayerNode, layer: Manifest) -> None:
-    activation.activate(node.root, node, layer)
-    damage(node, activated.PATH)
+    activate.activate(node.root, node, layer)
+    damage(node, ACTIVATION)
     node.put("sys/module/module/parameters/sig_enforce", "Y\n")
-    with pytest.raises(BootError, match=activated.PATH) as caught:
+    with pytest.raises(BootError, match=ACTIVATION) as caught:
         boot(node)
     assert caught.value.code == "signatures_enforced"
-    assert activation.deactivate(node.root, node).layer == layer.layer
-    assert activated.problems(node.root) == ()
+    assert activation_deactivate.deactivate(node.root, node).layer == layer.layer
+    assert activation_record.problems(node.root) == ()
 
 
-@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
 def test_a_document_of_a_newer_layout_is_left_to_the_program_that_wrote_it(node: LayerNode, layer: Manifest, document: str) -> None:
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     damage(node, document, '{"schema": 2}')
     before = snapshot(node.root, "none")
     with pytest.raises(BootError, match="a newer version of this program") as caught:
@@ -580,18 +588,18 @@ def test_a_document_of_a_newer_layout_is_left_to_the_program_that_wrote_it(node:
 def test_however_a_document_is_damaged_the_node_boots(node: LayerNode, layer: Manifest) -> None:
     """Wherever it is cut off, a boot gives one plan, at whose end nothing of the layer is left and all else is as it was."""
     before = placed(node)
-    activation.activate(node.root, node, layer)
-    record_text, journal_text = (node.root / activated.PATH).read_text(), journal_of(node, activated.DEACTIVATE)
+    activate.activate(node.root, node, layer)
+    record_text, journal_text = (node.root / ACTIVATION).read_text(), journal_of(node, activation_record.DEACTIVATE)
     lose_gpu(node)
-    assert activated.read(node.root)
-    for document, text in ((activated.PATH, record_text), (activated.JOURNAL, journal_text)):
+    assert activation_record.read(node.root)
+    for document, text in ((ACTIVATION, record_text), (ACTIVATION_JOURNAL, journal_text)):
         for shape in shapes(text, 10):
-            (node.root / activated.PATH).write_text(record_text)
+            (node.root / ACTIVATION).write_text(record_text)
             damage(node, document, shape)
             outcome = boot(node)
             assert outcome.result == "removed"
             assert placed(node) == before
-            activation.activate(node.root, node, layer)
+            activate.activate(node.root, node, layer)
 
 
 def test_an_interrupted_activation_is_taken_back_first(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -599,11 +607,11 @@ def test_an_interrupted_activation_is_taken_back_first(node: LayerNode, layer: M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(activated, "write", stop)
-        patch.setattr(activation, "_finish_taking_away", stop)
+        patch.setattr(activation_record, "write", stop)
+        patch.setattr(activate, "finish_taking_away", stop)
         with pytest.raises(KeyboardInterrupt):
-            activation.activate(node.root, node, layer)
-    assert (node.root / activated.JOURNAL).exists()
+            activate.activate(node.root, node, layer)
+    assert (node.root / ACTIVATION_JOURNAL).exists()
     outcome = boot(node)
     assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
-    assert not (node.root / activated.JOURNAL).exists()
+    assert not (node.root / ACTIVATION_JOURNAL).exists()

@@ -16,12 +16,25 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, placed, record, removal, remove
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import boot as boot_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activated import Activation
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Outcome
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import Removed
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow as boot_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import leftovers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
+    ACTIVATION,
+    ACTIVATION_JOURNAL,
+    BOOT_REMOVAL_JOURNAL,
+    INSTALLED_FILES,
+    NODE_RECORD,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow as removal_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import request, uninstall
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, installed_files, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.activation_record import Activation
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import LIBRARY, LayerNode, alter, snapshot
@@ -30,7 +43,7 @@ from tests.unit.plugins.test_activation_faults import SOME, Counter, clone, die,
 from tests.unit.plugins.test_captured_boot import lose_gpu, refuses
 
 # What differs from boot to boot: the kernel's own, logs with times, and documents that are compared by what they say.
-PASSING = ("proc/", "sys/", "dev/", "run/", "var/log/", *(f"{path}/" for path in (record.PATH, placed.PATH, activated.PATH)))
+PASSING = ("proc/", "sys/", "dev/", "run/", "var/log/", *(f"{path}/" for path in (NODE_RECORD, INSTALLED_FILES, ACTIVATION)))
 
 
 class Bench:
@@ -41,8 +54,7 @@ class Bench:
         self.node, _ = layernode.a_node(folder)
         self.node.add_gpu()
         self.node.put(f"{LOADER}/libc.so.6", "the system")
-        for module in (boot_module, remove):
-            monkeypatch.setattr(module, "LOCK", folder / "lock")
+        monkeypatch.setattr(paths, "LOCK", folder / "lock")
         monkeypatch.setattr("os.geteuid", lambda: 0)
         monkeypatch.setattr("os.uname", lambda: SimpleNamespace(release=self.node.kver, machine="x86_64"))
 
@@ -66,7 +78,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def boot(node: LayerNode, managed: bool = True) -> Outcome:
-    return boot_module.boot(node, policy(delay_s=0, managed=managed), root=node.root)[1]
+    return boot_flow.boot(node, policy(delay_s=0, managed=managed), root=node.root)[1]
 
 
 def opted_out(node: LayerNode) -> Outcome:
@@ -74,7 +86,7 @@ def opted_out(node: LayerNode) -> Outcome:
 
 
 def removes(node: LayerNode) -> Removed:
-    return remove.remove(node, remove.RemoveRequest(), root=node.root)
+    return removal_flow.remove(node, request.RemoveRequest(), root=node.root)
 
 
 def counted(node: LayerNode, count: Callable[[str, tuple[Any, ...]], None]) -> LayerNode:
@@ -113,7 +125,7 @@ def anothers_disk(node: LayerNode) -> None:
 def look(node: LayerNode) -> dict[str, Any]:
     """All that a later run and an operator would find."""
     Store(node.root).collect()  # what no document names stays until the next bake or discard
-    done, noted, active = record.read(node.root), placed.read_or_empty(node.root), activated.read(node.root)
+    done, noted, active = node_record.read(node.root), installed_files.read_or_empty(node.root), activation_record.read(node.root)
     return {
         **{path: what for path, what in snapshot(node.root, "none").items() if not f"{path}/".startswith(PASSING)},
         "loaded": sorted(node.loaded_names()),
@@ -201,15 +213,15 @@ def test_what_an_owner_changed_stays_and_is_named_also_by_the_run_that_ends_an_i
     kept = next(warning for warning in outcome.warnings if warning.startswith("kept: "))
     assert f"/{LIBRARY}: " in kept
     assert f"/{marker}: " in kept
-    assert record.read(root) is None
+    assert node_record.read(root) is None
 
 
 def test_gpu_remove_ends_what_a_boot_had_begun(bench: Bench) -> None:
     root = bench.prepared("try", brought_up)
     dies_when_the_layer_has_gone(bench.on(root))
-    assert (root / removal.UNDER_WAY).exists()
+    assert (root / BOOT_REMOVAL_JOURNAL).exists()
     removes(bench.on(root))
-    assert [path for path in (removal.UNDER_WAY, record.PATH, placed.PATH, placed.DROPIN) if (root / path).exists()] == []
+    assert [path for path in (BOOT_REMOVAL_JOURNAL, NODE_RECORD, INSTALLED_FILES, leftovers.DROPIN) if (root / path).exists()] == []
 
 
 @pytest.mark.parametrize("version", [VERSION, "550.54.15"])
@@ -218,22 +230,22 @@ def test_what_another_provisioner_has_installed_since_is_not_taken_for_the_rest_
     root = bench.prepared("try", brought_up)
     node = bench.on(root)
 
-    def dies(path: Path, real: Callable[[Path], None] = removal.remove_durably) -> None:
-        if path.name == Path(removal.UNDER_WAY).name:
+    def dies(path: Path, real: Callable[[Path], None] = files.remove_durably) -> None:
+        if path.name == Path(BOOT_REMOVAL_JOURNAL).name:
             die()
         real(path)
 
     def run() -> None:
-        with mock.patch.object(removal, "remove_durably", dies):
+        with mock.patch.object(uninstall, "remove_durably", dies):
             opted_out(node)
 
     assert killed_in_child(run)
-    assert (root / removal.UNDER_WAY).exists()
+    assert (root / BOOT_REMOVAL_JOURNAL).exists()
     node.build(version=version)
-    before = set(snapshot(root)) - {removal.UNDER_WAY}
+    before = set(snapshot(root)) - {BOOT_REMOVAL_JOURNAL}
     opted_out(node)
     assert {path for path in before - set(snapshot(root)) if not path.startswith(PASSING)} == set()
-    assert not (root / removal.UNDER_WAY).exists()
+    assert not (root / BOOT_REMOVAL_JOURNAL).exists()
 
 
 def test_modules_that_udev_has_loaded_before_an_interrupted_removal_is_ended_go_too(bench: Bench) -> None:
@@ -241,7 +253,7 @@ def test_modules_that_udev_has_loaded_before_an_interrupted_removal_is_ended_go_
     node = bench.on(root)
 
     def run() -> None:
-        with mock.patch.object(activation, "take_away", side_effect=lambda *_: die()):
+        with mock.patch.object(activation_deactivate, "take_away", side_effect=lambda *_: die()):
             opted_out(node)
 
     assert killed_in_child(run)
@@ -257,7 +269,7 @@ def dies_when_the_layer_has_gone(node: LayerNode) -> None:
     unlink = Path.unlink
 
     def dies(path: Path, missing_ok: bool = False) -> None:
-        if path.name == Path(activated.JOURNAL).name:
+        if path.name == Path(ACTIVATION_JOURNAL).name:
             die()
         unlink(path, missing_ok)
 

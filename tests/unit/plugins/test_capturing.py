@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, bake, files, inventory, manifest, sandbox
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import Baked
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.flow import Baked
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, InputError, PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import BAKE_REPORT, LAYERS, STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins.fakenode import KILLED, FakeNode, Reply, Script
 from tests.unit.plugins.support import IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, NEWER, OLDER, VERSION
@@ -22,12 +27,12 @@ OTHER = "580.159.04"
 
 
 def run(node: FakeNode, **changes: Any) -> Baked:
-    return bake.bake(node, request(mode="captured", **changes), root=node.root)
+    return flow.bake(node, request(mode="captured", **changes), root=node.root)
 
 
 def outside(node: FakeNode) -> dict[str, str]:
     """Everything but the store, logs, and what is generated."""
-    return {p: t for p, t in node.tree().items() if not p.startswith((manifest.STORE, "var/log", "run/gpu-prebake"))}
+    return {p: t for p, t in node.tree().items() if not p.startswith((STORE, "var/log", "run/gpu-prebake"))}
 
 
 def builds(more: Script | None = None, **options: Any) -> Script:
@@ -43,11 +48,11 @@ def builds(more: Script | None = None, **options: Any) -> Script:
 
 def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: Any) -> GpuNodeError:
     """The error, after a look that neither the image nor the store has changed."""
-    before, objects = outside(node), node.tree(manifest.STORE)
+    before, objects = outside(node), node.tree(STORE)
     with pytest.raises(error) as caught:
         run(node, **changes)
     assert outside(node) == before
-    assert node.tree(manifest.STORE) == objects
+    assert node.tree(STORE) == objects
     return caught.value
 
 
@@ -61,21 +66,21 @@ def test_the_image_stays_as_it_is_and_the_layer_lies_in_the_store(node: FakeNode
     baked = run(node)
     (layer,) = baked.layers
     assert outside(node) == before
-    assert manifest.read_all(node.root) == ((layer,), ())
+    assert layers.read_all(node.root) == ((layer,), ())
     assert (layer.mode, layer.layer, layer.replaced, layer.deleted) == ("captured", f"cuda-{VERSION}-open-{KVER}", (), ())
     paths = {e.path: e for e in layer.files}
     assert {f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko", f"{LIBRARIES}/libcuda.so.1", MARKER} <= set(paths)
     assert paths["usr/bin/nvidia-modprobe"].mode == 0o4755
     assert Store(node.root).problems(objects_of(layer)) == ()
     assert [fact.name for fact in layer.module_facts] == ["nvidia-uvm", "nvidia"]
-    assert json.loads((node.root / bake.REPORT).read_text()) == baked.report
+    assert json.loads((node.root / BAKE_REPORT).read_text()) == baked.report
     assert not (node.root / sandbox.CAPTURES).exists()
     assert not (node.root / "opt/gpu").exists()
 
 
 def test_nothing_in_the_store_can_be_entered_executed_or_loaded(node: FakeNode) -> None:
     run(node)
-    for path in (node.root / manifest.STORE).rglob("*"):
+    for path in (node.root / STORE).rglob("*"):
         mode = stat.S_IMODE(path.stat().st_mode)
         if path.is_dir():
             assert mode == 0o700
@@ -85,7 +90,7 @@ def test_nothing_in_the_store_can_be_entered_executed_or_loaded(node: FakeNode) 
 
 
 def test_module_indexes_are_recorded_with_what_they_were(node: FakeNode) -> None:
-    before = inventory.describe(node.root, [f"usr/lib/modules/{KVER}/modules.dep"])[0].sha256
+    before = tree.describe(node.root, [f"usr/lib/modules/{KVER}/modules.dep"])[0].sha256
     (index,) = run(node).layers[0].indexes
     assert (index.path, index.before) == (f"usr/lib/modules/{KVER}/modules.dep", before)
     assert Store(node.root).path(key(index.after)).read_text() == "nvidia-uvm.ko:\nnvidia.ko:\n"
@@ -138,7 +143,7 @@ def test_the_report_says_what_was_setuid_before_also_after_a_bake_that_built_not
 def test_in_place_is_for_one_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     with pytest.raises(InputError, match="in_place bakes for exactly one kernel"):
-        bake.bake(node, request(kernels="all"), root=node.root)
+        flow.bake(node, request(kernels="all"), root=node.root)
 
 
 def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
@@ -149,13 +154,13 @@ def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNod
     assert (again.layers, again.new, again.changed) == (first.layers, (), False)
     assert node.tree() == before
     assert node.driver_runs == []
-    assert not bake.would_bake(node, request(mode="captured", kernels="all"), node.root)
+    assert not flow.would_bake(node, request(mode="captured", kernels="all"), node.root)
 
 
 def test_a_kernel_that_came_is_built_for_alone(node: FakeNode) -> None:
     first = run(node, kernels="all")
     node.add_kernel(NEWER)
-    assert bake.would_bake(node, request(mode="captured", kernels="all"), node.root)
+    assert flow.would_bake(node, request(mode="captured", kernels="all"), node.root)
     second = run(node, kernels="all")
     assert second.new == (f"cuda-{VERSION}-open-{NEWER}",)
     assert second.layers[0] == first.layers[0]
@@ -167,10 +172,10 @@ def test_another_driver_replaces_ours_once_it_is_sealed(node: FakeNode) -> None:
     node.add_image(other)
     node.scripts = [lambda node, action: Reply(1, "config.sh: No such file or directory\n")]
     failed(node, image=other)
-    assert [m.identity.version for m in manifest.read_all(node.root)[0]] == [VERSION], "the old one stays until then"
+    assert [m.identity.version for m in layers.read_all(node.root)[0]] == [VERSION], "the old one stays until then"
     node.scripts = [builds(version=OTHER)]
     (layer,) = run(node, image=other).layers
-    assert manifest.read_all(node.root) == ((layer,), ())
+    assert layers.read_all(node.root) == ((layer,), ())
     held = {p.name for p in (node.root / "var/lib/gpu-prebake/objects").glob("*/*")}
     assert held == {key(e) for e in objects_of(layer)}
 
@@ -182,7 +187,7 @@ def test_a_newer_image_of_the_same_driver_that_cannot_be_recorded_leaves_the_old
     """The names of the layers are the same: the image is no part of them."""
     node.add_kernel(NEWER)
     run(node, kernels="all")
-    before = {path: text for path, text in node.tree(manifest.STORE).items() if "bake-report" not in path}
+    before = {path: text for path, text in node.tree(STORE).items() if "bake-report" not in path}
     write, written = files.write_atomic, []
 
     def full(path: Path, text: str, mode: int = 0o644) -> None:
@@ -197,21 +202,21 @@ def test_a_newer_image_of_the_same_driver_that_cannot_be_recorded_leaves_the_old
     node.add_image(newer, config=f"sha256:{'9' * 64}")
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_atomic", full)
-        patch.setattr(manifest, "write_atomic", full)
+        patch.setattr(layers, "write_atomic", full)
         assert failed(node, kernels="all", image=newer).code == "no_space"
-    assert {path: text for path, text in node.tree(manifest.STORE).items() if "bake-report" not in path} == before
+    assert {path: text for path, text in node.tree(STORE).items() if "bake-report" not in path} == before
     assert {layer.image for layer in run(node, kernels="all", image=newer).layers} == {newer}
 
 
 def test_a_layer_that_is_baked_anew_is_not_judged_by_the_old_one(node: FakeNode) -> None:
     (old,) = run(node).layers
-    manifest.mark_bad(node.root, old, MACHINE, "nvidia-smi says 18")
+    layers.mark_bad(node.root, old, MACHINE, "nvidia-smi says 18")
     newer = f"{IMAGE[:-14]}20270101000000"
     node.add_image(newer, config=f"sha256:{'9' * 64}")
     (new,) = run(node, image=newer).layers
     assert new.layer == old.layer
-    assert manifest.why_judged_bad(node.root, old, MACHINE) == "nvidia-smi says 18"
-    assert manifest.why_judged_bad(node.root, new, MACHINE) is None
+    assert layers.why_judged_bad(node.root, old, MACHINE) == "nvidia-smi says 18"
+    assert layers.why_judged_bad(node.root, new, MACHINE) is None
 
 
 def test_a_kernel_that_is_not_asked_for_any_more_loses_its_layer(node: FakeNode) -> None:
@@ -219,7 +224,7 @@ def test_a_kernel_that_is_not_asked_for_any_more_loses_its_layer(node: FakeNode)
     run(node, kernels="all")
     again = run(node, kernels=[KVER])
     assert (again.new, again.changed) == ((), True)
-    assert manifest.read_all(node.root) == (again.layers, ())
+    assert layers.read_all(node.root) == (again.layers, ())
 
 
 def test_a_damaged_object_is_baked_anew(node: FakeNode) -> None:
@@ -246,12 +251,12 @@ def test_a_layer_whose_guarded_file_has_changed_is_baked_anew(node: FakeNode) ->
 def test_another_mode_replaces_the_layer_of_the_first(node: FakeNode) -> None:
     plain = outside(node)
     run(node)
-    in_place = bake.bake(node, request(), root=node.root)
-    assert [m.mode for m in manifest.read_all(node.root)[0]] == ["in_place"]
+    in_place = flow.bake(node, request(), root=node.root)
+    assert [m.mode for m in layers.read_all(node.root)[0]] == ["in_place"]
     assert list((node.root / "var/lib/gpu-prebake/objects").glob("*/*")) == []
     assert in_place.changed
     run(node)
-    assert [m.mode for m in manifest.read_all(node.root)[0]] == ["captured"]
+    assert [m.mode for m in layers.read_all(node.root)[0]] == ["captured"]
     assert outside(node) == plain, "what was in place is out of the image again"
 
 
@@ -260,14 +265,14 @@ def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: 
     """As in an image that was made from a node with a driver."""
     plain = outside(node)
     (layer,) = run(node).layers
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     assert (node.root / MARKER).exists()
     node.add_image(image)
     node.scripts = [builds(version=VERSION if image == IMAGE else OTHER)]
     baked = run(node, image=image)
     assert "deactivate-old-layer" in [step["name"] for step in baked.report["steps"]]
     assert outside(node) == plain
-    assert [m.layer for m in manifest.read_all(node.root)[0]] == [baked.layers[0].layer]
+    assert [m.layer for m in layers.read_all(node.root)[0]] == [baked.layers[0].layer]
 
 
 # --- what fails --------------------------------------------------------------------------------------------------------
@@ -335,7 +340,7 @@ def test_one_kernel_that_fails_seals_none(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     node.scripts = [builds(), lambda node, action: Reply(1, COMPILE_LOG)]
     assert failed(node, kernels="all").code == "compile_failed"
-    assert manifest.read_all(node.root) == ((), ())
+    assert layers.read_all(node.root) == ((), ())
 
 
 def test_packages_that_were_installed_are_warned_of(node: FakeNode) -> None:
@@ -351,7 +356,7 @@ def test_packages_that_were_installed_are_warned_of(node: FakeNode) -> None:
 
 def test_what_a_killed_bake_left_is_taken_away_by_the_next(node: FakeNode) -> None:
     run(node)
-    before = node.tree(manifest.STORE)
+    before = node.tree(STORE)
     node.put(f"{sandbox.CAPTURES}/1-a/upper/0/usr/bin/nvidia-smi", "x")
     for path in (
         f"objects/ab/{'ab' * 32}",
@@ -359,37 +364,35 @@ def test_what_a_killed_bake_left_is_taken_away_by_the_next(node: FakeNode) -> No
         "layers/x/.manifest.json.4711.tmp",
         ".bake-report.json.4711.tmp",
     ):
-        node.put(f"{manifest.STORE}/{path}", "half")
+        node.put(f"{STORE}/{path}", "half")
     assert not run(node).changed
-    assert {p for p in node.tree(manifest.STORE).keys() ^ before.keys()} == set()
+    assert {p for p in node.tree(STORE).keys() ^ before.keys()} == set()
 
 
 def test_what_is_not_ours_in_the_store_is_kept(node: FakeNode) -> None:
-    foreign = [
-        f"{manifest.STORE}/{path}" for path in ("notes", ".x.tmp", "objects/note", "objects/ab/note", "layers/note", "layers/x/note")
-    ]
+    foreign = [f"{STORE}/{path}" for path in ("notes", ".x.tmp", "objects/note", "objects/ab/note", "layers/note", "layers/x/note")]
     for path in foreign:
         node.put(path, "somebody's")
     (layer,) = run(node).layers
-    beside = f"{manifest.LAYERS}/{layer.layer}/note"
+    beside = f"{LAYERS}/{layer.layer}/note"
     node.put(beside, "somebody's")
     other = IMAGE.replace(VERSION, OTHER)
     node.add_image(other)
     node.scripts = [builds(version=OTHER)]
     assert run(node, image=other).changed
-    kept = node.tree(manifest.STORE)
+    kept = node.tree(STORE)
     assert [kept.get(path) for path in (*foreign, beside)] == ["644 somebody's"] * 7
-    assert [m.identity.version for m in manifest.read_all(node.root)[0]] == [OTHER]
+    assert [m.identity.version for m in layers.read_all(node.root)[0]] == [OTHER]
 
 
-@pytest.mark.parametrize("lost", [bake.REPORT, "var/lib/gpu-prebake/release-notes.txt"])
+@pytest.mark.parametrize("lost", [BAKE_REPORT, "var/lib/gpu-prebake/release-notes.txt"])
 def test_what_a_bake_that_was_killed_after_its_record_has_not_told_is_told_by_the_next(node: FakeNode, lost: str) -> None:
     run(node)
-    before = node.tree(manifest.STORE)
+    before = node.tree(STORE)
     (node.root / lost).unlink()
     again = run(node)
     assert (again.new, again.changed, len(node.driver_runs)) == ((), True, 1)
-    assert node.tree(manifest.STORE).keys() == before.keys()
+    assert node.tree(STORE).keys() == before.keys()
     assert not run(node).changed
 
 
@@ -397,4 +400,4 @@ def test_an_overlay_root_is_refused_before_anything_runs(node: FakeNode) -> None
     node.put("proc/self/mountinfo", "28 1 0:9 / / rw - overlay overlay rw\n")
     error = failed(node, GpuNodeError)
     assert (error.code, node.driver_runs) == ("root_unsupported", [])
-    assert bake.would_bake(node, request(), node.root), "in place it can be baked"
+    assert flow.would_bake(node, request(), node.root), "in place it can be baked"

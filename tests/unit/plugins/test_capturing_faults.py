@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import NEWER
@@ -30,7 +31,7 @@ class BrokenStore(Broken):
 
     def __init__(self, root: Path, first: int, number: int, names: tuple[str, ...]) -> None:
         super().__init__(first, number, names)
-        self.store = str(root / manifest.STORE)
+        self.store = str(root / STORE)
 
     def __call__(self, name: str, args: tuple[Any, ...]) -> None:
         path = str(Path(f"/proc/self/fd/{args[0]}").readlink() if isinstance(args[0], int) else args[0])
@@ -70,16 +71,16 @@ def test_a_store_that_breaks_is_named_and_nothing_is_half_done(
     wanted = in_store(node)
     failed = 0
     for first in range(1, MOST_EFFECTS, step):
-        shutil.rmtree(node.root / manifest.STORE)
+        shutil.rmtree(node.root / STORE)
         error = fails(node, BrokenStore(node.root, first, number, names))
         if error is None:
             break
         failed += 1
         assert error.code == code, error
-        assert f"{node.root}/{manifest.STORE}" in str(error)
+        assert f"{node.root}/{STORE}" in str(error)
         assert re.search(r"larger disk|mount its filesystem writable", str(error))
         assert outside(node) == before
-        layers, problems = manifest.read_all(node.root)
+        layers, problems = read_all(node.root)
         # What takes no change takes none back either; a layer that is recorded is whole by itself.
         allowed = (0, 1, 2) if code == "read_only" else (0, 2)
         assert (len(layers) in allowed, problems) == (True, ()), "both kernels, or none"

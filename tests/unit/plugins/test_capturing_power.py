@@ -16,8 +16,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, manifest, sandbox
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import FakeNode
@@ -51,7 +54,7 @@ class Machine:
 
     def bakes(self, node: FakeNode, image: str = IMAGE, version: str = VERSION) -> None:
         node.scripts = [builds(version=version)]
-        bake.bake(node, request(mode="captured", image=image), root=node.root)
+        flow.bake(node, request(mode="captured", image=image), root=node.root)
 
     def on(self, root: Path) -> FakeNode:
         node = FakeNode.__new__(FakeNode)
@@ -66,7 +69,7 @@ class Machine:
 
     def recovers(self, root: Path) -> tuple[str, ...]:
         """Asserts that every manifest is as good as its word, bakes again, and compares; returns the versions that were there between."""
-        layers, problems = manifest.read_all(root)
+        layers, problems = read_all(root)
         assert problems == ()
         for layer in layers:
             assert Store(root).problems(objects_of(layer)) == ()
@@ -97,7 +100,7 @@ def held(root: Path) -> dict[str, str]:
 def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     with layernode.fast_folder() as folder:
         monkeypatch.setattr("os.geteuid", lambda: 0)
-        monkeypatch.setattr(bake, "LOCK", folder / "lock")
+        monkeypatch.setattr(paths, "LOCK", folder / "lock")
         yield Machine(folder, request.param)
 
 
@@ -138,7 +141,7 @@ def cut_at(machine: Machine, number: int) -> Disk:
 @pytest.mark.parametrize("machine", [False], indirect=True)
 def test_the_power_cut_would_find_a_flush_that_is_missing(machine: Machine) -> None:
     """Without the flush before the manifest, one does speak of what is not there: the test above can fail."""
-    with mock.patch.object(manifest, "os", SimpleNamespace(sync=lambda: None)):
+    with mock.patch.object(layers, "os", SimpleNamespace(sync=lambda: None)):
         total = machine.effects.count
         assert any(not survives(machine, cut_at(machine, number)) for number in range(total - 6, total - LAST, -1))
 

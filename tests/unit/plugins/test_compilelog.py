@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import compilelog
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import build_log
 
 
 def wait_for(lines: list[str], wanted: str) -> None:
@@ -22,7 +22,7 @@ def test_new_lines_are_told_once_and_an_earlier_builds_are_not(tmp_path: Path) -
     log.parent.mkdir(parents=True)
     log.write_text("earlier\n")
     lines: list[str] = []
-    with compilelog.following(tmp_path, lines.append):
+    with build_log.following(tmp_path, lines.append):
         fresh = log.with_name("fresh")
         fresh.write_text("CC one.o\nCC tw")
         fresh.rename(log)
@@ -37,7 +37,7 @@ def test_a_log_that_goes_away_is_no_error_and_the_thread_ends(tmp_path: Path) ->
     log.parent.mkdir(parents=True)
     lines: list[str] = []
     before = threading.active_count()
-    with compilelog.following(tmp_path, lines.append):
+    with build_log.following(tmp_path, lines.append):
         log.write_text("CC one.o\n")
         wait_for(lines, "CC one.o")
         shutil.rmtree(tmp_path / "var")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.unit.plugins.fakenode import FakeNode, Reply
 from tests.unit.plugins.support import CONFIG_DIGEST, IMAGE, digest

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import ACTIONS, DriverContainer, Place, actions_in, run_argv
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import (
+    ACTIONS,
+    DriverContainer,
+    Place,
+    actions_in,
+    run_argv,
+)
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, ImageError
 
 from tests.unit.plugins.fakenode import ENTRYPOINT, KILLED, FakeNode, Reply

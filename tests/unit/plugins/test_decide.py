@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import decide as decide_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import rungs
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.decide import decide
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import differences as marker_differences
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Action, Facts, Policy, Step
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import decide as decide_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import ladder
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Facts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Action, Step
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.marker import differences as marker_differences
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -282,10 +284,10 @@ def test_every_refused_rung_says_why(code: str, facts: Facts, policy: Policy) ->
 
 
 def codes_in_source() -> set[str]:
-    """Every code in decide.py and rungs.py: where a plan or a refusal is made, and in the table of differences."""
-    found = set(rungs.DIFFERENCE_CODES.values())
+    """Every code in decide.py and ladder.py: where a plan or a refusal is made, and in the table of differences."""
+    found = set(ladder.DIFFERENCE_CODES.values())
     position = {"Refusal": 1, "Plan": 1, "_left_alone": 1, "_failure": 0}
-    files = [Path(module.__file__ or "") for module in (decide_module, rungs)]
+    files = [Path(module.__file__ or "") for module in (decide_module, ladder)]
     for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in position:
             words = [c.value for c in ast.walk(node.args[position[node.func.id]]) if isinstance(c, ast.Constant)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import dkms
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.dkms import DkmsEntry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import KVER, VERSION

@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.pull import DEFAULT_TRIES, Tries, ensure_image
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DeadlineError, GpuNodeError, ImageError, InputError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.fetch import DEFAULT_TRIES, Tries, ensure_image
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.imagesource import ImageSource
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.unit.plugins import archives
 from tests.unit.plugins.fakenode import FakeNode, Reply
@@ -31,7 +31,7 @@ def ensure(
     source: ImageSource = ImageSource(""),  # noqa: B008 - frozen
     tries: Tries = DEFAULT_TRIES,
 ) -> bool:
-    wanted = imageref.wanted(IMAGE, pull)
+    wanted = reference.wanted(IMAGE, pull)
     return ensure_image(Containerd(node), wanted, Deadline(total_s, node.clock, node.clock.sleep), source, tries)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import foreign
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import foreign
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.support import KVER, LOADER, VERSION

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import generations
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import gpus
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import generat
     ],
 )
 def test_a_device_id_tells_the_generation(device: str, name: str) -> None:
-    found = generations.of_device(device)
+    found = gpus.of_device(device)
     assert found
     assert found.name == name
 
 
 @pytest.mark.parametrize("device", ["", "ffff", "zz", "0001", "4000"])
 def test_an_unknown_device_id_is_of_no_generation(device: str) -> None:
-    assert generations.of_device(device) is None
+    assert gpus.of_device(device) is None
 
 
 def test_no_device_id_is_of_two_generations() -> None:
-    ranges = sorted(one for generation in generations.GENERATIONS for one in generation.ids)
+    ranges = sorted(one for generation in gpus.GENERATIONS for one in generation.ids)
     assert all(low <= high for low, high in ranges)
     assert all(before[1] < after[0] for before, after in itertools.pairwise(ranges))
 
@@ -58,13 +58,13 @@ def test_no_device_id_is_of_two_generations() -> None:
     ],
 )
 def test_flavour_and_version_tell_the_generations(flavour: str, version: str, names: str) -> None:
-    assert " ".join(g.name for g in generations.supported(flavour, version)) == names
+    assert " ".join(g.name for g in gpus.supported(flavour, version)) == names
 
 
 def test_every_refusal_says_why() -> None:
-    for generation in generations.GENERATIONS:
+    for generation in gpus.GENERATIONS:
         for flavour in ("open", "proprietary", ""):
             for version in ("450.1", "550.90.07", "580.126.09", "595.58.03", "x"):
                 refusal = generation.refusal(flavour, version)
-                assert (refusal == "") == (generation in generations.supported(flavour, version))
+                assert (refusal == "") == (generation in gpus.supported(flavour, version))
                 assert refusal == "" or generation.name in refusal or "open kernel modules begin" in refusal

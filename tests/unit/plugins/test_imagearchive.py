@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imagearchive, imageref
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive as container_archive
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.archive import _Archive, _opened
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
 
 from tests.unit.plugins import archives
@@ -23,8 +25,8 @@ Make = Callable[[Path], Path]
 
 def digest_in(path: Path) -> str:
     archive = archives.layout(path, "")
-    with imagearchive._opened(str(archive)) as tar:
-        (image,) = imagearchive._Archive(str(archive), tar).images()
+    with _opened(str(archive)) as tar:
+        (image,) = _Archive(str(archive), tar).images()
     return image.digest
 
 
@@ -34,7 +36,7 @@ def filled(path: Path, data: bytes) -> Path:
 
 
 def check(path: Path, image: str = IMAGE, pull: str | None = None, arch: str = "x86_64") -> None:
-    imagearchive.check(str(path), imageref.wanted(image, pull), arch)
+    container_archive.check(str(path), reference.wanted(image, pull), arch)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import imageref
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ DIGEST = "sha256:" + "ab" * 32
     ],
 )
 def test_takes_a_reference_apart(text: str, repository: str, kind: str | None, version: str | None) -> None:
-    found = imageref.parse(text)
+    found = reference.parse(text)
     assert (found.repository, found.kind, found.version) == (repository, kind, version)
 
 
@@ -50,25 +50,25 @@ def test_takes_a_reference_apart(text: str, repository: str, kind: str | None, v
 )
 def test_refuses_what_is_no_reference(text: object) -> None:
     with pytest.raises(InputError):
-        imageref.parse(text)
+        reference.parse(text)
 
 
 @pytest.mark.parametrize("value", [535.23, 580, True], ids=str)
 def test_a_number_is_a_version_that_yaml_has_shortened(value: object) -> None:
     with pytest.raises(InputError, match="put it in quotes"):
-        imageref.check_version(value)
+        reference.check_version(value)
 
 
 @pytest.mark.parametrize("value", ["580", "580.1.2.3", "580.x", "v580.1", "580.1 ", "", None, "\u0665\u0668.\u0660"], ids=repr)
 def test_refuses_what_is_no_version(value: object) -> None:
     with pytest.raises(InputError, match="two or three parts"):
-        imageref.check_version(value)
+        reference.check_version(value)
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=2, max_size=3))
 def test_every_version_of_two_or_three_numbers_stays_as_it_is(parts: list[int]) -> None:
     text = ".".join(map(str, parts))
-    assert imageref.check_version(text) == text
+    assert reference.check_version(text) == text
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_every_version_of_two_or_three_numbers_stays_as_it_is(parts: list[int]) 
     [("cuda", "cuda"), ("cuda-lts", "cuda"), ("grid", "grid"), ("grid-v20", "grid"), ("cudax", None), ("CUDA", None), ("", None)],
 )
 def test_normalises_the_kind(word: str, kind: str | None) -> None:
-    assert imageref.normal_kind(word) == kind
+    assert reference.normal_kind(word) == kind
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_normalises_the_kind(word: str, kind: str | None) -> None:
 )
 def test_what_contradicts_itself_is_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        imageref.wanted(**options)
+        reference.wanted(**options)
 
 
 def test_what_is_wanted_has_a_pull_reference_of_its_own() -> None:
-    wanted = imageref.wanted(CUDA, "mirror.local/aks-gpu-cuda-lts:580.159.04-20260629214430", "cuda-lts", "580.159.04")
+    wanted = reference.wanted(CUDA, "mirror.local/aks-gpu-cuda-lts:580.159.04-20260629214430", "cuda-lts", "580.159.04")
     assert (wanted.kind, wanted.version, wanted.pull.repository) == ("cuda", "580.159.04", "mirror.local/aks-gpu-cuda-lts")
-    assert imageref.wanted(CUDA).pull == imageref.wanted(CUDA).image
+    assert reference.wanted(CUDA).pull == reference.wanted(CUDA).image

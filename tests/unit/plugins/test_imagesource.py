@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource, hosts_file, source_from
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.imagesource import ImageSource, hosts_file, source_from
 
 from tests.unit.plugins.support import DATA
 

@@ -16,8 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, manifest, placed, preflight, record, remove, sandbox
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import Result
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
+    BAKE_JOURNAL,
+    BAKE_REPORT,
+    INSTALLED_FILES,
+    NODE_RECORD,
+    STORE,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow as removal_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import request
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
 
 from tests.unit.plugins import test_apply, test_bake, test_capturing
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
@@ -80,7 +91,7 @@ def _count_effects(node: DyingNode) -> None:
 
 
 def _count_in_store(node: DyingNode, name: str) -> None:
-    original, store, captures = getattr(os, name), str(node.root / manifest.STORE), str(node.root / sandbox.CAPTURES)
+    original, store, captures = getattr(os, name), str(node.root / STORE), str(node.root / sandbox.CAPTURES)
 
     def counted(at: Any, *args: Any, **options: Any) -> Any:
         path = str(Path(f"/proc/self/fd/{at}").readlink()) if isinstance(at, int) else os.fspath(at)
@@ -117,15 +128,15 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]
 
 def state(node: FakeNode) -> dict[str, Any]:
     """What a later run and an operator would find: the driver's files, modules in the kernel, records, scratch."""
-    found, noted = record.read(node.root), placed.read_or_empty(node.root)
+    found, noted = node_record.read(node.root), installed_files.read_or_empty(node.root)
     return {
         "files": {p: t for p, t in node.driver_tree().items() if "node-record" not in p and "manifest.json" not in p and "report" not in p},
         "loaded": sorted((node.root / "proc/modules").read_text().splitlines()),
         "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
         "placed": (noted.files, noted.links),
         "containerd": (node.root / "run/containerd-config").exists() and (node.root / "run/containerd-config").read_text(),
-        "journal": (node.root / preflight.JOURNAL).exists(),
-        "store": (node.root / manifest.STORE).exists(),
+        "journal": (node.root / BAKE_JOURNAL).exists(),
+        "store": (node.root / STORE).exists(),
         "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
         "in store": in_store(node),
         "scratch": [p for p in ("opt/gpu", "opt/actions") if (node.root / p).exists()],
@@ -135,13 +146,13 @@ def state(node: FakeNode) -> dict[str, Any]:
 def in_store(node: FakeNode) -> dict[str, Any]:
     """Everything in the store, temporary files included; of documents, what does not differ from run to run."""
     found: dict[str, Any] = {}
-    for path, text in node.tree(manifest.STORE).items():
+    for path, text in node.tree(STORE).items():
         if path.endswith("/manifest.json"):
             found[path] = {key: value for key, value in json.loads(text.partition(" ")[2]).items() if key not in ("created", "build_s")}
-        elif path == bake.REPORT:
+        elif path == BAKE_REPORT:
             found[path] = [layer["identity"] for layer in json.loads(text.partition(" ")[2])["layers"]]
         else:
-            found[path] = "" if path in (record.PATH, placed.PATH) else text
+            found[path] = "" if path in (NODE_RECORD, INSTALLED_FILES) else text
     return found
 
 
@@ -186,7 +197,7 @@ def brought_up_by_install(node: FakeNode) -> None:
 
 
 def removes(node: FakeNode) -> object:
-    return remove.remove(node, remove.RemoveRequest(), root=node.root)
+    return removal_flow.remove(node, request.RemoveRequest(), root=node.root)
 
 
 def captured_before(node: FakeNode) -> None:
@@ -225,8 +236,8 @@ def test_killed_at_every_effect_the_next_run_recovers(
     at_least: int,
     stride: int,
 ) -> None:
-    monkeypatch.setattr(bake, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(remove, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("sync", "fsync"):  # the end is that of a process, not of a machine
         monkeypatch.setattr(os, name, lambda *_: None)

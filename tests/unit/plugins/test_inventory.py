@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Difference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Difference
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import entry
@@ -16,22 +17,22 @@ def test_tells_added_replaced_and_deleted(node: FakeNode) -> None:
     node.put("usr/bin/stays", "a")
     node.put("usr/bin/changes", "a")
     node.put("usr/bin/goes", "a")
-    before = inventory.listing(node.root)
+    before = footprint.listing(node.root)
     node.put("usr/bin/comes", "a")
     node.put("usr/bin/changes", "bb")
     (node.root / "usr/bin/goes").unlink()
     node.link("etc/link", "nowhere")
-    found = inventory.difference(before, inventory.listing(node.root))
+    found = tree.difference(before, footprint.listing(node.root))
     assert found == Difference(("etc/link", "usr/bin/comes"), ("usr/bin/changes",), ("usr/bin/goes",))
 
 
 def test_a_mode_is_a_change_and_a_look_is_none(node: FakeNode) -> None:
     node.put("usr/bin/x", "a")
-    before = inventory.listing(node.root)
+    before = footprint.listing(node.root)
     (node.root / "usr/bin/x").read_text()
-    assert inventory.difference(before, inventory.listing(node.root)) == Difference((), (), ())
+    assert tree.difference(before, footprint.listing(node.root)) == Difference((), (), ())
     (node.root / "usr/bin/x").chmod(0o4755)
-    assert inventory.difference(before, inventory.listing(node.root)).replaced == ("usr/bin/x",)
+    assert tree.difference(before, footprint.listing(node.root)).replaced == ("usr/bin/x",)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +52,13 @@ def test_a_mode_is_a_change_and_a_look_is_none(node: FakeNode) -> None:
     ],
 )
 def test_generated_files_and_scratch_are_ignored(path: str, ignored: bool) -> None:
-    assert inventory.is_ignored(path) is ignored
+    assert footprint.is_ignored(path) is ignored
 
 
 def test_describes_files_links_and_folders(node: FakeNode) -> None:
     node.put("usr/bin/x", "abc", 0o755)
     node.link("usr/bin/y", "x")
-    file, link, folder = inventory.describe(node.root, ["usr/bin/x", "usr/bin/y", "usr/bin"])
+    file, link, folder = tree.describe(node.root, ["usr/bin/x", "usr/bin/y", "usr/bin"])
     assert (file.type, file.mode, file.size, file.sha256) == ("file", 0o755, 3, entry("usr/bin/x").sha256)
     assert (link.type, link.target, folder.type) == ("link", "x", "folder")
 
@@ -74,9 +75,9 @@ def test_describes_files_links_and_folders(node: FakeNode) -> None:
 )
 def test_names_what_is_not_as_recorded(node: FakeNode, spoil: Callable[[FakeNode], object], message: str) -> None:
     node.put("usr/bin/x", "abc")
-    entries = inventory.describe(node.root, ["usr/bin/x"])
+    entries = tree.describe(node.root, ["usr/bin/x"])
     spoil(node)
-    found = inventory.problems(node.root, entries)
+    found = tree.problems(node.root, entries)
     assert len(found) == bool(message)
     assert all(message in problem and "/usr/bin/x" in problem for problem in found)
 
@@ -84,8 +85,8 @@ def test_names_what_is_not_as_recorded(node: FakeNode, spoil: Callable[[FakeNode
 def test_hashes_alone_are_checked_too(node: FakeNode) -> None:
     node.put("usr/bin/x", "abc")
     right = {"usr/bin/x": entry("x").sha256}
-    assert inventory.hash_problems(node.root, right) == ()
-    assert len(inventory.hash_problems(node.root, {"usr/bin/x": "00", "usr/bin/gone": "00"})) == 2
+    assert tree.hash_problems(node.root, right) == ()
+    assert len(tree.hash_problems(node.root, {"usr/bin/x": "00", "usr/bin/gone": "00"})) == 2
 
 
 @pytest.mark.parametrize(
@@ -93,8 +94,8 @@ def test_hashes_alone_are_checked_too(node: FakeNode) -> None:
     [("usr/lib/firmware/x", True), ("usr/bin/nvidia-smi", True), ("usr/src/x", False), ("etc/x", False), ("var/lib/dkms/x", False)],
 )
 def test_what_decides(path: str, decides: bool) -> None:
-    assert inventory.decides(entry(path)) is decides
-    assert not inventory.decides(entry(path, type="folder"))
+    assert footprint.decides(entry(path)) is decides
+    assert not footprint.decides(entry(path, type="folder"))
 
 
 def test_what_somebody_else_put_there_during_a_build_is_not_the_drivers() -> None:
@@ -110,4 +111,4 @@ def test_what_somebody_else_put_there_during_a_build_is_not_the_drivers() -> Non
         "var/lib/dkms/mok.pub",
     ]
     others = ["etc/netplan/50-x.yaml", "etc/alternatives/cc", "opt/app/run", "usr/local/bin/mytool", "usr/lib/modules/6.1.0/kernel/x.ko"]
-    assert inventory.drivers_part([*others, *mine]) == sorted(mine)
+    assert footprint.drivers_part([*others, *mine]) == sorted(mine)

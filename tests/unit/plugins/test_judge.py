@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.judge import HARDWARE_STATUSES, Evidence, Verdict, judge
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.diagnosis import Evidence, Verdict, judge
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.smi_statuses import HARDWARE_STATUSES
 
 GOOD = Evidence("580.1", "580.1", "", (), 0, "")
 GONE = replace(GOOD, resident_version="", smi_rc=None)

@@ -7,8 +7,8 @@ import subprocess
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import kernels, toolchain
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import InputError, PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import kernels, toolchain
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import KVER, NEWER, OLDER

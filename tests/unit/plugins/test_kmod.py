@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import kmod
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.kmod import LoadedModule
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import kmod
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.modules import (
+    LoadedModule,
+    flavour_of,
+    is_driver_file,
+    parse_modinfo,
+    parse_proc_modules,
+    unload_order,
+)
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import DATA, KVER, VERSION
@@ -20,7 +27,7 @@ half a line
 
 
 def test_reads_modinfo_of_a_real_module() -> None:
-    found = kmod.parse_modinfo((DATA / "kmod/modinfo-kmod30-stand-in.txt").read_text(encoding="utf-8"))
+    found = parse_modinfo((DATA / "kmod/modinfo-kmod30-stand-in.txt").read_text(encoding="utf-8"))
     assert found is not None
     assert (found.version, found.licence, found.flavour) == (VERSION, "Dual MIT/GPL", "open")
     assert (found.kver, found.signer) == ("6.12.95+deb12-cloud-amd64", "")
@@ -29,11 +36,11 @@ def test_reads_modinfo_of_a_real_module() -> None:
 
 @pytest.mark.parametrize("text", ["", "modinfo: ERROR: Module nvidia not found.\n", "version: 1\n"])
 def test_no_file_name_is_no_module(text: str) -> None:
-    assert kmod.parse_modinfo(text) is None
+    assert parse_modinfo(text) is None
 
 
 def test_the_first_of_two_fields_counts() -> None:
-    found = kmod.parse_modinfo("filename: a\nversion: 1\nversion: 2\nsigner: key\n")
+    found = parse_modinfo("filename: a\nversion: 1\nversion: 2\nsigner: key\n")
     assert found is not None
     assert (found.version, found.signer, found.vermagic, found.kver) == ("1", "key", "", "")
 
@@ -42,7 +49,7 @@ def test_the_first_of_two_fields_counts() -> None:
     ("licence", "flavour"), [("NVIDIA", "proprietary"), ("Dual MIT/GPL", "open"), ("GPL", None), ("MIT", None), ("", None)]
 )
 def test_the_licence_tells_the_flavour(licence: str, flavour: str | None) -> None:
-    assert kmod.flavour_of(licence) == flavour
+    assert flavour_of(licence) == flavour
 
 
 @pytest.mark.parametrize(
@@ -63,11 +70,11 @@ def test_the_licence_tells_the_flavour(licence: str, flavour: str | None) -> Non
     ],
 )
 def test_only_exact_file_names_are_the_driver(name: str, ours: bool) -> None:
-    assert kmod.is_driver_file(name) is ours
+    assert is_driver_file(name) is ours
 
 
 def test_reads_proc_modules() -> None:
-    found = kmod.parse_proc_modules(PROC_MODULES)
+    found = parse_proc_modules(PROC_MODULES)
     assert found["nvidia"] == (38, ("nvidia-uvm", "nvidia-modeset"), "live")
     assert found["i2c-nvidia-gpu"] == (0, (), "loading")
     assert "half" not in found
@@ -86,18 +93,18 @@ def loaded(name: str, *holders: str) -> LoadedModule:
 
 def test_dependents_are_unloaded_first() -> None:
     modules = [loaded("nvidia", "nvidia-uvm", "nvidia-modeset"), loaded("nvidia-modeset", "nvidia-drm"), loaded("nvidia-drm")]
-    order = kmod.unload_order([*modules, loaded("nvidia-uvm"), loaded("nouveau")])
+    order = unload_order([*modules, loaded("nvidia-uvm"), loaded("nouveau")])
     assert order[-1] == "nvidia"
     assert order.index("nvidia-drm") < order.index("nvidia-modeset")
     assert set(order) == {"nvidia", "nvidia-modeset", "nvidia-drm", "nvidia-uvm", "nouveau"}
 
 
 def test_a_holder_that_is_not_ours_does_not_hold_up_the_order() -> None:
-    assert kmod.unload_order([loaded("nvidia", "gdrdrv")]) == ("nvidia",)
+    assert unload_order([loaded("nvidia", "gdrdrv")]) == ("nvidia",)
 
 
 def test_a_cycle_ends() -> None:
-    assert set(kmod.unload_order([loaded("a", "b"), loaded("b", "a")])) == {"a", "b"}
+    assert set(unload_order([loaded("a", "b"), loaded("b", "a")])) == {"a", "b"}
 
 
 def test_loading_says_what_modprobe_says(node: FakeNode) -> None:

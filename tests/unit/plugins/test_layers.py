@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import __main__ as command
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, files, holders, layers, manifest, readiness
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import command, paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import flow, preconditions
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation.flow import ABSENT, ACTIVE, INACTIVE, LayerChange
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, DataError, InputError, LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.layers import ABSENT, ACTIVE, INACTIVE, LayerChange
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import DELETED, LIBRARY, MODULE, REPLACED, LayerNode, snapshot
@@ -30,8 +35,8 @@ TOP = Path(__file__).parents[3]
 
 @pytest.fixture
 def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LayerNode, Manifest]]:
-    monkeypatch.setattr(layers, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(layers.host, "require_root", lambda: None)
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(host, "require_root", lambda: None)
     with layernode.fast_folder() as folder:
         yield layernode.a_node(folder)
 
@@ -47,7 +52,7 @@ def name(both: tuple[LayerNode, Manifest]) -> str:
 
 
 def wants(node: LayerNode, state: str, layer: str = "", check: bool = False) -> LayerChange:
-    return layers.set_state(node, state, layer, check, root=node.root)
+    return flow.set_state(node, state, layer, check, root=node.root)
 
 
 def test_each_state_is_reached_once(node: LayerNode, name: str) -> None:
@@ -66,7 +71,7 @@ def test_the_answer_says_what_was_done(node: LayerNode, name: str) -> None:
     assert gone.layer == name
     assert f"/{MODULE}" in gone.removed
     assert f"/{DELETED}" in gone.restored
-    (kept,) = (entry for entry in manifest.read_all(node.root)[0][0].originals if entry.path == REPLACED)
+    (kept,) = (entry for entry in layers.read_all(node.root)[0][0].originals if entry.path == REPLACED)
     aside = f"what was there before is in /{layernode.set_aside(kept)}"
     assert gone.kept == [f"/{REPLACED}: its sha256 was changed after the layer was put in place; {aside}"]
 
@@ -74,7 +79,7 @@ def test_the_answer_says_what_was_done(node: LayerNode, name: str) -> None:
 def test_another_layer_stays_where_a_name_is_given(node: LayerNode, name: str) -> None:
     wants(node, ACTIVE, name)
     assert not wants(node, INACTIVE, "cuda-1.2-open-6.1").changed
-    assert activated.read(node.root)
+    assert activation_record.read(node.root)
 
 
 def test_an_active_layer_is_not_absent_by_itself(node: LayerNode, name: str) -> None:
@@ -191,7 +196,7 @@ def test_what_device_initialisation_brought_stays_and_is_named(node: LayerNode, 
 @pytest.mark.parametrize("state", [ACTIVE, INACTIVE, ABSENT])
 def test_a_second_run_leaves_and_names_the_first(node: LayerNode, name: str, state: str) -> None:
     before = snapshot(node.root, "none")
-    with files.locked(layers.LOCK, "a bake"), pytest.raises(BusyError, match="a bake"):
+    with files.locked(paths.LOCK, "a bake"), pytest.raises(BusyError, match="a bake"):
         wants(node, state, name)
     assert snapshot(node.root, "none") == before
 
@@ -208,7 +213,7 @@ def test_of_two_at_once_one_does_it_and_the_other_leaves(node: LayerNode, name: 
                 os.read(go[0], 1)
 
         try:
-            layers.set_state(node, ACTIVE, name, say=say, root=node.root)
+            flow.set_state(node, ACTIVE, name, say=say, root=node.root)
         finally:
             os._exit(0)
     os.read(stop[0], 1)
@@ -217,7 +222,7 @@ def test_of_two_at_once_one_does_it_and_the_other_leaves(node: LayerNode, name: 
     os.write(go[1], b"x")
     os.waitpid(child, 0)
     assert not wants(node, ACTIVE, name).changed
-    assert activated.read_journal(node.root) is None
+    assert activation_record.read_journal(node.root) is None
     for end in (*stop, *go):
         os.close(end)
 
@@ -231,15 +236,15 @@ def test_a_killed_run_frees_the_lock_and_the_next_goes_on(node: LayerNode, name:
             if line == "activate: place":
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        layers.set_state(node, ACTIVE, name, say=die, root=node.root)
+        flow.set_state(node, ACTIVE, name, say=die, root=node.root)
     os.waitpid(child, 0)
-    assert activated.read_journal(node.root)
+    assert activation_record.read_journal(node.root)
     assert wants(node, INACTIVE).changed
     assert snapshot(node.root) == before
     assert wants(node, ACTIVE, name).changed
 
 
-@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
 def test_where_the_record_is_damaged_only_taking_away_is_done(node: LayerNode, name: str, document: str) -> None:
     before = snapshot(node.root)
     wants(node, ACTIVE, name)
@@ -249,7 +254,7 @@ def test_where_the_record_is_damaged_only_taking_away_is_done(node: LayerNode, n
             with pytest.raises(DataError, match=document) as caught:
                 wants(node, state, name, check)
             assert caught.value.code == "activation_invalid"
-            assert "python3 -m gpunode deactivate" in str(caught.value)
+            assert "python3 -m gpunode.command deactivate" in str(caught.value)
     assert wants(node, INACTIVE, check=True).changed
     done = wants(node, INACTIVE)
     assert (done.changed, done.kept) == (True, [])
@@ -261,10 +266,10 @@ def test_where_the_record_is_damaged_only_taking_away_is_done(node: LayerNode, n
 def test_a_damaged_record_beside_a_journal_is_not_needed(node: LayerNode, name: str) -> None:
     before = snapshot(node.root)
     wants(node, ACTIVE, name)
-    active = activated.read(node.root)
+    active = activation_record.read(node.root)
     assert active
-    activated.write_journal(node.root, activated.Journal(activated.DEACTIVATE, active))
-    node.put(activated.PATH, "{")
+    activation_record.write_journal(node.root, activation_record.Journal(activation_record.DEACTIVATE, active))
+    node.put(ACTIVATION, "{")
     assert wants(node, ACTIVE, name).changed
     assert wants(node, INACTIVE).changed
     assert snapshot(node.root) == before
@@ -296,7 +301,7 @@ def test_what_the_disk_says_has_a_code_too(node: LayerNode, name: str, check: li
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error", "/usr/bin")
 
-    monkeypatch.setattr(readiness, "check", broken)
+    monkeypatch.setattr(preconditions, "check", broken)
     status, answer, said = runs(node, *check, "activate", name)
     assert (status, answer["code"]) == (1, "os_error")
     assert "/usr/bin: Input/output error" in said
@@ -314,19 +319,20 @@ def test_a_refusal_has_its_code(node: LayerNode) -> None:
 
 
 def test_busy_has_a_status_of_its_own(node: LayerNode) -> None:
-    with files.locked(layers.LOCK, "a bake"):
+    with files.locked(paths.LOCK, "a bake"):
         status, answer, _ = runs(node, "deactivate")
     assert (status, answer["code"]) == (75, "busy")
 
 
-def test_what_the_disk_says_is_an_answer_and_no_traceback(node: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, "os_error"), (errno.ENOSPC, "no_space"), (errno.EROFS, "read_only")])
+def test_what_the_disk_says_is_an_answer_and_no_traceback(node: LayerNode, monkeypatch: pytest.MonkeyPatch, number: int, code: str) -> None:
     def broken(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error", "/var/lib/gpu-prebake/layers")
+        raise OSError(number, "what the disk says", "/run/gpu-prebake/lock")
 
-    monkeypatch.setattr(layers, "set_state", broken)
+    monkeypatch.setattr(files, "locked", broken)
     status, answer, _ = runs(node, "deactivate")
-    assert (status, answer["code"]) == (1, "os_error")
-    assert answer["error"].startswith("/var/lib/gpu-prebake/layers: Input/output error: ")
+    assert (status, answer["code"]) == (1, code)
+    assert answer["error"].startswith("/run/gpu-prebake/lock: what the disk says: ")
 
 
 @pytest.mark.parametrize("words", [[], ["activate"], ["discard"], ["remove"]])
@@ -334,14 +340,14 @@ def test_wrong_usage_is_two(node: LayerNode, words: list[str], capsys: pytest.Ca
     with pytest.raises(SystemExit) as caught:
         command.main(words, node)
     assert caught.value.code == 2
-    assert "usage: gpunode" in capsys.readouterr().err
+    assert "usage: gpunode.command" in capsys.readouterr().err
 
 
 @pytest.mark.subprocess
 def test_it_runs_as_a_module_without_the_collection(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     shown = subprocess.run(
-        [sys.executable, "-m", "gpunode", "--root", str(tmp_path), "--check", "deactivate"],
+        [sys.executable, "-m", "gpunode.command", "--root", str(tmp_path), "--check", "deactivate"],
         env={"PYTHONPATH": str(TOP / "plugins/module_utils"), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,

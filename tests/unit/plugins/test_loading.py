@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import driver, kmod
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import control, kmod
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import KVER, VERSION
@@ -34,7 +34,7 @@ def aliased(node: FakeNode) -> FakeNode:
 
 
 def load(node: FakeNode) -> tuple[str, ...]:
-    return driver.load(node.root, node, Deadline(60), VERSION, KVER)
+    return control.load(node.root, node, Deadline(60), VERSION, KVER)
 
 
 def add_module(node: FakeNode, name: str) -> None:

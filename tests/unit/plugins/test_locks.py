@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import dpkglock, files
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.deadline import Deadline
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import dpkg
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.unit.plugins.fakenode import FakeClock
 
@@ -30,13 +31,13 @@ def test_a_second_holder_is_refused_and_told_who_holds(tmp_path: Path) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "var/lib/dpkg").mkdir(parents=True)
-    (tmp_path / dpkglock.LOCK).touch()
+    (tmp_path / dpkg.LOCK).touch()
     return tmp_path
 
 
 @pytest.fixture
 def other(root: Path) -> Iterator[subprocess.Popen[str]]:
-    argv = [sys.executable, "-c", HOLD, str(root / dpkglock.LOCK)]
+    argv = [sys.executable, "-c", HOLD, str(root / dpkg.LOCK)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline() == "held\n"
@@ -45,18 +46,18 @@ def other(root: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_nobody_holds_a_free_lock_or_none(root: Path, tmp_path: Path) -> None:
-    assert dpkglock.holder(root) is None
-    assert dpkglock.holder(tmp_path / "nowhere") is None
-    with dpkglock.held(tmp_path / "nowhere", Deadline(1)):
+    assert dpkg.holder(root) is None
+    assert dpkg.holder(tmp_path / "nowhere") is None
+    with dpkg.held(tmp_path / "nowhere", Deadline(1)):
         pass
 
 
 @pytest.mark.subprocess
 def test_a_holder_is_named_and_awaited_until_the_deadline(root: Path, other: subprocess.Popen[str]) -> None:
-    assert f"({other.pid})" in (dpkglock.holder(root) or "")
+    assert f"({other.pid})" in (dpkg.holder(root) or "")
     clock, said = FakeClock(), list[str]()
     with pytest.raises(BusyError, match=rf"\({other.pid}\)") as caught:
-        dpkglock.wait_free(root, Deadline(30, clock, clock.sleep), said.append, keep_s=10)
+        dpkg.wait_free(root, Deadline(30, clock, clock.sleep), said.append, keep_s=10)
     assert caught.value.code == "dpkg_locked"
     assert clock.now <= 1000 + 20
     assert len(said) == 1
@@ -71,7 +72,7 @@ def test_a_lock_that_comes_free_is_taken(root: Path, other: subprocess.Popen[str
         other.kill()
         other.wait()
 
-    with dpkglock.held(root, Deadline(30, clock, sleep)):
+    with dpkg.held(root, Deadline(30, clock, sleep)):
         asks = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
-        shown = subprocess.run([sys.executable, "-c", asks, str(root / dpkglock.LOCK)], capture_output=True, check=False)
+        shown = subprocess.run([sys.executable, "-c", asks, str(root / dpkg.LOCK)], capture_output=True, check=False)
         assert shown.returncode != 0

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers as store_layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import path_of, read_all
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,19 +23,19 @@ LAYER = support.manifest().layer
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return manifest.write(tmp_path_factory.mktemp("root"), support.manifest()).read_text()
+    return store_layers.write(tmp_path_factory.mktemp("root"), support.manifest()).read_text()
 
 
 def test_round_trip(tmp_path: Path) -> None:
     layer = support.manifest(warnings=("a",), replaced=("etc/x",), deleted=("etc/y",), accept_no_device=True, tries=2)
-    path = manifest.write(tmp_path, layer)
-    assert manifest.read(path) == layer
-    assert manifest.read_all(tmp_path) == ((layer,), ())
+    path = store_layers.write(tmp_path, layer)
+    assert store_layers.read(path) == layer
+    assert read_all(tmp_path) == ((layer,), ())
 
 
 def test_only_root_may_enter_the_store(tmp_path: Path) -> None:
-    path = manifest.write(tmp_path, support.manifest())
-    folders = [f for f in path.parents if tmp_path / manifest.STORE in (f, *f.parents)]
+    path = store_layers.write(tmp_path, support.manifest())
+    folders = [f for f in path.parents if tmp_path / STORE in (f, *f.parents)]
     assert {f.stat().st_mode & 0o777 for f in folders} == {0o700}
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -166,7 +169,7 @@ CAPTURED = support.captured()
     ],
 )
 def test_refuses_a_captured_layer_that_contradicts_itself(path: str, value: Any, message: str, tmp_path: Path) -> None:
-    text = manifest.write(tmp_path, CAPTURED).read_text()
+    text = store_layers.write(tmp_path, CAPTURED).read_text()
     assert manifest.parse(text, "manifest.json", LAYER) == CAPTURED
     with pytest.raises(DataError) as caught:
         manifest.parse(with_value(text, path, value), "manifest.json", LAYER)
@@ -193,7 +196,7 @@ def test_refuses_a_captured_layer_that_contradicts_itself(path: str, value: Any,
 def test_refuses_lists_that_contradict_each_other(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     """Nor is one written: a bake does not end well with a layer that no node would take."""
     with pytest.raises(DataError) as caught:
-        manifest.write(tmp_path, replace(CAPTURED, **changes))
+        store_layers.write(tmp_path, replace(CAPTURED, **changes))
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -230,11 +233,11 @@ def test_any_value_anywhere_is_read_or_a_data_error(good: str, key: str, value: 
 
 
 def test_one_bad_layer_does_not_hide_a_good_one(tmp_path: Path) -> None:
-    manifest.write(tmp_path, support.manifest())
-    bad = manifest.path_of(tmp_path, "bad")
+    store_layers.write(tmp_path, support.manifest())
+    bad = path_of(tmp_path, "bad")
     bad.parent.mkdir()
     bad.write_bytes(b"\xff")
-    layers, problems = manifest.read_all(tmp_path)
+    layers, problems = read_all(tmp_path)
     assert [m.layer for m in layers] == [LAYER]
     assert len(problems) == 1
     assert str(bad) in problems[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import marker
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import marker
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.marker import Marker
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.marker import Marker
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,8 +6,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import modsig
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
 from tests.unit.plugins.support import KVER
 
@@ -22,11 +22,11 @@ def signed(data: bytes, message: bytes = b"a PKCS#7 message", kind: int = 2, len
 def test_the_last_signature_is_found_and_all_are_cut_off(tmp_path: Path) -> None:
     file = tmp_path / "nvidia.ko"
     file.write_bytes(signed(signed(CODE, b"DKMS's own"), b"the second"))
-    found = modsig.read(file)
-    assert found == modsig.Signature(len(signed(CODE, b"DKMS's own")), b"the second")
-    assert modsig.strip(file) == 2
+    found = module_signature.read(file)
+    assert found == module_signature.Signature(len(signed(CODE, b"DKMS's own")), b"the second")
+    assert module_signature.strip(file) == 2
     assert file.read_bytes() == CODE
-    assert (modsig.read(file), modsig.strip(file)) == (None, 0)
+    assert (module_signature.read(file), module_signature.strip(file)) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_what_only_ends_like_a_signature_is_refused(tmp_path: Path, data: bytes)
     file = tmp_path / "nvidia.ko"
     file.write_bytes(data)
     with pytest.raises(DataError, match="no signature") as caught:
-        modsig.strip(file)
+        module_signature.strip(file)
     assert caught.value.code == "signing_failed"
 
 
@@ -50,7 +50,7 @@ def test_what_only_ends_like_a_signature_is_refused(tmp_path: Path, data: bytes)
 def test_an_unsigned_module_stays_as_it_is(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "nvidia.ko"
     file.write_bytes(data)
-    assert modsig.strip(file) == 0
+    assert module_signature.strip(file) == 0
     assert file.read_bytes() == data
 
 
@@ -67,4 +67,4 @@ def test_an_unsigned_module_stays_as_it_is(tmp_path: Path, data: bytes) -> None:
     ],
 )
 def test_a_modules_path_tells_its_kernel(path: str, kver: str) -> None:
-    assert modsig.kernel_of(path) == kver
+    assert module_signature.kernel_of(path) == kver

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import mounts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import mounts
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import DATA

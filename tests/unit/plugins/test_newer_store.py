@@ -9,11 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, bake, boot, manifest, preflight, seal
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow as bake_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow as boot_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import GpuNodeError, SealError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import STORE, LayerNode
@@ -24,8 +30,7 @@ from tests.unit.plugins.test_bake import request
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LayerNode, Manifest]]:
     with layernode.fast_folder() as folder:
-        for module in (bake, boot):
-            monkeypatch.setattr(module, "LOCK", folder / "lock")
+        monkeypatch.setattr(paths, "LOCK", folder / "lock")
         monkeypatch.setattr(os, "geteuid", lambda: 0)
         node, layer = layernode.a_node(folder)
         monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=node.kver, machine="x86_64"))
@@ -42,20 +47,20 @@ def in_store(node: LayerNode) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", ["captured", "in_place"])
-@pytest.mark.parametrize("document", ["manifest", activated.PATH, activated.JOURNAL, preflight.JOURNAL])
+@pytest.mark.parametrize("document", ["manifest", ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL])
 def test_a_bake_ends_before_it_begins(both: tuple[LayerNode, Manifest], document: str, mode: str) -> None:
     node, layer = both
-    path = manifest.path_of(node.root, layer.layer) if document == "manifest" else node.root / document
-    if document in (activated.PATH, activated.JOURNAL):
-        active = activation.activate(node.root, node, layer)
-        activated.write_journal(node.root, activated.Journal(activated.ACTIVATE, active))
-    if document == preflight.JOURNAL:
+    path = layers.path_of(node.root, layer.layer) if document == "manifest" else node.root / document
+    if document in (ACTIVATION, ACTIVATION_JOURNAL):
+        active = activate.activate(node.root, node, layer)
+        activation_record.write_journal(node.root, activation_record.Journal(activation_record.ACTIVATE, active))
+    if document == BAKE_JOURNAL:
         path.write_text(json.dumps({"schema": 1, "kver": node.kver, "paths": ["usr"]}))
     make_newer(path)
     before = node.tree()
     with pytest.raises(GpuNodeError, match="layout version") as caught:
-        bake.bake(node, request(mode=mode), root=node.root)
-    assert caught.value.code == {"manifest": "store_newer", preflight.JOURNAL: "journal_invalid"}.get(document, "activation_invalid")
+        bake_flow.bake(node, request(mode=mode), root=node.root)
+    assert caught.value.code == {"manifest": "store_newer", BAKE_JOURNAL: "journal_invalid"}.get(document, "activation_invalid")
     assert path.name in str(caught.value)
     assert node.driver_runs == []
     assert node.tree() == before
@@ -64,25 +69,25 @@ def test_a_bake_ends_before_it_begins(both: tuple[LayerNode, Manifest], document
 def test_a_boot_does_without_a_newer_layer_and_says_why(both: tuple[LayerNode, Manifest]) -> None:
     node, layer = both
     node.add_gpu()
-    make_newer(manifest.path_of(node.root, layer.layer))
+    make_newer(layers.path_of(node.root, layer.layer))
     before = in_store(node)
-    _facts, outcome = boot.boot(node, policy(delay_s=0), root=node.root)
+    _facts, outcome = boot_flow.boot(node, policy(delay_s=0), root=node.root)
     assert (outcome.result, outcome.code) == ("compiled", "manifest_invalid")
     assert "layout version 3, this program reads 2" in outcome.reason
     assert before.items() <= in_store(node).items()
 
 
-@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
 def test_a_boot_touches_nothing_that_a_newer_program_has_put_in_place(both: tuple[LayerNode, Manifest], document: str) -> None:
     node, layer = both
     node.add_gpu()
-    active = activation.activate(node.root, node, layer)
-    if document == activated.JOURNAL:
-        activated.write_journal(node.root, activated.Journal(activated.ACTIVATE, active))
+    active = activate.activate(node.root, node, layer)
+    if document == ACTIVATION_JOURNAL:
+        activation_record.write_journal(node.root, activation_record.Journal(activation_record.ACTIVATE, active))
     make_newer(node.root / document)
     before = node.tree()
     with pytest.raises(GpuNodeError, match="layout version 2") as caught:
-        boot.boot(node, policy(delay_s=0), root=node.root)
+        boot_flow.boot(node, policy(delay_s=0), root=node.root)
     assert caught.value.code == "activation_invalid"
     assert node.driver_runs == []
     assert node.tree() == before
@@ -90,8 +95,8 @@ def test_a_boot_touches_nothing_that_a_newer_program_has_put_in_place(both: tupl
 
 def test_a_seal_refuses_and_names_it(both: tuple[LayerNode, Manifest]) -> None:
     node, layer = both
-    make_newer(manifest.path_of(node.root, layer.layer))
+    make_newer(layers.path_of(node.root, layer.layer))
     before = in_store(node)
     with pytest.raises(SealError, match="layout version 3, this program reads 2"):
-        seal.seal(node.root, node, Containerd(node), SealRequest())
+        seal_flow.seal(node.root, node, Containerd(node), SealRequest())
     assert before.items() <= in_store(node).items()

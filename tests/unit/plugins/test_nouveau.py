@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, manifest, nouveau, preflight
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import Baked
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, preflight
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.flow import Baked
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 
 from tests.unit.plugins.fakenode import FakeNode, Reply
 from tests.unit.plugins.support import KVER, NEWER
@@ -24,7 +26,7 @@ UPDATE = ["update-initramfs", "-u", "-k"]
 
 
 def run(node: FakeNode, **changes: Any) -> Baked:
-    return bake.bake(node, request(**{"mode": manifest.CAPTURED, "kernels": KVER, **changes}), root=node.root)
+    return flow.bake(node, request(**{"mode": manifest.CAPTURED, "kernels": KVER, **changes}), root=node.root)
 
 
 def refused(node: FakeNode, error: type[GpuNodeError], **changes: Any) -> GpuNodeError:
@@ -41,7 +43,7 @@ def initramfs(node: FakeNode, kver: str = GENERIC) -> list[str]:
 
 
 def file(node: FakeNode) -> Path:
-    return node.root / nouveau.PATH
+    return node.root / nouveau_blacklist.PATH
 
 
 @pytest.fixture(autouse=True)
@@ -59,35 +61,35 @@ def with_nouveau(node: FakeNode) -> None:
 @MODES
 def test_file_and_initramfs_come_with_the_bake_and_again_nothing_changes(node: FakeNode, mode: str) -> None:
     baked = run(node, mode=mode)
-    assert file(node).read_text() == nouveau.TEXT
+    assert file(node).read_text() == nouveau_blacklist.TEXT
     assert file(node).stat().st_mode & 0o7777 == 0o644
-    assert nouveau.TEXT.splitlines()[1:] == ["blacklist nouveau", "options nouveau modeset=0"]
-    assert nouveau.PATH in initramfs(node)
+    assert nouveau_blacklist.TEXT.splitlines()[1:] == ["blacklist nouveau", "options nouveau modeset=0"]
+    assert nouveau_blacklist.PATH in initramfs(node)
     assert node.called("update-initramfs") == [[*UPDATE, GENERIC]], "the kernel without nouveau needs none"
-    assert baked.report["nouveau"]["file"] == f"/{nouveau.PATH}"
+    assert baked.report["nouveau"]["file"] == f"/{nouveau_blacklist.PATH}"
     assert baked.report["nouveau"]["initramfs"] == [GENERIC]
-    assert not [entry for layer in baked.layers for entry in layer.files if entry.path == nouveau.PATH]
+    assert not [entry for layer in baked.layers for entry in layer.files if entry.path == nouveau_blacklist.PATH]
     before, node.calls[:] = node.tree(), []
     again = run(node, mode=mode)
     assert (again.changed, again.new) == (False, ())
     assert node.tree() == before
     assert not node.called("update-initramfs")
-    assert not bake.would_bake(node, request(mode=mode, kernels=KVER), node.root)
+    assert not flow.would_bake(node, request(mode=mode, kernels=KVER), node.root)
 
 
 @MODES
 def test_turned_off_a_later_bake_takes_both_away_and_builds_nothing(node: FakeNode, mode: str) -> None:
     run(node, mode=mode)
     node.calls.clear()
-    assert bake.would_bake(node, request(mode=mode, kernels=KVER, blacklist_nouveau=False), node.root)
+    assert flow.would_bake(node, request(mode=mode, kernels=KVER, blacklist_nouveau=False), node.root)
     baked = run(node, mode=mode, blacklist_nouveau=False)
     assert (baked.changed, baked.new, node.driver_runs) == (True, (), [])
     assert not file(node).exists()
-    assert nouveau.PATH not in initramfs(node)
+    assert nouveau_blacklist.PATH not in initramfs(node)
     assert baked.report["nouveau"] == {
         "blacklist": False,
         "file": "",
-        "says": nouveau.decide(nouveau.look(node.root, ()), False).says,
+        "says": nouveau_blacklist.decide(nouveau_blacklist.look(node.root, ()), False).says,
         "initramfs": [GENERIC],
     }
     assert not run(node, mode=mode, blacklist_nouveau=False).changed
@@ -112,7 +114,7 @@ def test_a_kernel_with_nouveau_that_goes_takes_the_file_along(node: FakeNode) ->
     (node.root / MODULE).unlink()
     assert run(node).changed
     assert not file(node).exists()
-    assert nouveau.PATH not in initramfs(node)
+    assert nouveau_blacklist.PATH not in initramfs(node)
 
 
 def test_every_kernel_that_has_nouveau_compressed_too_is_seen_to(node: FakeNode) -> None:
@@ -171,16 +173,16 @@ def test_a_masked_file_does_not_count(node: FakeNode) -> None:
 @pytest.mark.parametrize("chosen", [True, False])
 def test_a_changed_file_is_refused_before_anything_else(node: FakeNode, chosen: bool) -> None:
     run(node)
-    file(node).write_text(nouveau.TEXT + "# mine\n")
+    file(node).write_text(nouveau_blacklist.TEXT + "# mine\n")
     node.calls.clear()
     error = refused(node, PreflightError, blacklist_nouveau=chosen)
     assert (error.code, node.driver_runs) == ("nouveau_file_changed", [])
-    assert f"/{nouveau.PATH} is not what a bake writes: delete it" in str(error)
+    assert f"/{nouveau_blacklist.PATH} is not what a bake writes: delete it" in str(error)
 
 
 def test_a_link_of_that_name_is_not_ours(node: FakeNode) -> None:
-    node.put("etc/elsewhere", nouveau.TEXT)
-    node.link(nouveau.PATH, "../elsewhere")
+    node.put("etc/elsewhere", nouveau_blacklist.TEXT)
+    node.link(nouveau_blacklist.PATH, "../elsewhere")
     assert refused(node, PreflightError).code == "nouveau_file_changed"
 
 
@@ -192,11 +194,11 @@ def test_a_link_of_that_name_is_not_ours(node: FakeNode) -> None:
 def test_killed_between_file_and_initramfs_the_next_bake_completes(node: FakeNode, mode: str, chosen: bool) -> None:
     run(node, mode=mode, blacklist_nouveau=not chosen)
     if chosen:
-        node.put(nouveau.PATH, nouveau.TEXT)
+        node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
     else:
         file(node).unlink()
     assert run(node, mode=mode, blacklist_nouveau=chosen).changed
-    assert (file(node).exists(), nouveau.PATH in initramfs(node)) == (chosen, chosen)
+    assert (file(node).exists(), nouveau_blacklist.PATH in initramfs(node)) == (chosen, chosen)
 
 
 def test_killed_while_the_file_was_written_the_next_bake_removes_the_scrap(node: FakeNode) -> None:
@@ -235,18 +237,18 @@ def test_an_initramfs_that_cannot_be_made_puts_everything_back(
     assert caught.value.code == "command_failed"
     after = outside(node)
     assert {p: t for p, t in after.items() if p != IMAGE} == {p: t for p, t in before.items() if p != IMAGE}
-    assert (nouveau.PATH in initramfs(node)) is not chosen
-    assert bool(manifest.read_all(node.root)[0]) is not chosen, "no layer of a bake that failed, and none lost"
+    assert (nouveau_blacklist.PATH in initramfs(node)) is not chosen
+    assert bool(layers.read_all(node.root)[0]) is not chosen, "no layer of a bake that failed, and none lost"
     monkeypatch.undo()
     assert run(node, mode=mode, blacklist_nouveau=chosen).changed
-    assert {nouveau.PATH in initramfs(node, kver) for kver in (GENERIC, NEWER)} == {chosen}
+    assert {nouveau_blacklist.PATH in initramfs(node, kver) for kver in (GENERIC, NEWER)} == {chosen}
 
 
 def test_a_record_that_cannot_be_written_puts_everything_back(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manifest, "write", fails)
+    monkeypatch.setattr(layers, "write", fails)
     before = outside(node)
     with pytest.raises(BuildError, match="No space"):
         run(node)
@@ -275,27 +277,27 @@ def test_images_that_nobody_can_look_into_are_left_and_named(node: FakeNode) -> 
 @pytest.mark.parametrize("there", [True, False], ids=["deleted", "written"])
 def test_a_driver_image_that_writes_or_deletes_the_same_path_does_not_own_it(node: FakeNode, there: bool) -> None:
     def meddles(node: FakeNode, action: str) -> Reply:
-        node.put(nouveau.PATH, nouveau.TEXT)
+        node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
         if there:
             file(node).unlink()
         return builds(kver=KVER)(node, action)
 
     if there:
-        node.put(nouveau.PATH, nouveau.TEXT)
+        node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
     node.scripts = [meddles]
     (layer,) = run(node).layers
-    assert nouveau.PATH not in {*(entry.path for entry in (*layer.files, *layer.originals)), *layer.replaced, *layer.deleted}
-    assert file(node).read_text() == nouveau.TEXT
+    assert nouveau_blacklist.PATH not in {*(entry.path for entry in (*layer.files, *layer.originals)), *layer.replaced, *layer.deleted}
+    assert file(node).read_text() == nouveau_blacklist.TEXT
 
 
 def test_an_in_place_build_that_writes_the_same_path_does_not_own_it(node: FakeNode) -> None:
     def meddles(node: FakeNode, action: str) -> Reply:
-        node.put(nouveau.PATH, nouveau.TEXT)
+        node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
         return builds(kver=KVER)(node, action)
 
     node.scripts = [meddles]
     (layer,) = run(node, mode=manifest.IN_PLACE).layers
-    assert nouveau.PATH not in {*(entry.path for entry in layer.files), *layer.replaced}
+    assert nouveau_blacklist.PATH not in {*(entry.path for entry in layer.files), *layer.replaced}
 
 
 def test_the_layer_of_a_driver_that_is_live_does_not_count_as_the_owners(node: FakeNode) -> None:
@@ -307,5 +309,5 @@ def test_the_layer_of_a_driver_that_is_live_does_not_count_as_the_owners(node: F
 @pytest.mark.parametrize("chosen", [True, False])
 def test_preflight_says_what_will_be(node: FakeNode, chosen: bool) -> None:
     found = preflight.check(node.root, node, Containerd(node), request(kernels=KVER, blacklist_nouveau=chosen))
-    assert (f"/{nouveau.PATH}" in found.nouveau) is chosen
+    assert (f"/{nouveau_blacklist.PATH}" in found.nouveau) is chosen
     assert not file(node).exists()

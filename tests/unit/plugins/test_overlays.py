@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import mounts, overlays
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import overlays
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.overlays import Part
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import UnsupportedError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.overlays import Part
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import mounts
 
 from tests.unit.plugins.support import DATA
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import pci
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import pci
 
 from tests.unit.plugins.fakenode import FakeNode
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import host, preflight
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import request
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import GpuNodeError, InputError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import IMAGE
@@ -27,13 +28,13 @@ from tests.unit.plugins.support import IMAGE
 )
 def test_bad_input_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        preflight.request_from({"image": IMAGE, **options})
+        request.request_from({"image": IMAGE, **options})
 
 
 def test_what_is_left_out_has_its_default_and_zero_stays_zero() -> None:
-    assert preflight.request_from({"image": IMAGE}).mode == "captured"
-    assert preflight.request_from({"image": IMAGE}) == preflight.BakeRequest(preflight.request_from({"image": IMAGE}).wanted)
-    found = preflight.request_from({"image": IMAGE, "delay_s": 0, "min_free_mb": 0, "tries": None})
+    assert request.request_from({"image": IMAGE}).mode == "captured"
+    assert request.request_from({"image": IMAGE}) == request.BakeRequest(request.request_from({"image": IMAGE}).wanted)
+    found = request.request_from({"image": IMAGE, "delay_s": 0, "min_free_mb": 0, "tries": None})
     assert (found.delay_s, found.min_free_mb, found.tries) == (0, 0, 3)
 
 

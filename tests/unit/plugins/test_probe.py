@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Facts
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.probe import probe
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Facts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.probe import probe
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.support import CONFIG_DIGEST, VERSION, captured, policy
@@ -55,7 +55,7 @@ def test_a_module_that_may_be_a_layers_is_not(node: FakeNode, version: str) -> N
 
 
 def test_nor_is_one_that_stayed_in_use_when_its_layer_was_taken_away(node: FakeNode) -> None:
-    manifest.write(node.root, captured())
+    layers.write(node.root, captured())
     node.insert("nvidia", VERSION)
     assert look(node).foreign == ()
     node.insert("nvidia", "580.159.04")

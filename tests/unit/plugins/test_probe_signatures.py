@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import certificate, trust
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.decide import decide
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.model import Action, Facts
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.probe import probe
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Facts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Action
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.probe import probe
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, keyrings
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.signer import SigningNode, make_pair
@@ -25,7 +26,7 @@ def node(node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sig
     made.add_gpu()
     made.put("proc/keys", KEYS)
     made.put("sys/module/module/parameters/sig_enforce", "Y\n")
-    monkeypatch.setattr(trust, "members", ring)
+    monkeypatch.setattr(keyrings, "members", ring)
     return made
 
 

@@ -7,21 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import NODE_RECORD
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import node_record
 
 from tests.unit.plugins import support
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    record.write(tmp_path, support.a_record(containerd_restarts=1, containerd_config="ab"))
-    assert record.read(tmp_path) == support.a_record(containerd_restarts=1, containerd_config="ab")
-    assert (tmp_path / record.PATH).stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / record.PATH).parent.stat().st_mode & 0o777 == 0o700
+    node_record.write(tmp_path, support.a_record(containerd_restarts=1, containerd_config="ab"))
+    assert node_record.read(tmp_path) == support.a_record(containerd_restarts=1, containerd_config="ab")
+    assert (tmp_path / NODE_RECORD).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / NODE_RECORD).parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_no_file_is_no_record(tmp_path: Path) -> None:
-    assert record.read(tmp_path) is None
+    assert node_record.read(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -49,22 +50,22 @@ def test_no_file_is_no_record(tmp_path: Path) -> None:
     ],
 )
 def test_refuses_a_bad_record(tmp_path: Path, key: str, value: Any, message: str) -> None:
-    record.write(tmp_path, support.a_record())
-    file = tmp_path / record.PATH
+    node_record.write(tmp_path, support.a_record())
+    file = tmp_path / NODE_RECORD
     file.write_text(json.dumps({**json.loads(file.read_text()), key: value}))
     with pytest.raises(DataError, match=message) as caught:
-        record.read(tmp_path)
+        node_record.read(tmp_path)
     assert caught.value.code == "record_invalid"
 
 
 def test_cut_off_at_any_byte_it_is_a_data_error(tmp_path: Path) -> None:
-    record.write(tmp_path, support.a_record())
-    file = tmp_path / record.PATH
+    node_record.write(tmp_path, support.a_record())
+    file = tmp_path / NODE_RECORD
     whole = file.read_text().rstrip()
     for length in range(len(whole)):
         file.write_text(whole[:length])
         with pytest.raises(DataError):
-            record.read(tmp_path)
+            node_record.read(tmp_path)
 
 
 def test_the_same_driver_for_another_kernel_is_the_same_driver() -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import manifest, marker, placed, record, removal, userspace
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import Accounted, Removal, remove_driver
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import marker
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import libraries, modules
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import uninstall
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.uninstall import Accounted, Removal, remove_driver
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
 
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
 from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION, a_record
@@ -14,10 +18,12 @@ from tests.unit.plugins.support import KVER, LIBRARIES, LOADER, MARKER, NEWER, V
 
 def take_out(node: FakeNode) -> Removal:
     """As a boot does: with what is on the node now."""
-    layers, _ = manifest.read_all(node.root)
+    layers, _ = read_all(node.root)
     found = marker.read(node.root)
     version = found.version if found else None
-    return remove_driver(node.root, node, Accounted("x86_64", layers, record.read(node.root), placed.read(node.root), version))
+    return remove_driver(
+        node.root, node, Accounted("x86_64", layers, node_record.read(node.root), installed_files.read(node.root), version)
+    )
 
 
 @pytest.fixture
@@ -32,10 +38,10 @@ def before(node: FakeNode) -> dict[str, str]:
 
 def initialised(node: FakeNode) -> None:
     node.initialise_device(dropin="")
-    record.write(
+    node_record.write(
         node.root,
         a_record(
-            modules={KVER: userspace.module_hashes(node.root, KVER)}, libraries=userspace.hashes(node.root, "x86_64"), state="initialised"
+            modules={KVER: modules.module_hashes(node.root, KVER)}, libraries=libraries.hashes(node.root, "x86_64"), state="initialised"
         ),
     )
 
@@ -46,8 +52,8 @@ def test_a_baked_and_initialised_driver_goes_without_a_trace(node: FakeNode, bef
     done = take_out(node)
     assert node.driver_tree() == before
     assert done.kept == []
-    assert manifest.read_all(node.root) == ((), ())
-    assert record.read(node.root) is None
+    assert read_all(node.root) == ((), ())
+    assert node_record.read(node.root) is None
 
 
 def test_a_second_run_finds_nothing(node: FakeNode, before: dict[str, str]) -> None:
@@ -67,8 +73,8 @@ def test_what_only_the_marker_accounts_for_goes_too(node: FakeNode, before: dict
 
 def test_what_an_install_left_that_was_cut_off_goes_by_its_version(node: FakeNode, before: dict[str, str]) -> None:
     """Its list of placed files is written when it ends."""
-    placed.write(node.root, placed.Placed())
-    record.write(node.root, a_record(state="started", modules={}, libraries={}))
+    installed_files.write(node.root, installed_files.InstalledFiles())
+    node_record.write(node.root, a_record(state="started", modules={}, libraries={}))
     node.build(without=("marker",))
     take_out(node)
     left = {p for p in node.driver_tree() if p not in before}
@@ -177,7 +183,7 @@ def test_interrupted_anywhere_and_run_again_it_ends_the_same(
                 pass
         take_out(node)
         assert node.driver_tree() == before, f"stopped at removal {stop}"
-        assert record.read(node.root) is None
+        assert node_record.read(node.root) is None
         if finished:
             assert stop > 10
             return
@@ -190,11 +196,11 @@ def test_the_records_go_last(node: FakeNode, monkeypatch: pytest.MonkeyPatch) ->
     def fails(*_: object) -> None:
         raise OSError("depmod is not to be had")
 
-    monkeypatch.setattr(removal, "make_indexes_anew", fails)
+    monkeypatch.setattr(uninstall, "regenerate_indexes", fails)
     with pytest.raises(OSError, match="depmod"):
         take_out(node)
-    assert record.read(node.root) is not None
-    assert len(manifest.read_all(node.root)[0]) == 1
+    assert node_record.read(node.root) is not None
+    assert len(read_all(node.root)[0]) == 1
     assert not (node.root / MARKER).exists()
     assert not (node.root / LIBRARIES).exists()
 

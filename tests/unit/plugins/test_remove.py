@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import (
-    activated,
-    activation,
-    bake,
-    holders,
-    manifest,
-    nouveau,
-    placed,
-    preflight,
-    record,
-    remove,
-)
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.contract import LOGS
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders, nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import STORE
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.remove import Removed, RemoveRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
+    ACTIVATION,
+    ACTIVATION_JOURNAL,
+    BAKE_JOURNAL,
+    LOGS,
+    NODE_RECORD,
+    STORE,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed, RemoveRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, layers
 
 from tests.unit.plugins import layernode, test_apply
 from tests.unit.plugins.fakenode import FakeNode, Reply, bake_layer
@@ -36,11 +36,11 @@ TOOLKIT = "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok ins
 
 @pytest.fixture(autouse=True)
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remove, "LOCK", tmp_path / "locks/remove.lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/remove.lock")
 
 
 def take(node: FakeNode, check: bool = False, **request: Any) -> Removed:
-    return remove.remove(node, RemoveRequest(**request), check, root=node.root)
+    return flow.remove(node, RemoveRequest(**request), check, root=node.root)
 
 
 def refused(node: FakeNode, error: type[GpuNodeError] = BootError, **request: Any) -> GpuNodeError:
@@ -236,7 +236,7 @@ def test_scope_driver_keeps_the_history(node: FakeNode, before: dict[str, str]) 
 
 def test_our_line_goes_from_release_notes_of_the_image_builder(node: FakeNode, before: dict[str, str]) -> None:
     layer = bake_layer(node)
-    node.put("etc/release-notes", f"built by us\n{bake.release_note(layer)}\n")
+    node.put("etc/release-notes", f"built by us\n{report.release_note(layer)}\n")
     take(node, release_notes="/etc/release-notes")
     assert (node.root / "etc/release-notes").read_text() == "built by us\n"
 
@@ -261,40 +261,40 @@ def blacklisted(node: FakeNode, before: dict[str, str]) -> FakeNode:
     bake_layer(node)
     (node.root / "etc/modprobe.d/blacklist-nouveau.conf").unlink()
     node.put("usr/bin/lsinitramfs")
-    node.put(nouveau.PATH, nouveau.TEXT)
-    node.put(f"boot/initrd.img-{KVER}", f"init\n{nouveau.PATH}\n")
+    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
+    node.put(f"boot/initrd.img-{KVER}", f"init\n{nouveau_blacklist.PATH}\n")
     return node
 
 
 def in_initramfs(node: FakeNode) -> bool:
-    return nouveau.PATH in (node.root / f"boot/initrd.img-{KVER}").read_text()
+    return nouveau_blacklist.PATH in (node.root / f"boot/initrd.img-{KVER}").read_text()
 
 
 def test_the_bakes_blacklist_goes_with_everything_also_from_the_initramfs(blacklisted: FakeNode) -> None:
-    assert nouveau.PATH in take(blacklisted, check=True).removed
-    assert (blacklisted.root / nouveau.PATH).exists()
-    assert nouveau.PATH in take(blacklisted).removed
-    assert not (blacklisted.root / nouveau.PATH).exists()
+    assert nouveau_blacklist.PATH in take(blacklisted, check=True).removed
+    assert (blacklisted.root / nouveau_blacklist.PATH).exists()
+    assert nouveau_blacklist.PATH in take(blacklisted).removed
+    assert not (blacklisted.root / nouveau_blacklist.PATH).exists()
     assert not in_initramfs(blacklisted)
     assert take(blacklisted).result == "nothing"
 
 
 def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode) -> None:
-    node.put(nouveau.PATH, nouveau.TEXT)
-    assert take(node).removed == [nouveau.PATH]
+    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
+    assert take(node).removed == [nouveau_blacklist.PATH]
     assert take(node).result == "nothing"
 
 
 def test_with_the_driver_alone_the_blacklist_stays_and_is_named(blacklisted: FakeNode) -> None:
-    assert f"/{nouveau.PATH}" in left(take(blacklisted, scope="driver"))
-    assert (blacklisted.root / nouveau.PATH).exists()
+    assert f"/{nouveau_blacklist.PATH}" in left(take(blacklisted, scope="driver"))
+    assert (blacklisted.root / nouveau_blacklist.PATH).exists()
     assert in_initramfs(blacklisted)
 
 
 def test_a_blacklist_that_somebody_changed_stays_and_is_named(blacklisted: FakeNode) -> None:
-    blacklisted.put(nouveau.PATH, "blacklist nouveau\n")
-    assert f"/{nouveau.PATH}" in left(take(blacklisted))
-    assert (blacklisted.root / nouveau.PATH).exists()
+    blacklisted.put(nouveau_blacklist.PATH, "blacklist nouveau\n")
+    assert f"/{nouveau_blacklist.PATH}" in left(take(blacklisted))
+    assert (blacklisted.root / nouveau_blacklist.PATH).exists()
 
 
 def test_a_removal_that_was_killed_before_the_initramfs_is_finished(blacklisted: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,9 +304,9 @@ def test_a_removal_that_was_killed_before_the_initramfs_is_finished(blacklisted:
     monkeypatch.setattr(blacklisted, "_do_update_initramfs", killed)
     with pytest.raises(KeyboardInterrupt):
         take(blacklisted)
-    assert not (blacklisted.root / nouveau.PATH).exists()
+    assert not (blacklisted.root / nouveau_blacklist.PATH).exists()
     monkeypatch.undo()
-    monkeypatch.setattr(remove, "LOCK", blacklisted.root / "run/remove.lock")
+    monkeypatch.setattr(paths, "LOCK", blacklisted.root / "run/remove.lock")
     take(blacklisted)
     assert not in_initramfs(blacklisted)
 
@@ -336,14 +336,14 @@ def test_a_damaged_document_stays_and_is_named(node: FakeNode, before: dict[str,
     done = take(node)
     assert bad.exists()
     assert any("not valid JSON" in item.why for item in done.left)
-    assert not (node.root / record.PATH).exists()
+    assert not (node.root / NODE_RECORD).exists()
     again = take(node)
     assert again.result == "nothing"
     assert "damaged" in again.reason
 
 
 def test_a_bake_that_was_killed_must_be_taken_back_by_a_bake(node: FakeNode) -> None:
-    node.put(preflight.JOURNAL, "{}")
+    node.put(BAKE_JOURNAL, "{}")
     assert refused(node, PreflightError).code == "bake_unfinished"
 
 
@@ -374,7 +374,7 @@ def test_a_boot_afterwards_installs_from_the_start(node: FakeNode, before: dict[
 def test_what_a_full_install_over_a_layer_wrote_goes_too(node: FakeNode, before: dict[str, str]) -> None:
     bake_layer(node, version="550.90.07")
     installed(node)
-    assert placed.read_or_empty(node.root).files
+    assert installed_files.read_or_empty(node.root).files
     take(node)
     assert all_files(node) == before
 
@@ -392,7 +392,7 @@ def test_what_a_container_compiled_over_a_layer_goes_too(node: FakeNode, before:
     done = take(node)
     assert left(done) == {f"driver image {IMAGE}"}
     assert all_files(node) == before
-    assert manifest.read_all(node.root) == ((), ())
+    assert layers.read_all(node.root) == ((), ())
 
 
 # --- a captured layer ----------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerNode]:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with layernode.fast_folder() as folder:
         node, layer = layernode.a_node(folder)
-        activation.activate(node.root, node, layer)
+        activate.activate(node.root, node, layer)
         yield node
 
 
@@ -420,7 +420,7 @@ def test_an_active_layer_is_taken_away_and_what_it_replaced_is_back(captured: La
     assert not (captured.root / layernode.MODULE).exists()
     assert (captured.root / layernode.REPLACED).read_text() == "options system\n"
     assert (captured.root / STORE).exists() == (scope == "driver")
-    assert bool(manifest.read_all(captured.root)[0]) == (scope == "driver")
+    assert bool(layers.read_all(captured.root)[0]) == (scope == "driver")
     assert any(item.what.startswith("layer ") for item in done.left) == (scope == "driver")
     assert take(captured, scope=scope).result == "nothing"
 
@@ -436,7 +436,7 @@ def test_what_dkms_has_built_since_goes_and_what_an_owner_changed_stays(captured
     assert (captured.root / layernode.LIBRARY).exists()
 
 
-@pytest.mark.parametrize("document", [activated.PATH, activated.JOURNAL])
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
 def test_where_the_record_of_a_layer_is_damaged_the_manifests_say_what_goes(captured: LayerNode, document: str) -> None:
     there = layernode.snapshot(captured.root)
     captured.put(document, "{")
@@ -454,7 +454,7 @@ def test_where_the_record_of_a_layer_is_damaged_the_manifests_say_what_goes(capt
 
 
 def test_an_inert_layer_goes_with_everything_only(captured: LayerNode) -> None:
-    activation.deactivate(captured.root, captured)
+    deactivate.deactivate(captured.root, captured)
     assert take(captured, scope="driver").result == "nothing"
     assert take(captured).result == "removed"
     assert not (captured.root / STORE).exists()

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import runner as runner_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import run
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 RUNNER = SystemRunner()
 
@@ -87,7 +87,7 @@ def test_a_process_that_takes_no_signal_is_left_behind(monkeypatch: pytest.Monke
             assert timeout is not None, "an unbounded wait"
             raise subprocess.TimeoutExpired("nvidia-smi", timeout)
 
-    runner_module._kill_group(Hung())  # type: ignore[arg-type]
+    run._kill_group(Hung())  # type: ignore[arg-type]
 
 
 @pytest.mark.subprocess

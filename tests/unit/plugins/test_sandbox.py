@@ -7,10 +7,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.overlays import Part
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, CommandError, UnsupportedError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.overlays import Part
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.runner import SystemRunner
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 from tests.unit.plugins.fakenode import FakeNode, Reply
 from tests.unit.plugins.support import KVER, NEWER, OLDER

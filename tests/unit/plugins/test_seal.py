@@ -12,11 +12,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, files, generations, inert, manifest, nouveau, seal
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import gpus, nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, SealError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import Report, SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, SEAL_REPORT
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report, SealRequest, request_from
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import setuid
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import FakeNode, bake_layer
@@ -46,7 +53,7 @@ def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
 
 
 def sealed(node: FakeNode, offline: bool = False, **request: Any) -> Report:
-    return seal.seal(node.root, node, None if offline else Containerd(node), SealRequest(**{"min_free_mb": 0, **request}))
+    return flow.seal(node.root, node, None if offline else Containerd(node), SealRequest(**{"min_free_mb": 0, **request}))
 
 
 def refusals(node: FakeNode, **request: Any) -> dict[str, str]:
@@ -63,11 +70,11 @@ def test_an_inert_image_is_sealed_and_the_decision_is_replayed_for_every_generat
     before = snapshot(node.root)
     report = sealed(node)
     assert report.refusals == []
-    wanted = [g.name for g in generations.supported(layer.identity.flavour, layer.identity.version)]
+    wanted = [g.name for g in gpus.supported(layer.identity.flavour, layer.identity.version)]
     assert [r["gpu"] for r in report.replayed] == wanted
     assert {(r["action"], r["code"]) for r in report.replayed} == {("install-skip-build", "baked_layer_matches")}
     assert snapshot(node.root) == before
-    kept = json.loads((node.root / seal.REPORT).read_text())
+    kept = json.loads((node.root / SEAL_REPORT).read_text())
     assert (kept["kernels"], kept["layers"], kept["refusals"]) == ([KVER], [layer.layer], [])
 
 
@@ -145,7 +152,7 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
         ),
         pytest.param(lambda n: n.put("opt/gpu/config.sh", "x"), "/opt/gpu: a scratch folder", id="scratch"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/x/merged", "x"), "captures/x: left by a capture", id="capture"),
-        pytest.param(lambda n: activation.activate(n.root, n, manifest.read_all(n.root)[0][0]), "in place", id="the layer itself"),
+        pytest.param(lambda n: activate.activate(n.root, n, layers.read_all(n.root)[0][0]), "in place", id="the layer itself"),
     ],
 )
 def test_what_is_live_or_left_over_is_named(node: LayerNode, change: Callable[[LayerNode], object], said: str) -> None:
@@ -190,13 +197,13 @@ def test_filesystems_of_other_machines_are_not_looked_into(node: LayerNode) -> N
     node.put("proc/self/mountinfo", node.mountinfo + table)
     node.put("usr/local/bin/evil", "x", 0o4755)
     node.put("srv/bin/su", "x", 0o4755)
-    assert inert.setuid(node.root) == ("usr/local/bin/evil",)
+    assert setuid.setuid(node.root) == ("usr/local/bin/evil",)
 
 
 def test_no_image_is_sealed_while_something_changes_it(node: LayerNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(seal.contract, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
     with files.locked(tmp_path / "lock", "a bake"), pytest.raises(BusyError, match="a bake"):
-        seal.seal(Path("/"), node, None, seal.SealRequest())
+        flow.seal(Path("/"), node, None, SealRequest())
 
 
 def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
@@ -244,8 +251,8 @@ def with_nouveau(node: LayerNode) -> None:
     node.put("usr/bin/lsinitramfs")
     node.add_kernel(GENERIC)
     node.put(f"usr/lib/modules/{GENERIC}/kernel/drivers/gpu/drm/nouveau/nouveau.ko")
-    node.put(nouveau.PATH, nouveau.TEXT)
-    node.put(f"boot/initrd.img-{GENERIC}", f"init\n{nouveau.PATH}\n")
+    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
+    node.put(f"boot/initrd.img-{GENERIC}", f"init\n{nouveau_blacklist.PATH}\n")
 
 
 def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
@@ -253,33 +260,46 @@ def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
     assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a module nouveau: nothing is written")
     with_nouveau(node)
     report = sealed(node, kernels=[KVER])
-    assert report.outside_store == [f"/{nouveau.PATH}"]
-    assert f"/{nouveau.PATH}" in report.nouveau
+    assert report.outside_store == [f"/{nouveau_blacklist.PATH}"]
+    assert f"/{nouveau_blacklist.PATH}" in report.nouveau
 
 
 @pytest.mark.parametrize(
     ("change", "chosen", "said"),
     [
         pytest.param(
-            lambda n: n.put(nouveau.PATH, "blacklist nouveau\n"), True, f"/{nouveau.PATH} is not what a bake writes", id="changed"
+            lambda n: n.put(nouveau_blacklist.PATH, "blacklist nouveau\n"),
+            True,
+            f"/{nouveau_blacklist.PATH} is not what a bake writes",
+            id="changed",
         ),
-        pytest.param(lambda n: n.put(nouveau.PATH, ""), False, f"/{nouveau.PATH} is not what a bake writes", id="changed, not chosen"),
-        pytest.param(lambda n: (n.root / nouveau.PATH).unlink(), True, f"/{nouveau.PATH}: missing, and kernel {GENERIC} has", id="gone"),
+        pytest.param(
+            lambda n: n.put(nouveau_blacklist.PATH, ""),
+            False,
+            f"/{nouveau_blacklist.PATH} is not what a bake writes",
+            id="changed, not chosen",
+        ),
+        pytest.param(
+            lambda n: (n.root / nouveau_blacklist.PATH).unlink(),
+            True,
+            f"/{nouveau_blacklist.PATH}: missing, and kernel {GENERIC} has",
+            id="gone",
+        ),
         pytest.param(
             lambda n: n.put(f"boot/initrd.img-{GENERIC}", "init\n"),
             True,
-            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau.PATH}: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau_blacklist.PATH}: update-initramfs -u -k {GENERIC}",
             id="initramfs lacks it",
         ),
-        pytest.param(lambda n: None, False, f"/{nouveau.PATH}: not to be here (", id="not chosen"),
+        pytest.param(lambda n: None, False, f"/{nouveau_blacklist.PATH}: not to be here (", id="not chosen"),
         pytest.param(
-            lambda n: (n.root / nouveau.PATH).unlink(),
+            lambda n: (n.root / nouveau_blacklist.PATH).unlink(),
             False,
-            f"/boot/initrd.img-{GENERIC}: holds /{nouveau.PATH}: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: holds /{nouveau_blacklist.PATH}: update-initramfs -u -k {GENERIC}",
             id="not chosen, still in the initramfs",
         ),
         pytest.param(
-            lambda n: (n.put("etc/modprobe.d/mine.conf", "blacklist nouveau\n"), (n.root / nouveau.PATH).unlink()),
+            lambda n: (n.put("etc/modprobe.d/mine.conf", "blacklist nouveau\n"), (n.root / nouveau_blacklist.PATH).unlink()),
             True,
             f"/boot/initrd.img-{GENERIC}: lacks /etc/modprobe.d/mine.conf: update-initramfs -u -k {GENERIC}",
             id="the owner's own, not in the initramfs",
@@ -297,20 +317,20 @@ def test_an_image_that_is_not_as_the_choice_about_nouveau_says_is_refused(
 
 
 def test_the_choice_of_a_seal_is_the_bakes_unless_it_is_turned_off() -> None:
-    assert seal.request_from({}).blacklist_nouveau
-    assert seal.request_from({"blacklist_nouveau": True}).blacklist_nouveau
-    assert not seal.request_from({"blacklist_nouveau": False}).blacklist_nouveau
+    assert request_from({}).blacklist_nouveau
+    assert request_from({"blacklist_nouveau": True}).blacklist_nouveau
+    assert not request_from({"blacklist_nouveau": False}).blacklist_nouveau
 
 
 def test_without_a_layer_nothing_is_sealed(node: LayerNode, layer: Manifest) -> None:
-    shutil.rmtree(node.root / manifest.LAYERS)
+    shutil.rmtree(node.root / LAYERS)
     assert "nothing was baked" in refusals(node)["layers"]
 
 
 def test_an_image_that_need_not_be_baked_is_looked_at_only_with_a_layer(node: LayerNode) -> None:
     node.put("var/lib/dpkg/status", "Package: libcuda1\nStatus: install ok installed\n")
     assert "package libcuda1" in refusals(node, must_be_baked=False)["inert"]
-    shutil.rmtree(node.root / manifest.LAYERS)
+    shutil.rmtree(node.root / LAYERS)
     report = sealed(node, must_be_baked=False)
     assert (report.refusals, report.summary) == ([], "nothing was baked, so that nothing is proven")
 
@@ -360,7 +380,7 @@ def test_a_driver_that_is_known_to_drive_no_gpu_is_not_right(tmp_path: Path) -> 
     node.add_image(image)
     node.pinned.add(image)
     layer = bake_layer(node, version="340.108")
-    manifest.write(node.root, replace(layer, image=image))
+    layers.write(node.root, replace(layer, image=image))
     assert "no known GPU is driven by its open modules of 340.108" in refusals(node)["right"]
 
 
@@ -380,8 +400,8 @@ def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None
 
 
 def test_check_mode_writes_no_report(node: LayerNode) -> None:
-    seal.seal(node.root, node, Containerd(node), SealRequest(min_free_mb=0), write=False)
-    assert not (node.root / seal.REPORT).exists()
+    flow.seal(node.root, node, Containerd(node), SealRequest(min_free_mb=0), write=False)
+    assert not (node.root / SEAL_REPORT).exists()
 
 
 @pytest.mark.parametrize(
@@ -393,7 +413,7 @@ def test_check_mode_writes_no_report(node: LayerNode) -> None:
 )
 def test_bad_input_is_named(params: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        seal.request_from(params)
+        request_from(params)
 
 
 def test_an_image_with_every_object_is_needed_to_boot(node: LayerNode) -> None:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import bake, certificate, manifest, modsig, preflight, seal, signing
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow as bake_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import preflight, signing, signing_key
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.report import release_note
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, CommandError, GpuNodeError, InputError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import SealRequest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store, key, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report, SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, module_signature
 
 from tests.unit.plugins.fakenode import FakeNode, Reply, Script
 from tests.unit.plugins.signer import SIGN_FILE, Pair, SigningNode, make_pair, openssl
@@ -62,14 +67,14 @@ def builds(**options: Any) -> Script:
 
 
 def run(node: SigningNode, mode: str = "captured", **options: Any) -> Manifest:
-    (layer,) = bake.bake(node, request(mode=mode, **options), root=node.root).layers
+    (layer,) = bake_flow.bake(node, request(mode=mode, **options), root=node.root).layers
     return layer
 
 
 def refused(node: SigningNode, error: type[GpuNodeError] = GpuNodeError, **options: Any) -> GpuNodeError:
     """The error of a bake that builds nothing."""
     with pytest.raises(error) as caught:
-        bake.bake(node, request(mode="captured", **options), root=node.root)
+        bake_flow.bake(node, request(mode="captured", **options), root=node.root)
     assert node.driver_runs == []
     return caught.value
 
@@ -82,7 +87,7 @@ def contents(node: SigningNode, layer: Manifest, path: str) -> Path:
 
 def verifies(file: Path, pair: Pair, scratch: Path) -> bool:
     """Whether the signature at a module's end is that certificate's; by openssl alone, not by the library."""
-    found = modsig.read(file)
+    found = module_signature.read(file)
     assert found
     (scratch / "data").write_bytes(file.read_bytes()[: found.signed_size])
     (scratch / "message").write_bytes(found.message)
@@ -104,15 +109,17 @@ def test_every_module_and_its_second_copy_carry_the_certificates_signature(
         file = contents(node, layer, f"{MODULES}/{name}.ko")
         assert verifies(file, pair, tmp_path)
         assert not verifies(file, other, tmp_path)
-        assert modsig.read(file) == modsig.Signature(len(CODE), (modsig.read(file) or modsig.Signature(0, b"")).message)
+        assert module_signature.read(file) == module_signature.Signature(
+            len(CODE), (module_signature.read(file) or module_signature.Signature(0, b"")).message
+        )
         assert entries[f"{MODULES}/{name}.ko"].sha256 == entries[f"{TREE}/{name}.ko"].sha256
         assert entries[f"{MODULES}/{name}.ko"].mode == 0o644
     assert layer.signer == certificate.read(node, pair.certificate).signer
     assert layer.signer.name == "Fleet modules"
     assert {fact.signer for fact in layer.module_facts} == {"somebody"}
-    assert manifest.read_all(node.root) == ((layer,), ())
+    assert layers.read_all(node.root) == ((layer,), ())
     assert Store(node.root).problems(objects_of(layer)) == ()
-    assert "signed by Fleet modules" in bake.release_note(layer)
+    assert "signed by Fleet modules" in release_note(layer)
     assert not [path for path in entries if "gpu-prebake" in path]
 
 
@@ -135,19 +142,19 @@ def test_compressed_modules_are_signed_inside(node: SigningNode, pair: Pair, suf
     if suffix == ".xz":
         assert one[7] == 1, "CRC32, which is all that the kernel's own decompressor knows"
     assert sorted(p.name for p in (node.root / MODULES).iterdir()) == [f"nvidia.ko{suffix}"]
-    signing.take_away(node.root, None)
+    signing_key.take_away(node.root, None)
     bake_ends(node)
 
 
 def signer_of(node: SigningNode, pair: Pair, **options: Any) -> signing.ModuleSigner:
-    wanted = signing.request_from({**node.add_pair(pair), **options}, node.root)
+    wanted = signing_key.request_from({**node.add_pair(pair), **options}, node.root)
     assert wanted
-    found, _said = signing.check(node.root, node, wanted)
+    found, _said = signing_key.check(node.root, node, wanted)
     return signing.ModuleSigner(node.root, node, wanted, found)
 
 
 def bake_ends(node: SigningNode) -> None:
-    with signing.swept(node.root, None):
+    with signing_key.swept(node.root, None):
         pass
 
 
@@ -169,7 +176,7 @@ def test_a_signature_of_dkms_own_is_replaced_and_no_key_of_its_stays(node: Signi
     layer = run(node, "in_place", **node.add_pair(pair))
     file = node.root / f"{MODULES}/nvidia.ko"
     assert verifies(file, pair, tmp_path)
-    assert (modsig.read(file) or modsig.Signature(0, b"")).signed_size == len(CODE), "the older one is gone"
+    assert (module_signature.read(file) or module_signature.Signature(0, b"")).signed_size == len(CODE), "the older one is gone"
     assert not [p for p in (*(e.path for e in layer.files), *node.tree()) if "mok" in p]
 
 
@@ -177,7 +184,7 @@ def test_without_a_key_nothing_is_signed_and_no_tool_for_it_is_asked(node: Signi
     node.missing_programs.add("openssl")
     layer = run(node)
     assert layer.signer is None
-    assert modsig.read(contents(node, layer, f"{MODULES}/nvidia.ko")) is None
+    assert module_signature.read(contents(node, layer, f"{MODULES}/nvidia.ko")) is None
 
 
 def test_a_module_that_is_for_another_kernel_is_not_recorded_unsigned(node: SigningNode, pair: Pair) -> None:
@@ -189,7 +196,7 @@ def test_a_module_that_is_for_another_kernel_is_not_recorded_unsigned(node: Sign
     with pytest.raises(BuildError, match=f"not signed: /usr/lib/modules/{re.escape(NEWER)}") as caught:
         run(node, **node.add_pair(pair))
     assert caught.value.code == "signing_failed"
-    assert manifest.read_all(node.root) == ((), ())
+    assert layers.read_all(node.root) == ((), ())
 
 
 # --- the same again ----------------------------------------------------------------------------------------------------
@@ -199,10 +206,10 @@ def test_a_module_that_is_for_another_kernel_is_not_recorded_unsigned(node: Sign
 def test_the_same_certificate_is_the_same_input_and_another_one_is_not(node: SigningNode, pair: Pair, other: Pair, mode: str) -> None:
     options = node.add_pair(pair)
     first = run(node, mode, **options)
-    assert not bake.bake(node, request(mode=mode, **options), root=node.root).changed
-    assert not bake.would_bake(node, request(mode=mode, **options), node.root)
+    assert not bake_flow.bake(node, request(mode=mode, **options), root=node.root).changed
+    assert not bake_flow.would_bake(node, request(mode=mode, **options), node.root)
     changed = node.add_pair(other)
-    assert bake.would_bake(node, request(mode=mode, **changed), node.root)
+    assert bake_flow.would_bake(node, request(mode=mode, **changed), node.root)
     second = run(node, mode, **changed)
     assert second.signer
     assert first.signer
@@ -314,7 +321,7 @@ def test_an_expired_certificate_and_one_to_come_are_refused(node: SigningNode, p
             def now(cls, tz: Any = None) -> Any:
                 return cls.at
 
-        monkeypatch.setattr(signing, "datetime", Clock)
+        monkeypatch.setattr(signing_key, "datetime", Clock)
         error = refused(node, **options)
         assert error.code == "signing_certificate"
         assert said in str(error)
@@ -323,7 +330,7 @@ def test_an_expired_certificate_and_one_to_come_are_refused(node: SigningNode, p
 
 def test_a_certificate_that_ends_soon_is_said(node: SigningNode, keys: Path) -> None:
     options = node.add_pair(make_pair(keys, "Short", "-days", "5"))
-    baked = bake.bake(node, request(mode="captured", **options), root=node.root)
+    baked = bake_flow.bake(node, request(mode="captured", **options), root=node.root)
     assert "'Short' expires on" in baked.report["warnings"][0]
 
 
@@ -382,15 +389,15 @@ def test_ecdsa_only_where_the_kernel_verifies_it(node: SigningNode, keys: Path) 
 
 
 def test_what_was_brought_goes_with_the_bake_and_so_does_what_an_earlier_one_left(node: SigningNode, pair: Pair) -> None:
-    node.put(f"{signing.FOLDER}/0/key.pem", "of a killed bake")
-    options = node.add_pair(pair, f"{signing.FOLDER}/abc")
-    node.put(f"{signing.FOLDER}/abc/pin", "s3cret\n")
+    node.put(f"{signing_key.FOLDER}/0/key.pem", "of a killed bake")
+    options = node.add_pair(pair, f"{signing_key.FOLDER}/abc")
+    node.put(f"{signing_key.FOLDER}/abc/pin", "s3cret\n")
     assert run(node, **options).signer
     assert node.secrets() == []
 
 
 def test_what_was_brought_goes_though_the_bake_fails(node: SigningNode, pair: Pair) -> None:
-    options = node.add_pair(pair, f"{signing.FOLDER}/abc")
+    options = node.add_pair(pair, f"{signing_key.FOLDER}/abc")
     node.scripts = [lambda node, action: Reply(1, "config.sh: No such file or directory\n")]
     with pytest.raises(BuildError):
         run(node, **options)
@@ -398,15 +405,15 @@ def test_what_was_brought_goes_though_the_bake_fails(node: SigningNode, pair: Pa
 
 
 def test_a_pin_comes_in_a_file(node: SigningNode) -> None:
-    node.put(f"{signing.FOLDER}/abc/pin", "s3cret\n")
-    wanted = signing.request_from(
-        {"signing_key": "/k", "signing_certificate": "/c", "signing_pin": f"file:/{signing.FOLDER}/abc/pin"}, node.root
+    node.put(f"{signing_key.FOLDER}/abc/pin", "s3cret\n")
+    wanted = signing_key.request_from(
+        {"signing_key": "/k", "signing_certificate": "/c", "signing_pin": f"file:/{signing_key.FOLDER}/abc/pin"}, node.root
     )
     assert wanted
     assert wanted.pin == "s3cret"
     assert "s3cret" not in repr(wanted)
-    signing.take_away(node.root, signing.SigningKey(f"/{signing.FOLDER}/abc/key", "/c"))
-    assert not (node.root / signing.FOLDER / "abc").exists()
+    signing_key.take_away(node.root, signing_key.SigningKey(f"/{signing_key.FOLDER}/abc/key", "/c"))
+    assert not (node.root / signing_key.FOLDER / "abc").exists()
     bake_ends(node)
 
 
@@ -431,9 +438,9 @@ def test_what_openssl_says_becomes_what_to_do(said: str, reason: str) -> None:
 # --- the seal ----------------------------------------------------------------------------------------------------------
 
 
-def sealed(node: SigningNode) -> seal.Report:
+def sealed(node: SigningNode) -> Report:
     node.pinned.add(IMAGE)
-    return seal.seal(node.root, node, Containerd(node), SealRequest())
+    return seal_flow.seal(node.root, node, Containerd(node), SealRequest())
 
 
 def test_the_seal_says_what_a_node_with_secure_boot_does(node: SigningNode, pair: Pair) -> None:

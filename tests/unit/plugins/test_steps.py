@@ -7,9 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activation, manifest, steps
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.steps import ACTIVATE, DEACTIVATE, DISCARD, STEPS, TAKE_AWAY
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation.steps import (
+    ACTIVATE,
+    DEACTIVATE,
+    DISCARD,
+    STEPS,
+    TAKE_AWAY,
+    begin,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import LayerNode
@@ -33,12 +41,12 @@ def in_order(said: list[str], operation: str) -> list[str]:
 def test_each_transaction_says_its_steps_in_their_order(both: tuple[LayerNode, Manifest]) -> None:
     node, layer = both
     said: list[str] = []
-    activation.activate(node.root, node, layer, said.append)
+    activate.activate(node.root, node, layer, said.append)
     assert in_order(said, ACTIVATE) == [step for step in STEPS[ACTIVATE] if step != "depmod"]
-    activation.deactivate(node.root, node, said.append)
+    deactivate.deactivate(node.root, node, said.append)
     assert in_order(said, DEACTIVATE) == ["journal"]
     assert in_order(said, TAKE_AWAY) == [step for step in STEPS[TAKE_AWAY] if step not in ("depmod", "ldconfig")]
-    activation.discard(node.root, node, layer.layer, said.append)
+    discard.discard(node.root, node, layer.layer, said.append)
     assert in_order(said, DISCARD) == list(STEPS[DISCARD])
     assert len(said) == sum(len(steps) for steps in STEPS.values()) - 3
 
@@ -46,13 +54,13 @@ def test_each_transaction_says_its_steps_in_their_order(both: tuple[LayerNode, M
 def test_other_indexes_are_made_by_depmod(both: tuple[LayerNode, Manifest]) -> None:
     node, layer = both
     said: list[str] = []
-    activation.activate(node.root, node, manifest.Manifest(**{**vars(layer), "indexes": ()}), said.append)
+    activate.activate(node.root, node, manifest.Manifest(**{**vars(layer), "indexes": ()}), said.append)
     assert in_order(said, ACTIVATE) == [step for step in STEPS[ACTIVATE] if step != "swap-indexes"]
 
 
 def test_no_other_name_is_said() -> None:
     with pytest.raises(ValueError, match="activate has no step 'plce'"):
-        steps.begin(print, ACTIVATE, "plce")
+        begin(print, ACTIVATE, "plce")
 
 
 def test_every_step_is_documented() -> None:

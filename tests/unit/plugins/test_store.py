@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import inventory, manifest, store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.inventory import Entry
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, OBJECTS, STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, objects
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry
 
 from tests.unit.plugins import layernode, support
 from tests.unit.plugins.support import KVER, entry
@@ -25,7 +27,7 @@ def made(root: Path, path: str, text: str = "abc", mode: int = 0o644) -> Entry:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     file.chmod(mode)
-    return inventory.describe(root, [path])[0]
+    return tree.describe(root, [path])[0]
 
 
 @pytest.mark.parametrize(
@@ -49,15 +51,15 @@ def made(root: Path, path: str, text: str = "abc", mode: int = 0o644) -> Entry:
     ],
 )
 def test_only_large_read_only_payload_is_linkable(path: str, changes: dict[str, Any], linkable: bool) -> None:
-    assert store.is_linkable(entry(path, **changes)) == linkable
+    assert objects.is_linkable(entry(path, **changes)) == linkable
 
 
 def test_an_object_is_named_after_content_mode_owner_and_attributes() -> None:
     base = entry(LIBRARY)
     others = [{"sha256": "1" * 64}, {"mode": 0o755}, {"uid": 1}, {"gid": 1}, {"attributes": (("user.a", ""),)}, {"path": OTHER}]
-    keys = {store.key(base), *(store.key(replace(base, **change)) for change in others)}
+    keys = {objects.key(base), *(objects.key(replace(base, **change)) for change in others)}
     assert len(keys) == len(others) + 1
-    assert store.key(replace(base, path="usr/lib/other.so")) == store.key(base)
+    assert objects.key(replace(base, path="usr/lib/other.so")) == objects.key(base)
 
 
 def test_put_keeps_a_content_once_and_lets_only_root_see_it(tmp_path: Path) -> None:
@@ -65,13 +67,13 @@ def test_put_keeps_a_content_once_and_lets_only_root_see_it(tmp_path: Path) -> N
     library, program = made(root, LIBRARY, mode=0o644), made(root, "usr/bin/nvidia-modprobe", "x", 0o4755)
     kept = Store(root)
     for one in (library, program, replace(library, path="usr/lib/copy.so")):
-        assert kept.put(root / one.path.replace("copy.so", "libcuda.so.1.2"), one) == store.key(one)
+        assert kept.put(root / one.path.replace("copy.so", "libcuda.so.1.2"), one) == objects.key(one)
     files = [p for p in kept.objects.rglob("*") if p.is_file()]
-    assert sorted(p.name for p in files) == sorted({store.key(library), store.key(program)})
-    assert kept.path(store.key(program)).stat().st_mode & 0o7777 == 0o600
-    assert kept.path(store.key(library)).stat().st_mode & 0o7777 == 0o644
-    folders = [p for p in (root / manifest.STORE).rglob("*") if p.is_dir()]
-    assert {stat.S_IMODE(p.stat().st_mode) for p in [root / manifest.STORE, *folders]} == {0o700}
+    assert sorted(p.name for p in files) == sorted({objects.key(library), objects.key(program)})
+    assert kept.path(objects.key(program)).stat().st_mode & 0o7777 == 0o600
+    assert kept.path(objects.key(library)).stat().st_mode & 0o7777 == 0o644
+    folders = [p for p in (root / STORE).rglob("*") if p.is_dir()]
+    assert {stat.S_IMODE(p.stat().st_mode) for p in [root / STORE, *folders]} == {0o700}
     assert kept.problems([library, program]) == ()
 
 
@@ -130,24 +132,24 @@ def test_an_attribute_on_a_linkable_object_is_a_problem(tmp_path: Path) -> None:
     assert "attribute" in kept.problems([library])[0]
     (tmp_path / LIBRARY).unlink()
     os.link(path, tmp_path / LIBRARY)
-    assert inventory.problems(tmp_path, [library]) == (f"/{LIBRARY}: its attributes is not what it was when it was recorded",)
+    assert tree.problems(tmp_path, [library]) == (f"/{LIBRARY}: its attributes is not what it was when it was recorded",)
 
 
 def test_collect_drops_what_nothing_names(tmp_path: Path) -> None:
     node, layer = layernode.a_node(tmp_path)
     kept = Store(node.root)
     needed = layernode.store_files(node.root)
-    kept.put(node.root / "usr/bin/gcc", inventory.describe(node.root, ["usr/bin/gcc"])[0])
-    node.put(f"{store.OBJECTS}/ab/.{'ab' * 32}.1.tmp", "half")
-    node.put(f"{manifest.LAYERS}/cuda-1.2-open-6.1/.manifest.json.1.tmp", "half")
+    kept.put(node.root / "usr/bin/gcc", tree.describe(node.root, ["usr/bin/gcc"])[0])
+    node.put(f"{OBJECTS}/ab/.{'ab' * 32}.1.tmp", "half")
+    node.put(f"{LAYERS}/cuda-1.2-open-6.1/.manifest.json.1.tmp", "half")
     assert layernode.store_files(node.root) > needed
     assert kept.collect() == 4
     assert layernode.store_files(node.root) == needed
-    assert kept.referenced() == {store.key(e) for e in store.objects_of(layer)}
-    assert not (node.root / manifest.LAYERS / "cuda-1.2-open-6.1").exists()
+    assert kept.referenced() == {objects.key(e) for e in objects.objects_of(layer)}
+    assert not (node.root / LAYERS / "cuda-1.2-open-6.1").exists()
 
 
 def test_a_layer_in_place_needs_no_objects(tmp_path: Path) -> None:
-    manifest.write(tmp_path, support.manifest())
+    layers.write(tmp_path, support.manifest())
     assert Store(tmp_path).referenced() == set()
     assert Store(tmp_path / "nowhere").collect() == 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import toolchain
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import toolchain
 
 from tests.unit.plugins.fakenode import FakeNode, Reply
 from tests.unit.plugins.support import KVER

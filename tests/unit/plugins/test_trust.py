@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import trust
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import keyrings
 
 from tests.unit.plugins.fakenode import FakeNode
 from tests.unit.plugins.support import DATA
@@ -28,11 +28,11 @@ OWN = "Linux version 6.1.0-own (me@here) (gcc-12) #1 SMP\n"
 
 
 def serial(name: str) -> int:
-    return next(key.serial for key in trust.parse(KEYS) if key.text.startswith(name))
+    return next(key.serial for key in keyrings.parse(KEYS) if key.text.startswith(name))
 
 
 BUILTIN, SECONDARY = serial(".builtin_trusted_keys:"), serial(".secondary_trusted_keys:")
-BUILT_IN = [key for key in trust.parse(KEYS) if key.kind == "asymmetri"]
+BUILT_IN = [key for key in keyrings.parse(KEYS) if key.kind == "asymmetri"]
 
 
 def ring(number: int) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def uefi(node: FakeNode) -> FakeNode:
 
 def test_built_in_keys_and_the_owners_are_trusted_and_no_key_that_is_in_no_ring(uefi: FakeNode) -> None:
     uefi.put("proc/version", OWN)
-    trusted = trust.read(uefi.root, ring)
+    trusted = keyrings.read(uefi.root, ring)
     assert trusted
     assert MOK in trusted
     assert len(trusted) == len(BUILT_IN) + 1
@@ -62,7 +62,7 @@ def test_built_in_keys_and_the_owners_are_trusted_and_no_key_that_is_in_no_ring(
 
 
 def test_the_firmwares_db_counts_for_the_kernels_that_are_patched_so_and_a_revoked_key_never(uefi: FakeNode) -> None:
-    trusted = trust.read(uefi.root, ring) or ()
+    trusted = keyrings.read(uefi.root, ring) or ()
     assert DB in trusted
     assert LEAKED not in trusted
 
@@ -70,7 +70,7 @@ def test_the_firmwares_db_counts_for_the_kernels_that_are_patched_so_and_a_revok
 @pytest.mark.parametrize("text", ["", "no such lines\n", "\n".join(line for line in KEYS.splitlines() if "_trusted_keys" not in line)])
 def test_without_rings_nothing_is_known(node: FakeNode, text: str) -> None:
     node.put("proc/keys", text)
-    assert trust.read(node.root, ring) is None
+    assert keyrings.read(node.root, ring) is None
 
 
 def test_a_ring_that_cannot_be_read_makes_all_unknown(uefi: FakeNode) -> None:
@@ -79,13 +79,13 @@ def test_a_ring_that_cannot_be_read_makes_all_unknown(uefi: FakeNode) -> None:
             raise PermissionError(13, "no")
         return ring(number)
 
-    assert trust.read(uefi.root, refused) is None
+    assert keyrings.read(uefi.root, refused) is None
 
 
 def test_no_list_of_keys_means_unknown(node: FakeNode) -> None:
-    assert trust.read(node.root, ring) is None
+    assert keyrings.read(node.root, ring) is None
 
 
 def test_this_kernels_rings_are_read_or_refused_never_invented() -> None:
-    found = trust.read(Path("/"))
+    found = keyrings.read(Path("/"))
     assert found is None or all(len(key) % 2 == 0 for key in found)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.layernode import LayerNode
@@ -29,5 +30,5 @@ def layer(both: tuple[LayerNode, Manifest]) -> Manifest:
 
 
 @pytest.fixture
-def active(node: LayerNode, layer: Manifest) -> activated.Activation:
-    return activation.activate(node.root, node, layer)
+def active(node: LayerNode, layer: Manifest) -> activation_record.Activation:
+    return activate.activate(node.root, node, layer)

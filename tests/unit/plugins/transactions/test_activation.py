@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation, inventory, manifest, placing
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard, staging, verify
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 
 from tests.unit.plugins import layernode
 from tests.unit.plugins.fakenode import Reply
@@ -47,22 +50,22 @@ DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
 
 def test_activation_puts_exactly_the_layer_in_place(node: LayerNode, layer: Manifest) -> None:
     before = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    assert inventory.problems(node.root, layer.files) == ()
+    activate.activate(node.root, node, layer)
+    assert tree.problems(node.root, layer.files) == ()
     after = snapshot(node.root)
     changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
     derived = {index.path for index in layer.indexes} | {"etc/ld.so.cache"}
     assert changed == {entry.path for entry in layer.files} | set(layer.deleted) | derived
     assert set(layer.deleted) == {DELETED, DELETED_FOLDER, f"{DELETED_FOLDER}/sub", f"{DELETED_FOLDER}/sub/old.conf"}
     assert stat.S_IMODE((node.root / SETUID).stat().st_mode) == 0o4755
-    assert not (node.root / activated.JOURNAL).exists()
+    assert not (node.root / ACTIVATION_JOURNAL).exists()
 
 
 def test_deactivation_leaves_the_node_as_it_was(node: LayerNode, layer: Manifest) -> None:
     before, times = snapshot(node.root), (node.root / REPLACED).stat().st_mtime_ns
     kept_before = layernode.store_files(node.root)
-    activation.activate(node.root, node, layer)
-    done = activation.deactivate(node.root, node)
+    activate.activate(node.root, node, layer)
+    done = deactivate.deactivate(node.root, node)
     assert snapshot(node.root) == before
     assert (node.root / REPLACED).stat().st_mtime_ns == times
     assert (done.layer, done.kept, done.second_copies) == (layer.layer, [], [])
@@ -71,49 +74,49 @@ def test_deactivation_leaves_the_node_as_it_was(node: LayerNode, layer: Manifest
     assert layernode.store_files(node.root) == kept_before
 
 
-def test_the_record_says_what_was_done(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
-    assert activated.read(node.root) == active
+def test_the_record_says_what_was_done(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:
+    assert activation_record.read(node.root) == active
     assert (active.layer, active.identity, active.machine_id, active.verified) == (layer.layer, layer.identity, MACHINE, True)
     assert {kept.entry.path for kept in active.originals} == {REPLACED, REPLACED_LINK, SHARED_FOLDER, *layer.deleted}
     assert LIBRARIES in active.folders
     assert "etc" not in active.folders
     assert active.placed[-1].path == f"var/lib/dkms/nvidia/kernel-{KVER}-x86_64"
     assert {(d.program, d.swapped) for d in active.derived} == {("depmod", True), ("ldconfig", False)}
-    assert (node.root / activated.PATH).stat().st_mode & 0o777 == 0o600
+    assert (node.root / ACTIVATION).stat().st_mode & 0o777 == 0o600
 
 
-def test_only_the_large_payload_is_linked(node: LayerNode, active: activated.Activation) -> None:
+def test_only_the_large_payload_is_linked(node: LayerNode, active: activation_record.Activation) -> None:
     shared = {path for path in active.how if (node.root / path).lstat().st_nlink > 1}
     assert {MODULE, LIBRARY, DKMS_COPY, "usr/lib/firmware/nvidia/gsp.bin"} <= shared
-    assert shared == {path for path, how in active.how.items() if how == activated.LINK}
-    assert active.how[SETUID] == active.how[REPLACED] == activated.COPY
+    assert shared == {path for path, how in active.how.items() if how == activation_record.LINK}
+    assert active.how[SETUID] == active.how[REPLACED] == activation_record.COPY
     assert (node.root / MODULE).stat().st_ino == (node.root / DKMS_COPY).stat().st_ino
 
 
-def test_the_same_again_changes_nothing(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+def test_the_same_again_changes_nothing(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:
     before, calls = snapshot(node.root, "none"), len(node.calls)
-    assert activation.activate(node.root, node, layer) == active
+    assert activate.activate(node.root, node, layer) == active
     assert snapshot(node.root, "none") == before
     assert len(node.calls) == calls
 
 
 def test_deactivating_nothing_changes_nothing(node: LayerNode) -> None:
     before = snapshot(node.root, "none")
-    assert activation.deactivate(node.root, node).layer == ""
+    assert deactivate.deactivate(node.root, node).layer == ""
     assert snapshot(node.root, "none") == before
 
 
 def test_with_selinux_everything_is_copied(node: LayerNode, layer: Manifest) -> None:
     node.put("sys/fs/selinux/enforce", "1")
-    active = activation.activate(node.root, node, layer)
-    assert set(active.how.values()) == {activated.COPY, activated.MADE}
+    active = activate.activate(node.root, node, layer)
+    assert set(active.how.values()) == {activation_record.COPY, activation_record.MADE}
 
 
 def test_with_selinux_what_is_in_place_is_labelled_by_the_policy() -> None:
     """The policy is the system's, so only the one at / is asked; a fake restorecon takes the paths down."""
     with layernode.fast_folder() as folder:
         node, asked = LayerNode(folder / "root"), list[list[str]]()
-        here = placing.Placing(node.root, Store(node.root))
+        here = staging.Staging(node.root, Store(node.root))
         node._do_restorecon = lambda words: (asked.append(words), Reply())[1]  # type: ignore[attr-defined]
         here.label(node, ["etc/x"], print)
         here.selinux = True
@@ -136,11 +139,11 @@ def test_what_a_filesystem_can_clone_is_not_linked(node: LayerNode, layer: Manif
         os.sendfile(writing, reading, 0, 1 << 20)
         return True
 
-    monkeypatch.setattr(placing, "_clone", clone)
-    monkeypatch.setattr(placing, "CLONE_FROM", 1)
-    active = activation.activate(node.root, node, layer)
-    assert active.how[MODULE] == active.how[SETUID] == activated.REFLINK
-    assert inventory.problems(node.root, layer.files) == ()
+    monkeypatch.setattr(staging, "_clone", clone)
+    monkeypatch.setattr(staging, "CLONE_FROM", 1)
+    active = activate.activate(node.root, node, layer)
+    assert active.how[MODULE] == active.how[SETUID] == activation_record.REFLINK
+    assert tree.problems(node.root, layer.files) == ()
     assert (node.root / MODULE).stat().st_nlink == 1
 
 
@@ -153,19 +156,19 @@ def test_a_folder_across_which_no_link_goes_gets_copies(node: LayerNode, layer: 
         real(source, target, **options)
 
     monkeypatch.setattr(os, "link", link)
-    active = activation.activate(node.root, node, layer)
-    assert active.how[MODULE] == activated.COPY
-    assert active.how[LIBRARY] == activated.LINK
-    assert inventory.problems(node.root, layer.files) == ()
+    active = activate.activate(node.root, node, layer)
+    assert active.how[MODULE] == activation_record.COPY
+    assert active.how[LIBRARY] == activation_record.LINK
+    assert tree.problems(node.root, layer.files) == ()
 
 
 # --- indexes -----------------------------------------------------------------------------------------------------------
 
 
-def test_indexes_of_the_bake_are_swapped_in_without_depmod(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+def test_indexes_of_the_bake_are_swapped_in_without_depmod(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:
     assert node.called("depmod") == []
-    assert inventory.problems(node.root, [index.after for index in layer.indexes]) == ()
-    activation.deactivate(node.root, node)
+    assert tree.problems(node.root, [index.after for index in layer.indexes]) == ()
+    deactivate.deactivate(node.root, node)
     assert node.called("depmod") == []
     assert len(node.called("ldconfig")) == 1  # on the way back, the kept cache was still what it was made
 
@@ -173,9 +176,9 @@ def test_indexes_of_the_bake_are_swapped_in_without_depmod(node: LayerNode, laye
 def test_an_index_that_the_layer_left_as_it_was_is_no_difference(node: LayerNode, layer: Manifest) -> None:
     node.put(f"{MODULES}/modules.softdep", "the same with and without the layer")
     before = snapshot(node.root)
-    active = activation.activate(node.root, node, layer)
-    assert activation.indexes_were_swapped(active)
-    activation.deactivate(node.root, node)
+    active = activate.activate(node.root, node, layer)
+    assert activate.indexes_were_swapped(active)
+    deactivate.deactivate(node.root, node)
     assert snapshot(node.root) == before
     assert node.called("depmod") == []
 
@@ -193,26 +196,26 @@ def index_gone(node: LayerNode) -> None:
 def test_on_other_indexes_depmod_runs(node: LayerNode, layer: Manifest, change: Callable[[LayerNode], None]) -> None:
     change(node)
     before = snapshot(node.root)
-    active = activation.activate(node.root, node, layer)
+    active = activate.activate(node.root, node, layer)
     assert node.called("depmod") == [["depmod", "-b", str(node.root), KVER]]
     assert "updates/dkms/nvidia.ko:" in (node.root / MODULES / "modules.dep").read_text()
     assert active.derived[0].after
-    activation.deactivate(node.root, node)
+    deactivate.deactivate(node.root, node)
     assert snapshot(node.root) == before
     assert len(node.called("depmod")) == 1
 
 
 def test_a_layer_without_indexes_runs_depmod(node: LayerNode, layer: Manifest) -> None:
     before = snapshot(node.root)
-    activation.activate(node.root, node, replace(layer, indexes=()))
+    activate.activate(node.root, node, replace(layer, indexes=()))
     assert len(node.called("depmod")) == 1
-    activation.deactivate(node.root, node)
+    deactivate.deactivate(node.root, node)
     assert snapshot(node.root) == before
 
 
-def test_a_module_that_came_later_stays_in_the_indexes(node: LayerNode, active: activated.Activation) -> None:
+def test_a_module_that_came_later_stays_in_the_indexes(node: LayerNode, active: activation_record.Activation) -> None:
     other_module(node)
-    activation.deactivate(node.root, node)
+    deactivate.deactivate(node.root, node)
     assert node.called("depmod") != []
     text = (node.root / MODULES / "modules.dep").read_text()
     assert "updates/other.ko:" in text
@@ -308,26 +311,26 @@ def test_another_bad_object_is_found_before_it_is_in_place(node: LayerNode, laye
     flip(object_of(node, layer, path))
     before = snapshot(node.root)
     with pytest.raises(LayerError, match=path) as caught:
-        activation.activate(node.root, node, layer)
+        activate.activate(node.root, node, layer)
     assert caught.value.code == "layer_damaged"
     assert snapshot(node.root) == before
-    assert activated.read(node.root) is None
-    assert activated.read_journal(node.root) is None
+    assert activation_record.read(node.root) is None
+    assert activation_record.read_journal(node.root) is None
 
 
 def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(node: LayerNode, layer: Manifest) -> None:
-    active = activation.activate(node.root, node, layer, hash_user_space=False)
+    active = activate.activate(node.root, node, layer, hash_user_space=False)
     assert not active.verified
-    assert activation.verify(node.root) == ()
-    found = activated.read(node.root)
+    assert verify.verify(node.root) == ()
+    found = activation_record.read(node.root)
     assert found
     assert found.verified
-    activation.deactivate(node.root, node)
+    deactivate.deactivate(node.root, node)
     flip(object_of(node, layer, LIBRARY))
     before = snapshot(node.root)
-    activation.activate(node.root, node, layer, hash_user_space=False)
-    assert activation.verify(node.root) == (f"/{LIBRARY}: its sha256 is not what it was when it was recorded",)
-    assert activation.deactivate(node.root, node).kept == []
+    activate.activate(node.root, node, layer, hash_user_space=False)
+    assert verify.verify(node.root) == (f"/{LIBRARY}: its sha256 is not what it was when it was recorded",)
+    assert deactivate.deactivate(node.root, node).kept == []
     assert snapshot(node.root) == before
 
 
@@ -335,7 +338,7 @@ def test_a_layer_that_was_baked_in_place_is_not_activated(node: LayerNode, layer
     refused(node, replace(layer, mode="in_place"), "layer_in_place", layer.layer)
 
 
-def test_a_second_layer_waits_for_the_first_to_go(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+def test_a_second_layer_waits_for_the_first_to_go(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:
     other = replace(layer, identity=replace(layer.identity, version="550.90.07"), layer=f"cuda-550.90.07-open-{KVER}")
     refused(node, other, "layer_active", layer.layer)
 
@@ -375,7 +378,7 @@ def test_a_filesystem_without_a_fixed_number_of_inodes_has_enough(
     node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filesystems(monkeypatch, {INODES: 0, INODES_FREE: 0})
-    assert activation.activate(node.root, node, layer).layer == layer.layer
+    assert activate.activate(node.root, node, layer).layer == layer.layer
 
 
 def test_a_read_only_filesystem_is_said_before_anything_is_touched(
@@ -395,9 +398,9 @@ def test_a_program_that_fails_takes_it_back(node: LayerNode, layer: Manifest, pr
 
     monkeypatch.setattr(node, f"_do_{program}", fails)
     with pytest.raises(CommandError):
-        activation.activate(node.root, node, replace(layer, indexes=()))
+        activate.activate(node.root, node, replace(layer, indexes=()))
     assert snapshot(node.root) == before
-    assert activated.read_journal(node.root) is None
+    assert activation_record.read_journal(node.root) is None
 
 
 def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(
@@ -412,12 +415,12 @@ def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(node, "_do_ldconfig", breaks)
         with pytest.raises(LayerError, match="ldconfig") as caught:
-            activation.activate(node.root, node, layer)
+            activate.activate(node.root, node, layer)
     assert caught.value.code == "activation_unfinished"
-    assert activated.read_journal(node.root)
-    activation.resume(node.root, node)
+    assert activation_record.read_journal(node.root)
+    deactivate.resume(node.root, node)
     assert snapshot(node.root) == before
-    assert activated.read_journal(node.root) is None
+    assert activation_record.read_journal(node.root) is None
 
 
 # --- what files can be ---
@@ -434,12 +437,12 @@ def test_any_name_goes_all_the_way(tmp_path: Path, name: str) -> None:
     node = LayerNode(tmp_path / "root")
     before = snapshot(node.root)
     layer = layernode.capture(node, tmp_path / "scratch", Builder)
-    assert manifest.read(manifest.path_of(node.root, layer.layer)) == layer
-    activation.activate(node.root, node, layer)
+    assert layers.read(layers.path_of(node.root, layer.layer)) == layer
+    activate.activate(node.root, node, layer)
     assert (node.root / "usr/share/nvidia" / name).read_text() == "x"
-    assert activation.deactivate(node.root, node).kept == []
+    assert deactivate.deactivate(node.root, node).kept == []
     assert snapshot(node.root) == before
-    assert activation.discard(node.root, node, layer.layer)
+    assert discard.discard(node.root, node, layer.layer)
 
 
 def test_a_folders_default_access_list_changes_nothing_that_is_put_there(tmp_path: Path) -> None:
@@ -456,14 +459,14 @@ def test_a_folders_default_access_list_changes_nothing_that_is_put_there(tmp_pat
         except OSError:
             pytest.skip("this filesystem has no access lists")
     before = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    assert activation.verify(node.root) == ()
-    assert inventory.attributes(node.root / SETUID) == ()
-    assert activation.deactivate(node.root, node).kept == []
+    activate.activate(node.root, node, layer)
+    assert verify.verify(node.root) == ()
+    assert tree.attributes(node.root / SETUID) == ()
+    assert deactivate.deactivate(node.root, node).kept == []
     assert snapshot(node.root) == before
 
 
-def test_a_copy_of_a_machine_takes_what_is_active_over(node: LayerNode, layer: Manifest, active: activated.Activation) -> None:
+def test_a_copy_of_a_machine_takes_what_is_active_over(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:
     node.put("etc/machine-id", "f" * 32 + "\n")
-    assert activation.activate(node.root, node, layer) == replace(active, machine_id="f" * 32)
-    assert activated.read(node.root) == replace(active, machine_id="f" * 32)
+    assert activate.activate(node.root, node, layer) == replace(active, machine_id="f" * 32)
+    assert activation_record.read(node.root) == replace(active, machine_id="f" * 32)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import activated, activation
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.manifest import Manifest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import ORIGINALS, Store
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ORIGINALS
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 
 from tests.unit.plugins import layernode, support
 from tests.unit.plugins.layernode import LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, set_aside, snapshot
@@ -64,27 +66,27 @@ def test_a_folder_comes_back_whose_own_folder_is_gone(folder: Path, kind: str) -
     }[kind]
     node, layer = a_node_with(folder, lambda n: n.put(f"{inner}/x.conf", "x"), build)
     before = snapshot(node.root)[inner]
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     shutil.rmtree(node.root / "usr/share/outer")
-    activation.deactivate(node.root, node)
+    deactivate.deactivate(node.root, node)
     assert snapshot(node.root)[inner] == before
 
 
-def test_a_loop_of_links_where_a_folder_of_the_layer_was_stops_nothing(node: LayerNode, active: activated.Activation) -> None:
+def test_a_loop_of_links_where_a_folder_of_the_layer_was_stops_nothing(node: LayerNode, active: activation_record.Activation) -> None:
     shutil.rmtree(node.root / LIBRARIES)
     (node.root / LIBRARIES).symlink_to("lib64")
-    activation.deactivate(node.root, node)
-    assert activated.read(node.root) is None
+    deactivate.deactivate(node.root, node)
+    assert activation_record.read(node.root) is None
     assert (node.root / LIBRARIES).is_symlink()
 
 
-def test_a_filesystem_that_is_mounted_on_a_folder_of_the_layer_stays(node: LayerNode, active: activated.Activation) -> None:
+def test_a_filesystem_that_is_mounted_on_a_folder_of_the_layer_stays(node: LayerNode, active: activation_record.Activation) -> None:
     folder = node.root / "usr/lib/firmware/nvidia"
     libc = ctypes.CDLL(None)
     if libc.mount(b"none", str(folder).encode(), b"tmpfs", 0, None):
         pytest.skip("mounting takes root")
     try:
-        done = activation.deactivate(node.root, node)
+        done = deactivate.deactivate(node.root, node)
     finally:
         libc.umount(str(folder).encode())
     assert done.kept == ["/usr/lib/firmware/nvidia: the folder holds something else", "/usr/lib/firmware: the folder holds something else"]
@@ -116,10 +118,10 @@ def test_a_folder_that_was_left_between_two_of_its_changes_becomes_what_it_was(n
 
         def activates() -> None:
             setattr(os, name, dies)
-            activation.activate(node.root, node, layer)
+            activate.activate(node.root, node, layer)
 
         assert killed_in_child(activates)
-        activation.resume(node.root, node)
+        deactivate.resume(node.root, node)
         assert differing(was, snapshot(node.root)) == set()
 
 
@@ -140,11 +142,11 @@ def test_a_kernel_that_was_removed_leaves_no_ghost(folder: Path, left: bool) -> 
         node._do_depmod([KVER])
 
     node, layer = a_node_with(folder, before, build)
-    activation.activate(node.root, node, layer)
+    activate.activate(node.root, node, layer)
     shutil.rmtree(node.root / MODULES / "kernel" if left else node.root / MODULES)
     (node.root / MODULES / "build").unlink(missing_ok=True)
     node.calls.clear()
-    done = activation.deactivate(node.root, node)
+    done = deactivate.deactivate(node.root, node)
     assert not (node.root / MODULES).exists()
     assert done.kept == []
     assert not [call for call in node.calls if call[0] == "depmod"]
@@ -154,20 +156,22 @@ def test_a_kernel_that_was_removed_leaves_no_ghost(folder: Path, left: bool) -> 
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o700])
-def test_an_original_is_put_back_whatever_mode_its_object_has_by_now(node: LayerNode, active: activated.Activation, mode: int) -> None:
+def test_an_original_is_put_back_whatever_mode_its_object_has_by_now(
+    node: LayerNode, active: activation_record.Activation, mode: int
+) -> None:
     before = next(kept.entry for kept in active.originals if kept.entry.path == REPLACED)
     Path(Store(node.root).file(before)).chmod(mode)
-    assert activation.deactivate(node.root, node).kept == []
+    assert deactivate.deactivate(node.root, node).kept == []
     assert (node.root / REPLACED).read_text() == "options system\n"
     assert (node.root / REPLACED).stat().st_mode & 0o7777 == before.mode
 
 
-def test_an_original_that_is_not_put_back_is_not_lost(node: LayerNode, active: activated.Activation) -> None:
+def test_an_original_that_is_not_put_back_is_not_lost(node: LayerNode, active: activation_record.Activation) -> None:
     folder = node.root / Path(REPLACED).parent
     folder.rename(node.root / "etc/moved")
     folder.symlink_to("moved")
     before = next(kept.entry for kept in active.originals if kept.entry.path == REPLACED)
-    done = activation.deactivate(node.root, node)
+    done = deactivate.deactivate(node.root, node)
     assert any(f"what was there before is in /{set_aside(before)}" in word for word in done.kept)
     Store(node.root).collect()
     aside = node.root / set_aside(before)
@@ -175,27 +179,27 @@ def test_an_original_that_is_not_put_back_is_not_lost(node: LayerNode, active: a
     assert (aside.stat().st_mode & 0o7777, aside.parent.stat().st_mode & 0o7777) == (0o600, 0o700)
 
 
-def test_a_link_that_is_not_put_back_is_told(node: LayerNode, active: activated.Activation) -> None:
+def test_a_link_that_is_not_put_back_is_told(node: LayerNode, active: activation_record.Activation) -> None:
     (node.root / REPLACED_LINK).unlink()
     (node.root / REPLACED_LINK).symlink_to("the-owners.so")
-    done = activation.deactivate(node.root, node)
+    done = deactivate.deactivate(node.root, node)
     assert [word for word in done.kept if word.endswith("; it was a link to libGL-system.so")] != []
 
 
 def test_what_was_not_put_back_twice_is_there_twice(folder: Path) -> None:
     node, layer = layernode.a_node(folder)
     for text in ("the owner's, 1", "the owner's, 2"):
-        activation.activate(node.root, node, layer)
+        activate.activate(node.root, node, layer)
         (node.root / REPLACED).write_text(text)
-        activation.deactivate(node.root, node)
-        activation.discard(node.root, node, layer.layer)
+        deactivate.deactivate(node.root, node)
+        discard.discard(node.root, node, layer.layer)
         layer = capture(node, folder / "again")
     found = {path.read_text() for path in (node.root / ORIGINALS).iterdir()}
     assert found == {"options system\n", "the owner's, 1"}
 
 
 @pytest.mark.parametrize("what", ["object is a folder", "originals is a file", "name is a folder"])
-def test_what_is_in_the_way_of_setting_aside_stops_nothing(node: LayerNode, active: activated.Activation, what: str) -> None:
+def test_what_is_in_the_way_of_setting_aside_stops_nothing(node: LayerNode, active: activation_record.Activation, what: str) -> None:
     before = next(kept.entry for kept in active.originals if kept.entry.path == REPLACED)
     if what == "object is a folder":
         Path(Store(node.root).file(before)).unlink()
@@ -205,18 +209,18 @@ def test_what_is_in_the_way_of_setting_aside_stops_nothing(node: LayerNode, acti
     else:
         (node.root / set_aside(before)).mkdir(parents=True)
     (node.root / REPLACED).write_text("the owner's")
-    done = activation.deactivate(node.root, node)
+    done = deactivate.deactivate(node.root, node)
     assert [word for word in done.kept if word.startswith(f"/{REPLACED}: ")] == [
         f"/{REPLACED}: its sha256 was changed after the layer was put in place"
     ]
-    assert activated.read(node.root) is activated.read_journal(node.root) is None
+    assert activation_record.read(node.root) is activation_record.read_journal(node.root) is None
 
 
-def test_a_store_that_cannot_be_swept_is_an_error_with_a_code(node: LayerNode, active: activated.Activation) -> None:
+def test_a_store_that_cannot_be_swept_is_an_error_with_a_code(node: LayerNode, active: activation_record.Activation) -> None:
     left = node.root / STORE / ".activation-journal.json.12.tmp"
     left.mkdir()
     with pytest.raises(LayerError) as caught:
-        activation.deactivate(node.root, node)
+        deactivate.deactivate(node.root, node)
     assert caught.value.code == "os_error"
 
 
@@ -229,11 +233,11 @@ def test_what_an_owner_wrote_through_a_link_stays_also_before_all_was_read(verif
     library = "usr/lib/libOpenCL.so.1.0.0"
     with layernode.fast_folder() as fast:
         node, layer = a_node_with(fast, lambda n: n.put(library, "the distribution's"), lambda n: n.put(library, "the driver's"))
-        active = activation.activate(node.root, node, layer, hash_user_space=verified)
+        active = activate.activate(node.root, node, layer, hash_user_space=verified)
         assert active.how[library] == "link"
         for path in (library, LIBRARY):
             (node.root / path).write_text("the owner's")
-        done = activation.deactivate(node.root, node)
+        done = deactivate.deactivate(node.root, node)
         changed = [word.partition(":")[0] for word in done.kept if ": its sha256 was changed after" in word]
         assert {f"/{library}", f"/{LIBRARY}"} <= set(changed)
         assert {(node.root / path).read_text() for path in (library, LIBRARY)} == {"the owner's"}
@@ -253,13 +257,13 @@ def test_a_link_that_led_nowhere_before_stays(folder: Path, owned: bool) -> None
 
     node, layer = a_node_with(folder, before, nothing)
     was = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    activation.deactivate(node.root, node)
+    activate.activate(node.root, node, layer)
+    deactivate.deactivate(node.root, node)
     assert differing(was, snapshot(node.root)) == set()
 
 
 @pytest.mark.parametrize("how", ["retargeted", "given away"])
-def test_a_link_that_is_said_to_stay_stays(node: LayerNode, active: activated.Activation, how: str) -> None:
+def test_a_link_that_is_said_to_stay_stays(node: LayerNode, active: activation_record.Activation, how: str) -> None:
     link = node.root / LIBRARIES / "libcuda.so.1"
     if how == "retargeted":
         link.unlink()
@@ -268,7 +272,7 @@ def test_a_link_that_is_said_to_stay_stays(node: LayerNode, active: activated.Ac
         pytest.skip("only root gives files away")
     else:
         os.lchown(link, 44, 44)
-    done = activation.deactivate(node.root, node)
+    done = deactivate.deactivate(node.root, node)
     assert [word.partition(": ")[0] for word in done.kept if link.name in word] == [f"/{LIBRARIES}/{link.name}"]
     assert link.is_symlink()
 
@@ -280,8 +284,8 @@ def test_a_links_target_comes_back_byte_for_byte(folder: Path, target: str) -> N
         os.symlink(target, node.root / REPLACED_LINK)  # noqa: PTH211 - a Path would tidy the target up
 
     node, layer = a_node_with(folder, before, nothing)
-    activation.activate(node.root, node, layer)
-    activation.deactivate(node.root, node)
+    activate.activate(node.root, node, layer)
+    deactivate.deactivate(node.root, node)
     assert os.readlink(node.root / REPLACED_LINK) == target  # noqa: PTH115 - the same
 
 
@@ -307,8 +311,8 @@ def test_a_packages_own_library_that_the_driver_image_collects_is_no_second_copy
 
     node, layer = a_node_with(folder, before, build)
     was = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    done = activation.deactivate(node.root, node)
+    activate.activate(node.root, node, layer)
+    done = deactivate.deactivate(node.root, node)
     assert done.kept == ([] if as_packaged else [f"/{library}: a copy of a file of the layer that a package owns"])
     assert differing(was, snapshot(node.root)) == set()
 
@@ -319,8 +323,8 @@ def test_a_packages_own_library_that_the_driver_image_collects_is_no_second_copy
 @pytest.mark.parametrize("step", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)])
 def test_killed_at_any_effect_where_the_record_is_damaged_all_comes_back(node: LayerNode, layer: Manifest, step: int) -> None:
     was = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    (node.root / activated.PATH).write_text("damaged")
+    activate.activate(node.root, node, layer)
+    (node.root / ACTIVATION).write_text("damaged")
     template = node.root.parent / "template"
     clone(node.root, template)
     number = 0
@@ -332,10 +336,10 @@ def test_killed_at_any_effect_where_the_record_is_damaged_all_comes_back(node: L
         if not killed_in_child(lambda root=root, number=number: _taken_away_until(node, root, number)):  # type: ignore[misc]
             break
         node.root = root
-        activation.deactivate(root, node)
+        deactivate.deactivate(root, node)
         Store(root).collect()
         assert differing(was, snapshot(root)) == set(), f"killed at {number}"
-        assert activated.problems(root) == ()
+        assert activation_record.problems(root) == ()
     assert number > 100
 
 
@@ -344,7 +348,7 @@ def _taken_away_until(node: LayerNode, root: Path, number: int) -> None:
     for patch in watched(counted):
         patch.start()
     node.root = root
-    activation.deactivate(root, node)
+    deactivate.deactivate(root, node)
 
 
 @pytest.mark.parametrize("at", ["take-away: stage", "take-away: remove", "take-away: end", "never"])
@@ -362,18 +366,18 @@ def test_of_layers_for_two_kernels_the_one_that_is_there_goes_first(folder: Path
     node._do_depmod([NEWER])
     newer = capture(node, folder / "scratch", Newer, who=support.identity(kver=NEWER))
     was = snapshot(node.root)
-    activation.activate(node.root, node, newer)
-    (node.root / activated.PATH).write_text("damaged")
-    assert killed_in_child(lambda: activation.deactivate(node.root, node, lambda line: die() if line == at else None)) == (at != "never")
-    activation.deactivate(node.root, node)
+    activate.activate(node.root, node, newer)
+    (node.root / ACTIVATION).write_text("damaged")
+    assert killed_in_child(lambda: deactivate.deactivate(node.root, node, lambda line: die() if line == at else None)) == (at != "never")
+    deactivate.deactivate(node.root, node)
     assert differing(was, snapshot(node.root)) == set()
 
 
 def test_a_record_that_is_no_file_is_set_aside_too(node: LayerNode, layer: Manifest) -> None:
     was = snapshot(node.root)
-    activation.activate(node.root, node, layer)
-    (node.root / activated.PATH).unlink()
-    (node.root / activated.PATH / "x").mkdir(parents=True)
-    activation.deactivate(node.root, node)
+    activate.activate(node.root, node, layer)
+    (node.root / ACTIVATION).unlink()
+    (node.root / ACTIVATION / "x").mkdir(parents=True)
+    deactivate.deactivate(node.root, node)
     assert differing(was, snapshot(node.root)) == set()
-    assert (node.root / f"{activated.PATH}.damaged/x").is_dir()
+    assert (node.root / f"{ACTIVATION}.damaged/x").is_dir()

@@ -1,0 +1,475 @@
+"""Taking a layer away, or an unfinished activation back: only what was put there, only what is unchanged since (R3); what was replaced or
+deleted is restored. Every step may have been done already, so an interrupted run is simply done again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
+
+from ..driver import dkms
+from ..driver.dkms import Made
+from ..driver.footprint import CONTRACT_LIBRARIES
+from ..driver.modules import module_files
+from ..errors import DataError, LayerError
+from ..paths import ACTIVATION, ACTIVATION_JOURNAL
+from ..store import activation_record
+from ..store.activation_record import ACTIVATE, DEACTIVATE, DEPMOD, Activation, Derived, Journal, Kept
+from ..store.objects import Store
+from ..system import kernels, tree
+from ..system.dpkg import as_packaged, owned_by_dpkg
+from ..system.host import TRIPLETS
+from ..system.tree import Entry
+from ..util import files
+from ..util.run import Runner
+from . import generated_files, recovery, steps
+from .staging import Staging
+from .steps import Say, say_nothing
+
+_STAGED = "staged"
+_TICK_NS = 20_000_000  # files' times lag behind the clock by up to a timer tick, 10 ms at 100 Hz
+_ELSEWHERE = "its folder became a link to another after the layer was put in place"
+_BY_ERRNO = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EROFS: "read_only"}
+
+
+@dataclass
+class TakenAway:
+    """Paths that went, that were restored, that went as second copies, and what stays, with the reason; ``kept_paths`` are the paths of
+    that: nobody may take them afterwards."""
+
+    layer: str
+    removed: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    second_copies: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    kept_paths: set[str] = field(default_factory=set)
+
+    def keep(self, path: str, why: str) -> None:
+        self.kept.append(f"/{path}: {why}")
+        self.kept_paths.add(path)
+
+    def add(self, more: TakenAway) -> None:
+        """Counts in what was taken away after it."""
+        for name in ("removed", "restored", "second_copies", "kept"):
+            getattr(self, name).extend(getattr(more, name))
+        self.kept_paths |= more.kept_paths
+
+
+def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> TakenAway:
+    """Takes ``activation`` away, as far as it is there; after something was interrupted, also what that left half made.
+
+    All of it lasts when this returns. Raises OSError, CommandError.
+    """
+    if interrupted:
+        for one in activation.derived:
+            generated_files.sweep(root, one.program, activation.identity.kver)
+    return _Taking(root, runner, activation, say, interrupted).run()
+
+
+def made_since(root: Path, activation: Activation, present: Mapping[str, Entry | None], owned: Collection[str]) -> Made:
+    """What DKMS has made of a layer's registration since; ``present`` is what is at the layer's paths now.
+
+    Files of the layer itself are among it only where DKMS has built anew for the layer's own kernel: an owner's change is no build.
+    """
+    made = dkms.made_of_ours(root, activation.identity.version, owned)
+    placed = {entry.path: entry for entry in activation.placed}
+    same = {path for path, entry in placed.items() if (now := present[path]) and _same_content(now, entry)}
+    anew, kver = made.without(same), activation.identity.kver
+    built_anew = anew.modules.get(kver) or not module_files(root, kver)  # or an interrupted run has taken those
+    return anew if built_anew else made.without(placed)
+
+
+class _Taking:
+    def __init__(self, root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> None:
+        self.root = root
+        self.runner = runner
+        self.activation = activation
+        self.say = say
+        self.interrupted = interrupted
+        self.placing = Staging(root, Store(root))
+        self._kernels_folder = f"lib/modules/{activation.identity.kver}"
+        self._has_kernel = kernels.is_installed(root, activation.identity.kver)
+        self.originals = {kept.entry.path: kept for kept in activation.originals if not self._went_with_kernel(kept.entry.path)}
+        self.done = TakenAway(activation.layer)
+        self.owned = owned_by_dpkg(root)
+        self._theirs: set[str] = set()
+        self._made = Made()
+        self._elsewhere: dict[str, bool] = {}
+
+    def run(self) -> TakenAway:
+        activation = self.activation
+        placed = {entry.path: entry for entry in activation.placed}
+        derived_files = (entry.path for one in activation.derived for entry in _entries_of(one))
+        above = {str(folder) for path in self.originals for folder in PurePath(path).parents if folder.name}
+        self.placing.sweep([*placed, *self.originals, *activation.folders, *above, *derived_files])
+        # Looked at before anything is touched: what the programs made is worth restoring only while it is what they made for us.
+        present = tree.describe_present(self.root, [*placed, *(path for path in self.originals if path not in placed)])
+        renewals = [self._renewal(one) for one in activation.derived]
+        restore = self._to_restore(placed, present) + [kept for renewal in renewals for kept in renewal.restore]
+        self._begin("stage")
+        self._stage(restore)
+        self._begin("remove")
+        # In the order opposite to that of placing: DKMS's registration first.
+        made = self._made_by_dkms(placed, present)
+        for entry in reversed(activation.placed):
+            if entry.path not in made:
+                self._remove(entry, present[entry.path])
+        self._second_copies(placed)
+        self._dangling_links(placed)
+        self._begin("restore")
+        self._restore(restore)
+        for renewal in renewals:
+            for path in renewal.remove:
+                self.placing.remove(path)
+        # What they were before knows nothing of files that are kept.
+        again = activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]
+        for one in again:
+            self._begin(one.program)
+            generated_files.make(self.root, self.runner, one, activation.identity.kver)
+        self._begin("folders")
+        self._folders()
+        self.placing.label(self.runner, self.done.restored, self.say)
+        self._begin("flush")
+        self.placing.flush()
+        return self.done
+
+    def _begin(self, step: str) -> None:
+        steps.begin(self.say, steps.TAKE_AWAY, step)
+
+    # --- what to do -------------------------------------------------------------------------------------------------
+
+    def _to_restore(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> list[Kept]:
+        found = []
+        for path, kept in self.originals.items():
+            now, folder = present[path], path.rpartition("/")[0]
+            if self._leads_elsewhere(folder):
+                self._keep_aside(kept, _ELSEWHERE)
+            elif self._is_blocked(folder):
+                self._keep_aside(kept, "something else is where its folder was, so that what the layer replaced or deleted is not put back")
+            elif now is None or self._is_as_placed(placed.get(path), now, kept.entry):
+                if self._is_lost(kept):
+                    why = "what was there before the layer is lost or damaged in the store, so that it is not put back"
+                    self._keep_aside(kept, why, "what is left of it")
+                else:
+                    found.append(kept)
+            elif now != kept.entry:
+                self._keep_aside(kept, _changed(now, placed.get(path)))
+        return found
+
+    def _went_with_kernel(self, path: str) -> bool:
+        """Whether it belonged to the layer's kernel, which was removed since: nothing of that is put back."""
+        return not self._has_kernel and path.removeprefix("usr/").startswith(f"{self._kernels_folder}/")
+
+    def _keep_aside(self, kept: Kept, why: str, what: str = "what was there before") -> None:
+        """What was there before the layer is not put back, and not lost either."""
+        if kept.entry.type == "link":
+            self.done.keep(kept.entry.path, f"{why}; it was a link to {kept.entry.target}")
+            return
+        aside = self.placing.store.set_aside(kept.entry)
+        self.done.keep(kept.entry.path, f"{why}; {what} is in /{aside}" if aside else why)
+
+    def _is_as_placed(self, placed: Entry | None, now: Entry, original: Entry) -> bool:
+        """Whether what is there is the layer's: as recorded, with a content that was not read before it was placed, or a folder that an
+        interrupted run has given some of the original's and some of the layer's."""
+        if placed is None:
+            return False
+        is_mixed = self.interrupted and now.type == "folder" and now != original and _is_mixture(now, placed, original)
+        return now == placed or self._is_unread_object(placed, now) or is_mixed
+
+    def _is_lost(self, kept: Kept) -> bool:
+        return not self.placing.store.holds(kept.entry)
+
+    def _is_blocked(self, folder: str) -> bool:
+        """Whether a folder, or one above it, cannot be made, because something else has its name."""
+        while folder and not os.path.lexists(self.root / folder):
+            folder = folder.rpartition("/")[0]
+        return bool(folder) and not (self.root / folder).is_dir()
+
+    def _renewal(self, one: Derived) -> _Renewal:
+        before = {kept.entry.path: kept for kept in one.before}
+        after = {entry.path: entry for entry in one.after}
+        present = tree.describe_present(self.root, sorted({*before, *after}))
+        if not present:
+            return _Renewal([], [], one)  # what it has made is not known
+        if one.program == DEPMOD and not self._has_kernel:
+            return _Renewal([], [path for path, now in present.items() if now and now == after.get(path)], None)
+        was = {path: before[path].entry if path in before else None for path in present}
+        if one.after and all(now == was[path] or now == after.get(path) for path, now in present.items()):
+            changed = [path for path, now in present.items() if now != was[path]]
+            if any(self._is_lost(before[path]) for path in changed if path in before):
+                return _Renewal([], [], one)
+            return _Renewal([before[path] for path in changed if path in before], [path for path in changed if path not in before], None)
+        return _Renewal([], [], None if present == was else one)
+
+    # --- files ------------------------------------------------------------------------------------------------------
+
+    def _stage(self, restore: Iterable[Kept]) -> None:
+        staged = 0
+        for kept in sorted(restore, key=lambda k: k.entry.path):
+            entry = kept.entry
+            self._make_folders_above(entry.path)
+            if entry.type != "folder":
+                self.placing.stage_kept(kept)
+                staged += 1
+            elif not (self.root / entry.path).is_dir():
+                self.placing.make_folder(entry.path, entry)
+        if staged:
+            self.placing.flush()
+
+    def _make_folders_above(self, path: str) -> None:
+        folder = path.rpartition("/")[0]
+        if not (self.root / folder).is_dir():
+            self._make_folders_above(folder)
+            self.placing.make_folder(folder, None)
+
+    def _restore(self, restore: Iterable[Kept]) -> None:
+        for kept in restore:
+            if kept.entry.type == "folder":
+                self.placing.set_folder(kept.entry)
+            else:
+                self.placing.place(kept.entry, _STAGED, replaces=True)
+            self.done.restored.append(kept.entry.path)
+
+    def _made_by_dkms(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> set[str]:
+        """Takes away what DKMS has made of the layer's registration since, and returns it; where a package has taken that over, its
+        builds and the layer's are left. A kernel's build is known until its module indexes are right again, also after an interruption."""
+        version, own_kver = self.activation.identity.version, self.activation.identity.kver
+        if dkms.is_registered(self.root, version) and dkms.belongs_to_a_package(version, self.owned):
+            made = dkms.made(self.root, version)
+            self._theirs = {*made.paths, *made.others, *(path for path in placed if path.startswith(f"{dkms.TREE}/"))}
+        self._made = made = made_since(self.root, self.activation, present, self.owned)
+        for path in made.others:
+            if path not in placed:
+                self.done.keep(path, "it is not what DKMS has built from the layer's sources")
+        self._take(made.links)
+        for kver, modules in made.modules.items():
+            self._take(modules)
+            if kver != own_kver and (self.root / "lib/modules" / kver).is_dir():
+                self.say(f"taking away: {DEPMOD} {kver}")
+                if self.interrupted:
+                    generated_files.sweep(self.root, DEPMOD, kver)
+                generated_files.make(self.root, self.runner, Derived(DEPMOD, ()), kver)
+                self.placing.device(f"lib/modules/{kver}")
+        for folder in made.module_folders:
+            self.placing.remove_folder(folder)
+        # DKMS's tree says what there is to do: it goes when that lasts, and the layer's own part of it when this does.
+        if made.paths or made.folders:
+            self.placing.flush()
+            self._take(made.files)
+            for folder in reversed(made.folders):
+                self.placing.remove_folder(folder)
+            self.placing.flush()
+        return made.paths
+
+    def _take(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.placing.remove(path)
+            self.done.removed.append(path)
+
+    def _remove(self, entry: Entry, now: Entry | None) -> None:
+        if now is None or entry.path in self.originals or entry.type == "folder":
+            return
+        if now != entry and not self._is_unread_object(entry, now):
+            self.done.keep(entry.path, _changed(now, entry))
+            return
+        why = self._why_not_ours(entry.path)
+        if why:
+            self.done.keep(entry.path, why)
+            return
+        self.placing.remove(entry.path)
+        self.done.removed.append(entry.path)
+
+    def _why_not_ours(self, path: str) -> str:
+        if self._leads_elsewhere(path.rpartition("/")[0]):
+            return _ELSEWHERE
+        if path in self.owned:
+            return "a package that was installed later owns it"
+        return "its registration with DKMS is a package's that was installed later" if path in self._theirs else ""
+
+    def _is_unread_object(self, entry: Entry, now: Entry) -> bool:
+        """Whether a file has the content of its object, and that is not what was recorded: placed before contents were read (a layer
+        that is not verified), it is ours to remove and no change of an owner's."""
+        if self.activation.verified or replace(now, sha256=entry.sha256, size=entry.size) != entry:
+            return False
+        try:
+            placed, lies = self.root / entry.path, Path(self.placing.store.file(entry))
+            # A write through a link changes its object too, and is no less the owner's.
+            is_written = placed.samefile(lies) and placed.stat().st_mtime_ns > self.activation.activated_ns
+            return files.sha256(lies) == now.sha256 and not is_written
+        except OSError:
+            return False
+
+    def _leads_elsewhere(self, folder: str) -> bool:
+        """Whether a folder or one above it is a link by now: what lies behind it was never put there by us."""
+        if folder not in self._elsewhere:
+            self._elsewhere[folder] = files.leads_elsewhere(self.root, folder)
+        return self._elsewhere[folder]
+
+    def _folders(self) -> None:
+        for path in sorted({*self.activation.folders, *self._made.folders}, reverse=True):
+            if not self.placing.remove_folder(path) and (path in self.activation.folders or path.startswith(f"{dkms.TREE}/")):
+                self.done.keep(path, "the folder holds something else")
+        if not self._has_kernel:
+            self.placing.remove_folder(self._kernels_folder)  # it was left because of what was ours in it
+
+    # --- what is elsewhere ------------------------------------------------------------------------------------------
+
+    def _second_copies(self, placed: dict[str, Entry]) -> None:
+        """The contract copies its libraries on to the loader's folder during device initialisation: by name and content (I2)."""
+        second = f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"
+        if self._leads_elsewhere(second):
+            return
+        copies = {
+            f"{second}/{path[len(CONTRACT_LIBRARIES) + 1 :]}": e for path, e in placed.items() if path.startswith(f"{CONTRACT_LIBRARIES}/")
+        }
+        found = tree.describe_present(self.root, [path for path, e in copies.items() if e.type != "folder" and path not in placed])
+        same = [path for path, now in found.items() if now and _same_content(now, copies[path])]
+        for path in same:
+            if path in self.owned:
+                if not as_packaged(self.root, path):
+                    self.done.keep(path, "a copy of a file of the layer that a package owns")
+                continue
+            self.placing.remove(path)
+            self.done.second_copies.append(path)
+
+    def _dangling_links(self, placed: dict[str, Entry]) -> None:
+        """Links such as libcuda.so.1 that ldconfig made for libraries of the layer, which are gone now. One that is older than the
+        activation led nowhere before, too."""
+        stay = self.owned | self.done.kept_paths
+        paths = [Path(path) for path in placed if ".so" in path.rpartition("/")[2]]
+        libraries = {path.name for path in paths}
+        for folder in sorted({path.parent for path in paths} | {Path("usr/lib", TRIPLETS[self.activation.identity.arch])}):
+            if not (self.root / folder).is_dir() or self._leads_elsewhere(str(folder)):
+                continue
+            for link in sorted((self.root / folder).glob("*.so*")):
+                path = f"{folder}/{link.name}"
+                if not link.is_symlink() or link.exists() or link.readlink().name not in libraries or path in stay:
+                    continue
+                if link.lstat().st_mtime_ns >= self.activation.activated_ns - _TICK_NS:
+                    self.placing.remove(path)
+                    self.done.removed.append(path)
+
+
+@dataclass(frozen=True)
+class _Renewal:
+    """How one set of derived files becomes what it was: kept ones that are put back, new ones that go, or the program run again."""
+
+    restore: list[Kept]
+    remove: list[str]
+    run: Derived | None
+
+
+def _entries_of(one: Derived) -> Iterable[Entry]:
+    yield from one.after
+    yield from (kept.entry for kept in one.before)
+
+
+def _is_mixture(now: Entry, one: Entry, other: Entry) -> bool:
+    """Whether each of a folder's owner, mode and attributes is that of one or of the other."""
+    fields = all(getattr(now, name) in (getattr(one, name), getattr(other, name)) for name in ("type", "uid", "gid"))
+    # An access list also sets the permission bits, and no others (acl(5)).
+    modes = all(now.mode & bits in (one.mode & bits, other.mode & bits) for bits in (0o7000, 0o777))
+    return fields and modes and set(now.attributes) <= {*one.attributes, *other.attributes}
+
+
+def _changed(now: Entry, wanted: Entry | None) -> str:
+    what = f"its {tree.changed_field(now, wanted)} was changed" if wanted else "it came"
+    return f"{what} after the layer was put in place"
+
+
+def _same_content(now: Entry, wanted: Entry) -> bool:
+    return (now.type, now.sha256, now.target) == (wanted.type, wanted.sha256, wanted.target)
+
+
+def deactivate(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway:
+    """Takes away what is active, if anything is; where the record of that is damaged, what the manifests account for.
+
+    Raises LayerError, DataError where the record is of a newer layout, CommandError; the next run goes on then.
+    """
+    try:
+        resumed = resume(root, runner, say)
+        active = activation_record.read(root)
+    except DataError as error:
+        if any(activation_record.is_newer(one) for one in activation_record.problems(root)):
+            raise
+        say(f"{error}: what the layers' manifests account for is taken away")
+        with disk_errors_named():
+            return _take_away_unrecorded(root, runner, say)
+    if active is None:
+        return resumed or TakenAway("")
+    with disk_errors_named():
+        steps.begin(say, steps.DEACTIVATE, "journal")
+        activation_record.write_journal(root, Journal(DEACTIVATE, active))
+        return finish_taking_away(root, runner, active, say, interrupted=False)
+
+
+def resume(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway | None:
+    """Finishes or takes back what an interrupted run left; None where there was nothing to take away.
+
+    Raises LayerError, DataError, CommandError.
+    """
+    journal = activation_record.read_journal(root)
+    with disk_errors_named():
+        Store(root).sweep()
+    if journal is None:
+        return None
+    record = _record_beside(root, say)
+    with disk_errors_named():
+        if journal.operation == ACTIVATE and record:
+            say(f"resume: layer {record.layer} is in place")
+            files.remove_durably(root / ACTIVATION_JOURNAL)
+            return None
+        say(f"resume: {'take back' if journal.operation == ACTIVATE else 'finish taking away'} layer {journal.activation.layer}")
+        return finish_taking_away(root, runner, journal.activation, say, interrupted=True)
+
+
+def _record_beside(root: Path, say: Say) -> Activation | None:
+    """The record, where there is a journal, which says all that a damaged one could."""
+    try:
+        return activation_record.read(root)
+    except DataError as error:
+        if activation_record.is_newer(error):
+            raise
+        say(f"{error}: the journal says it too")
+        return None
+
+
+def finish_taking_away(root: Path, runner: Runner, activation: Activation, say: Say, interrupted: bool) -> TakenAway:
+    done = take_away(root, runner, activation, say, interrupted)
+    steps.begin(say, steps.TAKE_AWAY, "forget")
+    files.remove_durably(root / ACTIVATION)
+    steps.begin(say, steps.TAKE_AWAY, "end")
+    files.remove_durably(root / ACTIVATION_JOURNAL)
+    steps.begin(say, steps.TAKE_AWAY, "drop")
+    Store(root).drop(kept.entry for kept in activation.all_kept)
+    steps.begin(say, steps.TAKE_AWAY, "done")
+    return done
+
+
+def _take_away_unrecorded(root: Path, runner: Runner, say: Say) -> TakenAway:
+    """What is in place gets a journal that can be read, so that a run that is interrupted here is ended by the next."""
+    actives = recovery.in_place(root)
+    recovery.copy_aside(root, say)
+    done = TakenAway(", ".join(one.layer for one in actives))
+    for one in actives:
+        activation_record.write_journal(root, Journal(DEACTIVATE, one))
+        done.add(finish_taking_away(root, runner, one, say, interrupted=True))
+        for path in () if one.activated else recovery.lost(root, one):
+            done.keep(path, "what was there before the layer is not in the store any more")
+    for path in (ACTIVATION, ACTIVATION_JOURNAL):
+        files.remove_durably(root / path)
+    return done
+
+
+@contextmanager
+def disk_errors_named() -> Iterator[None]:
+    """A full or read-only filesystem becomes an error of ours with a code of its own."""
+    try:
+        yield
+    except OSError as error:
+        code = _BY_ERRNO.get(error.errno or 0, "os_error")
+        raise LayerError(f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem", code=code) from error

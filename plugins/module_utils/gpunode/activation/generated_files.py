@@ -1,0 +1,109 @@
+"""Files that a program makes out of others: the kernel's ``modules.*`` (depmod) and ``ld.so.cache`` (ldconfig).
+
+What they were is kept aside. Where the node's own indexes are those of the bake, what depmod made of them there is put in place
+instead of running it again: on an identical tree its output is identical.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..store.activation_record import DEPMOD, LDCONFIG, Derived, Kept
+from ..store.manifest import Index, Manifest
+from ..store.objects import Store
+from ..system import kernels, tree
+from ..system.tree import Entry
+from ..util.run import Runner
+
+# What depmod(8) writes; the other modules.* of a kernel come with its package.
+_INDEXES = (
+    *("modules.alias", "modules.alias.bin", "modules.builtin.alias.bin", "modules.builtin.bin", "modules.dep", "modules.dep.bin"),
+    *("modules.devname", "modules.softdep", "modules.symbols", "modules.symbols.bin", "modules.weakdep"),
+)
+_LOADER_CACHE = "etc/ld.so.cache"
+_LOADER_CONFIG = "etc/ld.so.conf"
+_TOOL_S = 120.0
+_TEMPORARY = re.compile(r"modules\.[a-z.]+(\.\d+){3}")
+
+
+def keep(root: Path, store: Store, entries: Iterable[Entry]) -> tuple[Kept, ...]:
+    """Keeps aside what ``entries`` describe. Raises DataError where it is something else by now, OSError."""
+    kept = []
+    for entry in entries:
+        file = root / entry.path
+        if entry.type == "file":
+            store.put(file, entry)
+        kept.append(Kept(entry, file.lstat().st_mtime_ns))
+    return tuple(kept)
+
+
+def plan(root: Path, store: Store, layer: Manifest) -> tuple[Derived, ...]:
+    """What must be made anew for ``layer``; what is there now is kept aside."""
+    indexes = {index.path: index for index in layer.indexes}
+    present = _present(root, [*_index_paths(root, layer), *indexes])
+    before = keep(root, store, (present[path] for path in sorted(present)))
+    if indexes and _are_those_of_the_bake(indexes, present):
+        found = [Derived(DEPMOD, before, tuple(index.after for index in layer.indexes), swapped=True)]
+    else:
+        found = [Derived(DEPMOD, before)]
+    if any(".so" in entry.path.rpartition("/")[2] or entry.path.startswith(_LOADER_CONFIG) for entry in layer.files):
+        cache = _present(root, [_LOADER_CACHE])
+        found.append(Derived(LDCONFIG, keep(root, store, cache.values())))
+    return tuple(found)
+
+
+def _index_paths(root: Path, layer: Manifest) -> list[str]:
+    folder = f"{'usr/' if (root / 'lib').is_symlink() else ''}lib/modules/{layer.identity.kver}"
+    return [f"{folder}/{name}" for name in _INDEXES]
+
+
+def _present(root: Path, paths: Iterable[str]) -> dict[str, Entry]:
+    found = tree.describe_present(root, sorted(set(paths)))
+    return {path: entry for path, entry in found.items() if entry is not None}
+
+
+def _are_those_of_the_bake(indexes: Mapping[str, Index], present: Mapping[str, Entry]) -> bool:
+    """Of an index that the layer left as it was, the manifest says nothing; on the same modules it is the same."""
+    return all((present[path].sha256 if path in present else "") == index.before for path, index in indexes.items())
+
+
+def make(root: Path, runner: Runner, derived: Derived, kver: str) -> None:
+    """Runs the program; a kernel that was removed meanwhile has nothing to index. Raises CommandError."""
+    if derived.program == DEPMOD and not kernels.is_installed(root, kver):
+        return
+    whole = root == Path("/")
+    if derived.program == DEPMOD:
+        argv = ["depmod", *([] if whole else ["-b", str(root)]), kver]
+    else:
+        argv = ["ldconfig", *([] if whole else ["-r", str(root)])]
+    runner.run(argv, timeout_s=_TOOL_S)
+
+
+def sweep(root: Path, program: str, kver: str) -> None:
+    """Removes the temporary files of a program that was killed: ``modules.dep.<pid>.<time>.<time>`` (kmod), ``ld.so.cache~`` (glibc)."""
+    if program == LDCONFIG:
+        (root / f"{_LOADER_CACHE}~").unlink(missing_ok=True)
+        return
+    for path in (root / "lib/modules" / kver).glob("modules.*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def made(root: Path, derived: Derived, layer: Manifest) -> Derived:
+    """The same with what is there now as what it was made."""
+    if derived.swapped:
+        return derived
+    paths = [_LOADER_CACHE] if derived.program == LDCONFIG else _index_paths(root, layer)
+    after = _present(root, [*paths, *(kept.entry.path for kept in derived.before)])
+    return replace(derived, after=tuple(after[path] for path in sorted(after)))
+
+
+def regenerate_indexes(root: Path, runner: Runner) -> None:
+    """Runs depmod for every kernel and ldconfig, after files came or went. Raises CommandError."""
+    base = [] if root == Path("/") else ["-b", str(root)]
+    for kver in kernels.installed(root):
+        runner.run(["depmod", *base, kver], timeout_s=_TOOL_S)
+    runner.run(["ldconfig", *(["-r", str(root)] if base else [])], timeout_s=_TOOL_S)

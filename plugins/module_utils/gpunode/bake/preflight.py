@@ -1,0 +1,119 @@
+"""What is looked at before a bake changes anything: inputs, machine, space, foreign drivers, containerd; each refusal says what to do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..container.containerd import Containerd, imports_dropins
+from ..driver import foreign, nouveau_blacklist
+from ..errors import InputError, PreflightError
+from ..paths import BAKE_JOURNAL, LAYERS
+from ..store import activation_record, manifest
+from ..store import layers as store_layers
+from ..store.layers import drivers_files, read_all
+from ..system import bootloader, host, toolchain
+from ..system import kernels as system_kernels
+from ..system.certificate import Certificate
+from ..system.disk_space import require_space
+from ..system.kernels import NEWEST, of_another_flavour
+from ..util.run import Runner
+from . import sandbox, signing_key
+from .request import BakeRequest
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found: the target kernels, the architecture, packages that a compile still needs, what is only worth saying, what the bake
+    will make of nouveau, in words, and the signing certificate (None where nothing is to be signed, or openssl is among the missing
+    packages)."""
+
+    kernels: tuple[str, ...]
+    arch: str
+    missing_packages: tuple[str, ...]
+    warnings: tuple[str, ...]
+    nouveau: str
+    certificate: Certificate | None = None
+
+
+def check(root: Path, runner: Runner, containerd: Containerd, request: BakeRequest) -> Preflight:
+    """Raises GpuNodeError when a bake must not begin; changes nothing."""
+    host.require_root()
+    arch = host.require_supported(root, os.uname().machine)
+    targets = system_kernels.targets(root, request.kernels)
+    if request.mode == manifest.IN_PLACE and len(targets) != 1:
+        raise InputError(f"nvidia_prebake_kernels: {', '.join(targets)}: the mode in_place bakes for exactly one kernel")
+    if not (
+        root / BAKE_JOURNAL
+    ).exists():  # else what is here is an interrupted bake's, which the next one takes back before it looks again
+        _refuse_foreign(root, arch)
+    blacklist = nouveau_blacklist.look(root, drivers_files(root))
+    nouveau_blacklist.require(blacklist)
+    if request.mode == manifest.CAPTURED:
+        sandbox.require(root)
+    require_space(root, request.min_free_mb)
+    if not containerd.is_ready():
+        raise PreflightError(
+            "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
+            code="containerd_unavailable",
+        )
+    certificate, said = _check_signing(root, runner, request)
+    missing = [name for kver in targets for name in toolchain.missing_packages(runner, kver, root)]
+    if request.signing and not certificate:
+        missing.append(toolchain.OPENSSL)
+    says = nouveau_blacklist.decide(blacklist, request.blacklist_nouveau).says
+    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request, targets[0]), *said), says, certificate)
+
+
+def _check_signing(root: Path, runner: Runner, request: BakeRequest) -> tuple[Certificate | None, tuple[str, ...]]:
+    if request.signing is None or not toolchain.exists(runner, toolchain.OPENSSL):
+        return None, ()
+    return signing_key.check(root, runner, request.signing)
+
+
+def require_tools(root: Path, runner: Runner, kver: str, request: BakeRequest) -> None:
+    """Raises PreflightError with everything that a compile for ``kver`` lacks, and what it takes to sign where that is asked for."""
+    toolchain.require(runner, root, kver, signs=request.signing is not None)
+
+
+def _refuse_foreign(root: Path, arch: str) -> None:
+    found_layers, problems = read_all(root)
+    newer = store_layers.newer(root) if problems else ""
+    if newer:
+        raise PreflightError(
+            f"{newer}: it was written by a newer version of this program: bake with that one, or into a fresh image", code="store_newer"
+        )
+    if problems:
+        raise PreflightError(
+            f"an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{LAYERS}",
+            code="manifest_invalid",
+        )
+    active = activation_record.read(root)
+    # A captured layer accounts for what is in the image itself only while it is active; the bake then takes it away first.
+    layers = [m for m in found_layers if m.mode == manifest.IN_PLACE or (active and m.layer == active.layer)]
+    versions = {m.identity.version for m in layers}
+    found = foreign.signs(root, arch, versions, {e.path for m in layers for e in m.files})
+    if found:
+        raise PreflightError(
+            f"a driver that is not ours is in this image: {'; '.join(found[:5])}. Bake into an image without one (two owners would merge)",
+            code="foreign_driver",
+            details={"found": list(found)},
+        )
+
+
+def _warnings(root: Path, arch: str, request: BakeRequest, first: str) -> tuple[str, ...]:
+    found: list[str] = []
+    if request.kernels in (NEWEST, [NEWEST]):
+        found += bootloader.default_kernel(root).warnings
+        found += filter(None, [of_another_flavour(root, first, os.uname().release)])
+    if not imports_dropins(root):
+        found.append(
+            "containerd's /etc/containerd/config.toml does not import config.d: on a node the nvidia runtime would not be in force; "
+            'add imports = ["/etc/containerd/config.d/*.toml"]'
+        )
+    if host.secure_boot(root) and not request.signing:
+        found.append("Secure Boot is on here: nodes that enforce signatures will refuse modules that are not signed with a key they trust")
+    if arch != "x86_64":
+        found.append(f"{arch} goes by the same rules as x86_64 and has not been tested")
+    return tuple(found)

@@ -1,0 +1,266 @@
+"""Another root for a driver container: overlays over this machine's filesystems, and a PID 1 of ours that lives in them.
+
+The container enters the mount namespace of PID 1 of the pid namespace that it is given (CONTRACT.md), so it installs into
+the overlays, unmodified, and what it wrote lies in their upper folders. Nothing reaches the real root.
+
+Everything ends with the process that opened the sandbox. PID 1 reads a pipe from it and goes with it, taking every process in
+there along. A watcher reads another, outlives it, and takes away mounts, container and files. Both killed: the next run's `sweep`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import BuildError, CommandError, UnsupportedError
+from ..paths import STORE
+from ..system import kernels, mounts
+from ..util import files
+from ..util.files import make_private
+from ..util.run import Runner, Running
+from . import overlays
+from .overlays import Part
+
+CAPTURES = f"{STORE}/captures"
+LOCK = "/run/gpu-prebake/capture.lock"  # a watcher holds it for as long as it has something to take away
+# metacopy gave wrong contents, redirects would hide what was renamed: written out, since a kernel's defaults differ.
+_OPTIONS = "metacopy=off,redirect_dir=off,index=off"
+_TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
+_MOUNT_S, _ENTER_S, _DYING_S, _CLEAN_S = 30.0, 30.0, 20.0, 120.0
+# $1 merged root, $2 target kernel, $3 store. PID 1 of a pid namespace; a mount namespace of its own, without propagation.
+# The store is out of sight. uname answers with the target kernel, whatever the PATH. DKMS signs nothing: it would make itself a
+# key, and leave the private half (B22). /proc/self still is the outer namespace's when the shell reads its own number there.
+_ENTER = """
+set -eu
+read -r pid rest < /proc/self/stat
+cd "$1"
+mount --rbind /dev dev
+mount --rbind /sys sys
+mount -t proc proc proc
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs tmp
+mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs run
+mkdir -m 1777 run/lock
+mkdir run/gpu-prebake
+mount -t tmpfs -o mode=0700,ro tmpfs "./$3"
+cp -p usr/bin/uname run/gpu-prebake/uname
+cat > run/gpu-prebake/target-uname <<'END'
+#!/bin/sh
+# The kernel release that will boot stands where the running one would.
+running=$(/run/gpu-prebake/uname -r)
+/run/gpu-prebake/uname "$@" | sed "s|$running|TARGET|"
+END
+sed -i "s|TARGET|$2|" run/gpu-prebake/target-uname
+chmod 755 run/gpu-prebake/target-uname
+mount --bind run/gpu-prebake/target-uname usr/bin/uname
+for conf in etc/dkms/framework.conf etc/dkms/framework.conf.d/*.conf; do
+  [ -f "$conf" ] || continue
+  copy="run/gpu-prebake/dkms-${conf##*/}"
+  cp -p "$conf" "$copy"
+  echo 'sign_file="/run/gpu-prebake/no-signing"' >> "$copy"
+  mount --bind "$copy" "$conf"
+done
+pivot_root . .
+umount -l .
+cd /
+echo "ready $pid"
+exec cat > /dev/null 2>&1
+"""
+# $1 the sandbox's folder. Safe when done twice, and from any state. The namespaces' end is not quite at once: busy mounts get a while.
+_CLEAN = """
+exec > /dev/null 2>&1
+id=$(cat "$1/container")
+if [ -n "$id" ] && timeout 30 ctr -n k8s.io containers ls -q | grep -qxF -e "$id"; then
+  timeout 30 ctr -n k8s.io tasks kill -a -s SIGKILL "$id"
+  timeout 30 ctr -n k8s.io tasks rm -f "$id"
+  timeout 30 ctr -n k8s.io containers rm "$id"
+  timeout 30 ctr -n k8s.io snapshots rm "$id"
+fi
+tries=0
+while mountpoint -q "$1/merged"; do
+  tries=$((tries + 1))
+  [ "$tries" -lt 50 ] || break
+  if [ "$tries" -lt 25 ]; then umount -R "$1/merged"; else umount -R -l "$1/merged"; fi || sleep 0.2
+done
+timers=$(cat "$1/timers")
+rm -rf --one-file-system "$1"
+rmdir "${1%/*}"
+[ -z "$timers" ] || systemctl start $timers
+[ ! -e "$1" ]
+"""
+_WATCH = "trap '' HUP INT TERM\ncat > /dev/null\n" + _CLEAN
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """An open one. ``merged`` is its root as seen from outside, ``pid`` its PID 1; ``uppers`` maps the path of each overlaid
+    filesystem ("" for the root's) to what was written there; ``hidden`` are paths that were put out of sight from the start."""
+
+    pid: int
+    merged: Path
+    uppers: Mapping[str, Path]
+    hidden: frozenset[str] = field(default_factory=frozenset)
+
+
+def require(root: Path) -> None:
+    """Raises UnsupportedError, by name, for a root that cannot be captured (overlay, read-only, ostree)."""
+    if (root / "run/ostree-booted").exists() or (root / "sysroot/ostree").is_dir():
+        raise UnsupportedError(
+            "this is an ostree system: its /usr comes from a commit, and what a node puts there is lost or refused; "
+            "build the driver into the commit instead",
+            code="root_unsupported",
+        )
+    overlays.plan(mounts.current(root), f"/{STORE}")
+
+
+@contextlib.contextmanager
+def opened(root: Path, runner: Runner, kver: str, container: str, say: Callable[[str], None] = lambda _: None) -> Iterator[Sandbox]:
+    """A sandbox for a build for kernel ``kver``, in which the container ``container`` will run; gone after the body, whatever
+    happens. Raises UnsupportedError, BuildError."""
+    parts = overlays.plan(mounts.current(root), f"/{STORE}")
+    folder = _new_folder(root, container, _active_timers(runner))
+    watcher = runner.start(watch_argv(folder))
+    first: list[Running] = []
+    try:
+        yield _open(root, runner, kver, folder, parts, first)
+    except BaseException:
+        problem = _close(root, runner, folder, watcher, first)
+        if problem:
+            say(problem)
+        raise
+    problem = _close(root, runner, folder, watcher, first)
+    if problem:
+        raise BuildError(problem, code="sandbox_left")
+
+
+def sweep(root: Path, runner: Runner) -> tuple[str, ...]:
+    """Takes away what killed runs left, after a watcher that still is at it; returns the names of what was there. Raises BuildError."""
+    left = sorted(path.name for path in (root / CAPTURES).glob("*"))
+    for name in left:
+        folder = root / CAPTURES / name
+        try:
+            runner.run(["flock", "-o", "-w", f"{_CLEAN_S:.0f}", LOCK, *_script(_CLEAN, folder)], timeout_s=2 * _CLEAN_S)
+        except CommandError as error:
+            raise BuildError(f"{_left(folder)}: {error}", code="sandbox_left") from error
+    return tuple(left)
+
+
+def watch_argv(folder: Path) -> list[str]:
+    """The watcher's command line: it waits for the end of its input, and then takes the sandbox in ``folder`` away."""
+    return ["flock", "-o", LOCK, *_script(_WATCH, folder)]
+
+
+def enter_argv(merged: Path, kver: str) -> list[str]:
+    """The command line of PID 1: says ``ready`` and its number, and ends with its input."""
+    isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
+    return [*isolated, "sh", "-c", _ENTER, "gpu-prebake-sandbox", str(merged), kver, STORE]
+
+
+def mount_argv(root: Path, folder: Path, number: int, part: Part) -> list[str]:
+    """The ``mount`` of one part of the root."""
+    source, target = root / part.point.lstrip("/"), folder / "merged" / part.point.lstrip("/")
+    if not part.is_written:
+        return ["mount", "-o", "bind,ro", str(source), str(target)]
+    folders = f"lowerdir={source},upperdir={folder}/upper/{number},workdir={folder}/work/{number}"
+    return ["mount", "-t", "overlay", "gpu-prebake", "-o", f"{_OPTIONS},{folders}", str(target)]
+
+
+def _script(text: str, folder: Path) -> list[str]:
+    return ["sh", "-c", text, "gpu-prebake-sandbox", str(folder)]
+
+
+def _left(folder: Path) -> str:
+    return f"the sandbox {folder} cannot be taken away: look for what uses it (findmnt -R {folder}, fuser -m {folder}/merged), end that"
+
+
+def _new_folder(root: Path, container: str, timers: Sequence[str]) -> Path:
+    make_private(root / STORE)
+    make_private(root / CAPTURES)
+    folder = root / CAPTURES / f"{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        make_private(folder)
+        (folder / "container").write_text(container, encoding="utf-8")
+        (folder / "timers").write_text(" ".join(timers), encoding="utf-8")
+        (root / "run/gpu-prebake").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _active_timers(runner: Runner) -> list[str]:
+    try:
+        return [timer for timer in _TIMERS if runner.run(["systemctl", "is-active", "--quiet", timer], ok=None).rc == 0]
+    except CommandError:
+        return []  # no systemd, no timers
+
+
+def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[Part], first: list[Running]) -> Sandbox:
+    timers = (folder / "timers").read_text(encoding="utf-8").split()
+    if timers:
+        runner.run(["systemctl", "stop", *timers], ok=None)
+    merged = folder / "merged"
+    merged.mkdir(mode=0o700)
+    uppers = {}
+    for number, part in enumerate(parts):
+        if part.is_written:
+            upper = folder / "upper" / str(number)
+            make_private(folder / "work" / str(number))
+            upper.mkdir(parents=True)
+            _make_like(root / part.point.lstrip("/"), upper)
+            uppers[part.point.strip("/")] = upper
+    hidden = [files.relative(root, root / "lib/modules" / other / "build") for other in kernels.with_headers(root) if other != kver]
+    for path in hidden:
+        _hide(root, uppers, path)
+    try:
+        for number, part in enumerate(parts):
+            runner.run(mount_argv(root, folder, number, part), timeout_s=_MOUNT_S)
+        first.append(runner.start(enter_argv(merged, kver)))
+    except CommandError as error:
+        raise BuildError(f"the sandbox for the build cannot be made: {error}", code="sandbox_failed") from error
+    said = first[0].line(_ENTER_S)
+    word, _space, pid = said.partition(" ")
+    if word != "ready" or not pid.isdigit():
+        raise BuildError(f"the sandbox for the build cannot be entered: {said or 'its PID 1 says nothing'}", code="sandbox_failed")
+    return Sandbox(int(pid), merged, uppers, frozenset(hidden))
+
+
+def upper_of(uppers: Mapping[str, Path], path: str) -> tuple[str, Path]:
+    """The filesystem (its path) that holds ``path``, and its upper folder."""
+    holding = max((top for top in uppers if not top or path == top or path.startswith(top + "/")), key=len)
+    return holding, uppers[holding]
+
+
+def _hide(root: Path, uppers: Mapping[str, Path], path: str) -> None:
+    """A whiteout in the upper folder before it is mounted: a folder of headers cannot be renamed in an overlay without redirects."""
+    top, upper = upper_of(uppers, path)
+    inside = Path(path).relative_to(top)
+    for parent in reversed(list(inside.parents)[:-1]):
+        if not (upper / parent).exists():
+            (upper / parent).mkdir()
+            _make_like(root / top / parent, upper / parent)
+    os.mknod(upper / inside, stat.S_IFCHR, os.makedev(0, 0))
+
+
+def _make_like(source: Path, target: Path) -> None:
+    """Mode, owner, times and attributes of a folder."""
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    shutil.copystat(source, target)
+
+
+def _close(root: Path, runner: Runner, folder: Path, watcher: Running, first: Sequence[Running]) -> str:
+    """Ends everything; returns "", or what stays behind in words."""
+    for process in first:
+        process.end(_DYING_S)
+    if watcher.end(_CLEAN_S) != 0:  # it was killed, say
+        try:
+            sweep(root, runner)
+        except BuildError as error:
+            return str(error)
+    return _left(folder) if folder.exists() else ""

@@ -1,0 +1,59 @@
+"""What a node shows after a driver container has failed: looked at here, judged in diagnosis.py (I15)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ..driver import control, kmod, libraries, modules, nvidia_smi
+from ..store.manifest import Manifest
+from ..system import tree
+from ..util.deadline import Deadline
+from ..util.run import Runner
+from .diagnosis import Evidence
+
+# Looking at the node after a failure has time of its own: a deadline that has passed must not hide why.
+_LOOK_S = 60.0
+# NVIDIA's module says this before it looks for GPUs, each time that it is loaded.
+_LOADING = "nvidia-nvlink: Nvlink Core is being initialized"
+
+
+def log_before(root: Path, runner: Runner) -> str:
+    """The kernel's log as it is before the driver is tried: no evidence of that. Of a driver that is loaded already, only what was
+    before it was loaded is none."""
+    log = control.kernel_log(runner)
+    if not kmod.loaded(root, ["nvidia"]):
+        return log
+    return log[: log.rfind("\n", 0, log.rindex(_LOADING)) + 1] if _LOADING in log else ""
+
+
+def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
+    """The lines of ``log`` that came after ``before``, without those about GPUs at the addresses ``passed``, which are not the driver's."""
+    if log.startswith(before):
+        log = log[len(before) :]
+    elif before:  # the kernel has dropped the oldest
+        log = log.partition(before.splitlines()[-1])[2] or log
+    slots = [address.rpartition(".")[0] for address in passed]
+    return "".join(line for line in log.splitlines(keepends=True) if not any(slot in line for slot in slots))
+
+
+def gather(
+    root: Path, runner: Runner, arch: str, version: str, layer: Manifest | None, device_waived: bool, before: str, passed: Collection[str]
+) -> Evidence:
+    """Tries to load the modules that are not loaded, up to the first that cannot be, and looks at everything that can be the cause.
+
+    ``layer`` is what was tried, ``before`` the kernel's log before that, ``passed`` the addresses of GPUs given to virtual machines.
+    """
+    absent = (name for name in modules.NEEDED_MODULES if not kmod.loaded(root, [name]))
+    says = next(filter(None, (kmod.load(runner, name, _LOOK_S) for name in absent)), "")
+    resident = {m.name: m.version for m in kmod.loaded(root)}.get("nvidia", "")
+    return Evidence(
+        wanted_version=version,
+        resident_version=resident,
+        modprobe_says=says,
+        library_problems=libraries.version_problems(root, arch, version),
+        smi_rc=nvidia_smi.smi_status(runner, Deadline(_LOOK_S)) if resident else None,
+        kernel_log=log_since(control.kernel_log(runner), before, passed),
+        device_waived=device_waived,
+        damaged=tree.problems(root, layer.deciding_files) if layer else (),
+    )

@@ -1,0 +1,91 @@
+"""What a node is: the facts on which a boot decides. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..container.marker import Marker
+from ..driver import modules
+from ..driver.dkms import DkmsEntry
+from ..driver.modules import LoadedModule, ModuleInfo
+from ..store.manifest import IN_PLACE, Manifest
+from ..store.node_record import Record
+from ..system.pci import PciFunction
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the node is. None means: not known; "" and () mean: looked, and there is nothing.
+
+    ``trusted_keys`` are the ids of keys whose signatures the kernel takes on modules, ``install_signer`` the id of the one that DKMS signs
+    with on this node: both are looked at only where signatures are enforced.
+    """
+
+    kver: str
+    machine: str
+    arch: str | None
+    machine_id: str
+    functions: tuple[PciFunction, ...] = ()
+    loaded: tuple[LoadedModule, ...] = ()
+    signatures_enforced: bool = False
+    secure_boot: bool | None = None
+    trusted_keys: tuple[str, ...] | None = None
+    install_signer: str = ""
+    operator: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    service_packages: tuple[tuple[str, str], ...] = ()
+    module: ModuleInfo | None = None
+    uvm: ModuleInfo | None = None
+    dkms: tuple[DkmsEntry, ...] = ()
+    marker: Marker | None = None
+    marker_problem: str = ""
+    layers: tuple[Manifest, ...] = ()
+    layer_problems: tuple[str, ...] = ()
+    layer_contents: tuple[str, ...] | None = None
+    layer_obstacle: str = ""
+    layers_judged_bad: Mapping[str, str] = field(default_factory=dict)
+    active_layer: str = ""
+    active_machine_id: str = ""
+    active_version: str = ""
+    activation_problem: str = ""
+    activation_is_newer: bool = False
+    unrecorded_layers: tuple[str, ...] = ()
+    removal_under_way: bool = False
+    record: Record | None = None
+    record_problem: str = ""
+    record_contents: tuple[str, ...] | None = None
+    containerd_ready: bool = False
+    imports_dropins: bool = False
+    image_present: bool = False
+    config_digest: str = ""
+    boot_id: str = ""
+    device_nodes: bool = False
+
+    @property
+    def gpus(self) -> tuple[PciFunction, ...]:
+        return tuple(f for f in self.functions if f.is_gpu)
+
+    @property
+    def is_ours_active(self) -> bool:
+        """Whether the captured layer that is in place was put there on this machine."""
+        return bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
+
+    def is_in_place(self, layer: Manifest) -> bool:
+        """Whether a layer's files lie where they belong: baked there, or activated on this machine and not being taken away."""
+        is_active = self.is_ours_active and layer.layer == self.active_layer
+        return layer.mode == IN_PLACE or (is_active and not self.removal_under_way)
+
+    @property
+    def layers_modules(self) -> tuple[LoadedModule, ...]:
+        """Those in the kernel that are of the version of the captured layer that is in place, or was until a removal was interrupted."""
+        return modules.of_version(self.loaded, self.leaving_versions)
+
+    @property
+    def leaving_versions(self) -> tuple[str, ...]:
+        """The versions of which a removal takes the modules out of the kernel."""
+        recorded = self.record.identity.version if self.removal_under_way and self.record else ""
+        return tuple(filter(None, (self.active_version, recorded)))
+
+    def is_loaded(self, name: str) -> LoadedModule | None:
+        return next((m for m in self.loaded if m.name == name), None)

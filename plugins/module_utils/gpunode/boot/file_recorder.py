@@ -1,0 +1,77 @@
+"""Records which files the driver containers of one boot install, so that a removal can find them later."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..container.leftovers import INITIALISATION
+from ..driver import footprint
+from ..store.installed_files import InstalledFiles, read_or_empty, write
+from ..system import tree
+from ..system.dpkg import owned_by_dpkg
+from ..system.tree import Listing
+from ..util.files import relative
+
+# The links of enabled services belong to their packages; DKMS's own key may sign other modules on this node.
+_NOT_OURS = ("etc/systemd/", "var/lib/dkms/mok.", "var/lib/shim-signed/")
+
+
+class FileRecorder:
+    """Notes what the driver containers of one run place. ``own`` are paths that our layers account for; ``interrupted`` says that an
+    earlier run did not end, so that a file which is written anew now was probably placed by that one."""
+
+    def __init__(self, root: Path, own: Collection[str], interrupted: bool) -> None:
+        self.root = root
+        self._old = read_or_empty(root)
+        self._own = {*own, *self._old.paths}
+        self._interrupted = interrupted
+        self._before: Listing | None = None
+
+    def begin(self) -> None:
+        """Before the first container: notes which of device initialisation's files are not here yet."""
+        paths = [relative(self.root, self.root / path) for path in INITIALISATION]
+        missing = {path for path in paths if not (self.root / path).exists()}
+        self._old = replace(self._old, absent=tuple(sorted({*self._old.absent, *missing})))
+        write(self.root, self._old)
+
+    def before_build(self) -> None:
+        """Before a container that compiles: lists what is here, once."""
+        if self._before is None:
+            self._before = footprint.listing(self.root)
+
+    def end(self, compiled: bool) -> None:
+        """After the last container: describes what came, and writes it down."""
+        paths = {path for path in self._old.absent if (self.root / path).is_file()}
+        if self._before is not None:
+            paths |= self._came(self._before)
+        elif compiled:  # asked to skip, it compiled over what was baked
+            paths |= {path for path in self._own if _is_there(self.root / path)}
+        entries = tree.describe(self.root, sorted(paths))
+        old = self._old
+        write(
+            self.root,
+            InstalledFiles(
+                {**_still(self.root, old.files), **{e.path: e.sha256 for e in entries if e.type == "file"}},
+                {**_still(self.root, old.links), **{e.path: e.target for e in entries if e.type == "link"}},
+                tuple(sorted({*old.folders, *(e.path for e in entries if e.type == "folder")})),
+                old.absent,
+            ),
+        )
+
+    def _came(self, before: Listing) -> set[str]:
+        change = tree.difference(before, footprint.listing(self.root))
+        anew = {path for path in change.replaced if self._interrupted or path in self._own}
+        # A folder is not written anew: those that the interrupted run made are known by their place only.
+        anew |= {str(parent) for path in anew for parent in Path(path).parents if footprint.is_drivers_place(str(parent))}
+        owned = owned_by_dpkg(self.root)
+        return {path for path in footprint.drivers_part([*change.added, *anew]) if path not in owned and not path.startswith(_NOT_OURS)}
+
+
+def _still(root: Path, known: Mapping[str, str]) -> dict[str, str]:
+    return {path: value for path, value in known.items() if _is_there(root / path)}
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()

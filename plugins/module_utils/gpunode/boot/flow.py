@@ -1,0 +1,96 @@
+"""The boot side as one call: look, decide, carry out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from .. import paths
+from ..activation import deactivate
+from ..activation.deactivate import TakenAway
+from ..container import marker
+from ..container.containerd import Containerd
+from ..container.registry import DEFAULT_SOURCE, ImageSource
+from ..errors import DataError, GpuNodeError
+from ..paths import ACTIVATION_JOURNAL
+from ..system import host, pci
+from ..util import files
+from ..util.deadline import Deadline
+from ..util.events import Events
+from ..util.run import Runner
+from .apply import Apply
+from .decide import decide
+from .facts import Facts
+from .plan import Outcome, Plan, Step
+from .policy import Policy, check_figures
+from .probe import probe
+
+
+def boot(
+    runner: Runner,
+    policy: Policy,
+    check: bool = False,
+    marker_path: str = marker.DEFAULT_PATH,
+    source: ImageSource = DEFAULT_SOURCE,
+    say: Callable[[str], None] = lambda _: None,
+    root: Path = Path("/"),
+) -> tuple[Facts, Outcome]:
+    """Brings the node's driver up as ``policy`` wants it, or only says how (``check``). Raises GpuNodeError with a code per cause.
+
+    One deadline from here on; a second run at the same time is refused with BusyError.
+    """
+    host.require_root()
+    check_figures(policy)
+    deadline = Deadline(policy.deadline_s)
+    containerd = Containerd(runner)
+    if check:
+        facts, plan = look(root, runner, containerd, policy, marker_path)
+        return facts, Outcome(plan, plan.action, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
+    with files.locked(paths.LOCK, "gpu_boot"):
+        events, resumed = Events(say), TakenAway("")
+        if (root / ACTIVATION_JOURNAL).exists():
+            with events.step("resume-activation") as event:
+                resumed = _resume(root, runner, say, event) or resumed
+        with events.step("probe-and-decide"):
+            _wait_for_gpus(root, policy, deadline)
+            facts, plan = look(root, runner, containerd, policy, marker_path)
+        say(f"{plan.action.value}: {plan.code}: {plan.reason}")
+        try:
+            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path, source, resumed).run(plan)
+        except GpuNodeError as error:
+            say(f"failed: {error.code}: {error}")
+            error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
+            error.details.update(refused=[asdict(refusal) for refusal in plan.refused], node_warnings=list(plan.warnings))
+            raise
+        return facts, replace(outcome, steps=events.steps)
+
+
+def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[str, Any]) -> TakenAway | None:
+    """Ends what an interrupted run began, and returns what was taken away. A journal that cannot be read is a fact for the decision."""
+    try:
+        return deactivate.resume(root, runner, say)
+    except DataError as error:
+        event.update(outcome="refused", code=error.code)
+        say(str(error))
+        return None
+
+
+def may_need_image(facts: Facts, plan: Plan) -> bool:
+    """Whether carrying ``plan`` out would fetch the driver image, or could once GPUs that are late have come."""
+    return not facts.image_present and (Step.PULL_IMAGE in plan.steps or plan.code == "gpu_missing")
+
+
+def look(root: Path, runner: Runner, containerd: Containerd, policy: Policy, marker_path: str) -> tuple[Facts, Plan]:
+    """Facts and plan, nothing touched."""
+    facts = probe(root, runner, containerd, policy.wanted, marker_path)
+    return facts, decide(facts, policy)
+
+
+def _wait_for_gpus(root: Path, policy: Policy, deadline: Deadline) -> None:
+    """Late GPUs are waited for, where their number is known (D15)."""
+    waiting = Deadline(min(policy.late_gpus_s, deadline.left_s()))
+    while policy.expected_gpus and sum(f.is_gpu for f in pci.nvidia_functions(root)) < policy.expected_gpus:
+        if not waiting.pause(0.5):
+            return

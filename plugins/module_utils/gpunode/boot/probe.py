@@ -1,0 +1,223 @@
+"""Looking at a node: everything that the decision needs, as facts; whatever is wrong with what was baked is a fact too (D11)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..activation import preconditions, recovery
+from ..container import marker
+from ..container.containerd import Containerd, imports_dropins
+from ..container.marker import Marker
+from ..container.reference import DriverWanted
+from ..driver import dkms, foreign, kmod
+from ..driver.modules import ModuleInfo
+from ..errors import CommandError, DataError, LayerError, PreflightError
+from ..paths import BOOT_REMOVAL_JOURNAL
+from ..store import activation_record, node_record
+from ..store.layers import read_all, why_judged_bad
+from ..store.manifest import Manifest, ModuleFact
+from ..store.node_record import Record
+from ..store.objects import Store
+from ..system import certificate, host, keyrings, pci, tree
+from ..system.pci import PciFunction
+from ..util.run import Runner
+from .facts import Facts
+
+
+def probe(
+    root: Path,
+    runner: Runner,
+    containerd: Containerd | None,
+    wanted: DriverWanted,
+    marker_path: str = marker.DEFAULT_PATH,
+    kver: str = "",
+    functions: tuple[PciFunction, ...] | None = None,
+) -> Facts:
+    """The facts of the node at ``root`` with the driver ``wanted`` in mind.
+
+    The seal asks for another ``kver`` than the running kernel's, with ``functions`` that are not on the bus, and without a ``containerd``
+    where an image lies mounted.
+    """
+    uname = os.uname()
+    facts = Facts(
+        kver=kver or uname.release,
+        machine=uname.machine,
+        arch=host.normal_arch(uname.machine),
+        machine_id=host.machine_id(root),
+        boot_id=host.boot_id(),
+        functions=pci.nvidia_functions(root) if functions is None else functions,
+        loaded=kmod.loaded(root),
+        signatures_enforced=host.signatures_enforced(root),
+        secure_boot=host.secure_boot(root),
+        operator=foreign.operator_signs(root),
+        device_nodes=(root / "dev/nvidiactl").exists(),
+        imports_dropins=imports_dropins(root),
+        removal_under_way=(root / BOOT_REMOVAL_JOURNAL).exists(),
+    )
+    facts = _with_activation(facts, root)
+    belongs = facts.arch is not None and bool(facts.gpus)
+    if not belongs and not (facts.active_layer or facts.unrecorded_layers or facts.removal_under_way):
+        return facts  # no driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go
+    facts = _with_records(facts, root, marker_path)
+    if facts.arch:
+        signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
+        # A layer in the store may have been in place until a moment ago, with its modules in use.
+        signs += foreign.resident_signs(facts.loaded, own_versions(facts) | {layer.identity.version for layer in facts.layers})
+        facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
+    if not belongs or (facts.foreign and not facts.active_layer and not facts.unrecorded_layers):
+        return facts  # another's driver stays, whatever was baked
+    facts = replace(facts, record_contents=_record_contents(root, facts))
+    facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)
+    if facts.signatures_enforced:
+        facts = replace(facts, trusted_keys=keyrings.read(root), install_signer=_install_signer(root, runner))
+    return with_image(facts, containerd, wanted) if containerd else facts
+
+
+def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Facts:
+    """The facts with containerd and the driver image looked at again, as after a pull."""
+    try:
+        found = containerd.target_digest(wanted.image.text)
+    except CommandError:  # that is how it says that it is not ready; to ask before would be one more process
+        return replace(facts, containerd_ready=False, image_present=False, config_digest="")
+    digest = containerd.config_behind(found, facts.arch or "") if found else None
+    return replace(facts, containerd_ready=True, image_present=bool(found), config_digest=digest or "")
+
+
+def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
+    layers, layer_problems = read_all(root)
+    found_marker: Marker | None = None
+    found_record: Record | None = None
+    marker_problem = record_problem = ""
+    try:
+        found_marker = marker.read(root, marker_path)
+    except DataError as error:
+        marker_problem = str(error)
+    try:
+        found_record = node_record.read(root)
+    except DataError as error:
+        record_problem = str(error)
+    return replace(
+        facts,
+        layers=layers,
+        layer_problems=layer_problems,
+        marker=found_marker,
+        marker_problem=marker_problem,
+        record=found_record,
+        record_problem=record_problem,
+    )
+
+
+def _with_activation(facts: Facts, root: Path) -> Facts:
+    """What a layer has put in place: asked on every node, since it must go where no driver belongs."""
+    errors = activation_record.problems(root)
+    if errors:
+        there = recovery.found(root)
+        facts = replace(
+            facts,
+            activation_problem="; ".join(str(error) for error in errors),
+            activation_is_newer=any(activation_record.is_newer(error) for error in errors),
+            unrecorded_layers=tuple(one.layer for one in there),
+            active_version=there[0].identity.version if there else "",
+        )
+    try:
+        found = activation_record.read(root)
+    except DataError:
+        return facts
+    if found is None:
+        return facts
+    return replace(facts, active_layer=found.layer, active_machine_id=found.machine_id, active_version=found.identity.version)
+
+
+def in_place(facts: Facts) -> tuple[Manifest, ...]:
+    """The layers whose files lie where they belong; those of another machine's activation still do, and those of a record that is
+    damaged."""
+    return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer in (facts.active_layer, *facts.unrecorded_layers))
+
+
+def own_versions(facts: Facts) -> set[str]:
+    """Driver versions that our layers, the record or a driver container's marker account for; an inert layer accounts for nothing."""
+    versions = {layer.identity.version for layer in in_place(facts)}
+    if facts.record:
+        versions.add(facts.record.identity.version)
+    if facts.marker and facts.marker.version:
+        versions.add(facts.marker.version)
+    return versions
+
+
+def own_files(facts: Facts) -> set[str]:
+    """Paths that our layers and the record account for; an inert layer accounts for nothing."""
+    paths = {entry.path for layer in in_place(facts) for entry in layer.files}
+    if facts.record:
+        paths |= set(facts.record.libraries) | {p for modules in facts.record.modules.values() for p in modules}
+    return paths
+
+
+def _candidates(facts: Facts, wanted: DriverWanted) -> Sequence[Manifest]:
+    asked = (facts.kver, wanted.kind, wanted.version)
+    return [m for m in facts.layers if (m.identity.kver, m.identity.kind, m.identity.version) == asked]
+
+
+def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: bool) -> Facts:
+    """Whether the candidates' contents are right, where they lie. Hashing a whole driver is worth it only for a layer that could be used;
+    of an inert one, modules and programs are hashed now, and the rest while it is put in place."""
+    layers = _candidates(facts, wanted)
+    if not layers or facts.activation_problem:
+        return facts
+    problems: list[str] = []
+    obstacle = ""
+    for layer in layers:
+        if facts.is_in_place(layer):
+            problems += tree.problems(root, layer.deciding_files)
+            continue
+        problems += Store(root).problems(preconditions.urgent(layer.files))
+        if facts.active_layer:
+            continue  # it is in its own way, or another is: what else is in the way shows when that has gone
+        try:
+            preconditions.check(root, Store(root), layer, is_mounted)
+        except LayerError as error:
+            if error.code == "layer_damaged":
+                problems.append(str(error))
+            else:
+                obstacle = str(error)
+        except OSError as error:  # such as a loop of links where a folder of the layer belongs
+            obstacle = f"{error.filename}: {error.strerror}"
+    judged = {m.layer: why_judged_bad(root, m, facts.machine_id) for m in layers}
+    bad = {name: why for name, why in judged.items() if why is not None}
+    return replace(facts, layer_contents=tuple(problems), layer_obstacle=obstacle, layers_judged_bad=bad)
+
+
+def _with_modules(facts: Facts, root: Path, runner: Runner, wanted: DriverWanted) -> Facts:
+    """The modules that would be loaded: an inert layer's are known from its manifest, contents included."""
+    inert = [m for m in _candidates(facts, wanted) if not facts.is_in_place(m)]
+    if inert:
+        found = {fact.name: fact for fact in inert[0].module_facts}
+        return replace(facts, module=_module(found.get("nvidia")), uvm=_module(found.get("nvidia-uvm")))
+    return replace(
+        facts,
+        module=kmod.modinfo(runner, root, facts.kver, "nvidia"),
+        uvm=kmod.modinfo(runner, root, facts.kver, "nvidia-uvm"),
+    )
+
+
+def _install_signer(root: Path, runner: Runner) -> str:
+    """The id of the key that DKMS signs with here; "" where it has none: the one that it would make itself is trusted by nobody."""
+    key, cert = dkms.signing_pair(root)
+    if not (root / key).is_file() or not (root / cert).is_file():
+        return ""
+    try:
+        return certificate.read(runner, root / cert).signer.key_id
+    except (CommandError, PreflightError):
+        return ""
+
+
+def _module(fact: ModuleFact | None) -> ModuleInfo | None:
+    return ModuleInfo(f"/{fact.path}", fact.version, fact.licence, fact.kver, fact.signer) if fact else None
+
+
+def _record_contents(root: Path, facts: Facts) -> tuple[str, ...] | None:
+    if facts.record is None or facts.kver not in facts.record.modules:
+        return None
+    return tree.hash_problems(root, {**facts.record.modules[facts.kver], **facts.record.libraries})

@@ -1,0 +1,64 @@
+"""``python3 -m gpunode.command``: what a node's owner does with a layer by hand. The result is JSON on standard output, progress on standard error.
+
+Exit status: 0 done or nothing to do, 1 refused or failed (``code`` says why, docs/codes.md), 2 wrong usage, 75 another run is under way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from .activation import flow
+from .driver.control import REFUSE, UNTIL_REBOOT
+from .errors import BusyError, GpuNodeError
+from .util.run import Runner, SystemRunner
+
+_STATES = {"activate": flow.ACTIVE, "deactivate": flow.INACTIVE, "discard": flow.ABSENT}
+_FAILED, _BUSY = 1, 75
+
+
+def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: TextIO = sys.stderr, live: bool | None = None) -> int:
+    """Does what the command line asks; returns the exit status. ``live`` says whether the kernel that runs is that system's (None: where
+    the system is this one)."""
+    arguments = _parser().parse_args(argv)
+
+    def say(line: str) -> None:
+        err.write(f"{line}\n")
+        err.flush()
+
+    root = Path(arguments.root)
+    in_use = UNTIL_REBOOT if getattr(arguments, "until_reboot", False) else REFUSE
+    live = root.resolve() == Path("/") if live is None else live
+    try:
+        done = flow.set_state(runner, _STATES[arguments.command], arguments.layer or "", arguments.check, say, root, in_use, live)
+    except GpuNodeError as error:
+        say(f"{error.code}: {error}")
+        out.write(json.dumps({"code": error.code, "error": str(error)}) + "\n")
+        return _BUSY if isinstance(error, BusyError) else _FAILED
+    out.write(json.dumps(vars(done), sort_keys=True) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gpunode.command", description="Put a captured driver layer in place, take it away, or drop it.")
+    parser.add_argument("--root", default="/", help="the system to work on (default: this one)")
+    parser.add_argument("--check", action="store_true", help="say whether it would change something; change nothing")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text, needs_layer in (
+        ("activate", "put a layer in place", True),
+        ("deactivate", "take away what is active", False),
+        ("discard", "drop a layer from the store", True),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        if name == "deactivate":
+            command.add_argument("--until-reboot", action="store_true", help="take the files away though somebody has the driver open")
+        command.add_argument("layer", nargs=None if needs_layer else "?", help="the layer's folder name in the store")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:], SystemRunner()))

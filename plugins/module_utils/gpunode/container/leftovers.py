@@ -1,0 +1,40 @@
+"""What a driver container leaves on a node that no list of ours names, each with the reason why it stays."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..system import dpkg
+from ..util import files
+
+# Packages that a driver container installs with dpkg; whether it was ours that did is written nowhere, so they stay.
+_CONTAINERS_PACKAGE = re.compile(
+    r"(nvidia-container-toolkit|libnvidia-container|nvidia-container-runtime|nvidia-fabricmanager|nvidia-persistenced|nvidia-imex"
+    r"|libnvidia-nscq|nvlsm)[a-z0-9.+-]*"
+)
+DROPIN = "etc/containerd/config.d/10-nvidia-runtime.toml"
+# What device initialisation writes besides packages and the libraries' second copies (CONTRACT.md, step 4).
+INITIALISATION = (DROPIN, "lib/udev/rules.d/71-nvidia-dev-char.rules")
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something that stays: what it is, and why."""
+
+    what: str
+    why: str
+
+
+def left_by_initialisation(root: Path) -> list[Left]:
+    """What device initialisation brought that no layer has, and no deactivation takes."""
+    paths = [files.relative(root, root / path) for path in INITIALISATION if (root / path).exists()]
+    why = "a driver container may have placed it, or the image's builder; gpu_remove knows, and takes what is a container's"
+    return [*packages_left(root), *(Left(f"/{path}", why) for path in paths)]
+
+
+def packages_left(root: Path) -> list[Left]:
+    why = "a driver container may have installed it; apt-get purge it where nothing else needs it"
+    names = sorted(name for name, _version in dpkg.installed_packages(root) if _CONTAINERS_PACKAGE.fullmatch(name))
+    return [Left(f"package {name}", why) for name in names]

@@ -1,0 +1,71 @@
+"""The marker: the KEY=VALUE file that a driver container writes after every build (CONTRACT.md), first key wins."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from ..system.host import normal_arch
+from .reference import normal_kind
+
+DEFAULT_PATH = "/opt/azure/aks-gpu/dkms-marker"
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*")
+_LIMIT = 16384
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a marker says; a field that an older image leaves out is None."""
+
+    kernel: str
+    version: str | None
+    kind: str | None
+    arch: str | None
+    accept_no_device: bool
+
+
+def parse(text: str, where: str) -> Marker:
+    """Reads a marker. Raises DataError: a field that could lead out of its folder (R8), or one without which nothing can match."""
+    fields: dict[str, str] = {}
+    for line in text[:_LIMIT].splitlines():
+        key, equals, value = line.strip().partition("=")
+        if equals and key not in fields:
+            fields[key] = value.strip()
+    for key in ("kernel", "driver_version", "driver_kind", "arch"):
+        value = fields.get(key, "")
+        if value and not _SAFE.fullmatch(value):
+            raise DataError(f"{where}: {key}={value!r} is not a plain word; the marker is not used", code="marker_invalid")
+    if not fields.get("kernel"):
+        raise DataError(f"{where}: no kernel= line; the marker is empty or cut off and is not used", code="marker_invalid")
+    return Marker(
+        kernel=fields["kernel"],
+        version=fields.get("driver_version") or None,
+        kind=normal_kind(fields.get("driver_kind", "")),
+        arch=normal_arch(fields["arch"]) if fields.get("arch") else None,
+        accept_no_device=fields.get("accept_no_device") == "1",
+    )
+
+
+def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
+    """The marker of the system at ``root``; None where there is none. Raises DataError."""
+    file = root / path.lstrip("/")
+    try:
+        text = file.read_bytes().decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); the marker is not used", code="marker_invalid") from error
+    return parse(text, path)
+
+
+def differences(marker: Marker, kver: str, version: str, kind: str, arch: str | None) -> tuple[str, ...]:
+    """Fields of a marker that are not what is asked for, in words; one that it leaves out is unknown, thus differs (D3)."""
+    pairs = (
+        ("kernel", marker.kernel, kver),
+        ("driver_version", marker.version, version),
+        ("driver_kind", marker.kind, kind),
+        ("arch", marker.arch, arch),
+    )
+    return tuple(f"{name}={found or 'unknown'}, wanted {asked or 'unknown'}" for name, found, asked in pairs if not found or found != asked)

@@ -1,0 +1,121 @@
+"""Names of driver images: ``<registry>/<path>/aks-gpu-<type>:<driver version>-<14-digit time>[@sha256:…]`` (CONTRACT.md)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+
+KINDS = ("cuda", "grid")
+_VERSION = re.compile(r"\d+(\.\d+){1,2}", re.ASCII)
+_TAG = re.compile(r"(?P<version>\d+(?:\.\d+){1,2})-(?P<built>\d{14})", re.ASCII)
+_REFERENCE = re.compile(
+    r"(?P<repository>[a-z0-9][a-z0-9.-]*(?::\d+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)+)"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """A reference taken apart; ``kind`` and ``version`` are None where the name does not say them."""
+
+    text: str
+    repository: str
+    tag: str | None
+    digest: str | None
+    kind: str | None
+    version: str | None
+
+
+def parse(text: Any, what: str = "driver image") -> ImageRef:
+    """Takes a fully qualified reference apart. Raises InputError."""
+    if not isinstance(text, str) or not text:
+        example = "registry/aks/aks-gpu-cuda:580.126.09-20260430040408"
+        raise InputError(f"{what}: a reference such as {example} is needed, got {text!r}: set gpu_boot_image, nvidia_prebake_image")
+    match = _REFERENCE.fullmatch(text)
+    if not match or not (match["tag"] or match["digest"]):
+        raise InputError(
+            f"{what}: {text!r} is not a full image reference; give registry/path/name:tag, name@sha256:<64 hex digits>, or both"
+        )
+    name = match["repository"].rsplit("/", 1)[1]
+    tag = match["tag"]
+    kind = normal_kind(name[len("aks-gpu-") :]) if name.startswith("aks-gpu-") else None
+    version = None
+    if tag:
+        tag_match = _TAG.fullmatch(tag)
+        if tag_match:
+            version = tag_match["version"]
+        elif name.startswith("aks-gpu-"):
+            raise InputError(
+                f"{what}: the tag {tag!r} of {text!r} is not <driver version>-<14-digit time>, as in 580.126.09-20260430040408"
+            )
+    return ImageRef(text, match["repository"], tag, match["digest"], kind, version)
+
+
+def normal_kind(text: str) -> str | None:
+    """``cuda`` or ``grid`` for a driver type such as ``cuda-lts`` or ``grid-v20``; None for any other word (D2)."""
+    word = text.split("-", 1)[0]
+    return word if word in KINDS else None
+
+
+def check_version(value: Any, what: str = "driver version") -> str:
+    """The version as text. Raises InputError; a number is one that YAML has already shortened (535.230 becomes 535.23)."""
+    if isinstance(value, (int, float)):
+        raise InputError(f'{what}: {value!r} is a number, so YAML may have dropped digits: put it in quotes, as in "535.230"')
+    if not is_version(value):
+        raise InputError(f"{what}: {value!r} is not a driver version of two or three parts, as in 580.126.09")
+    return str(value)
+
+
+def is_version(value: Any) -> bool:
+    """Whether it is text of two or three numbers with dots between."""
+    return isinstance(value, str) and bool(_VERSION.fullmatch(value))
+
+
+def check_kind(value: Any, what: str = "driver kind") -> str:
+    """The normalised kind. Raises InputError."""
+    kind = normal_kind(value) if isinstance(value, str) else None
+    if kind is None:
+        raise InputError(f"{what}: {value!r} is unknown; known are cuda and grid, and names that begin so, such as cuda-lts")
+    return kind
+
+
+@dataclass(frozen=True)
+class DriverWanted:
+    """The driver that is asked for: an image and what it must contain."""
+
+    image: ImageRef
+    pull: ImageRef
+    kind: str
+    version: str
+
+
+def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) -> DriverWanted:
+    """What is asked for, from the canonical reference, an optional other one to pull by, kind and version.
+
+    Kind and version come from the reference where it says them and must then agree. Raises InputError.
+    """
+    reference = parse(image)
+    pull_reference = parse(pull, "reference to pull by") if pull else reference
+    if kind not in (None, ""):
+        kind = check_kind(kind)
+        if reference.kind and reference.kind != kind:
+            raise InputError(f"driver kind: {kind} is asked for, but the image {reference.text} is of kind {reference.kind}")
+    if version not in (None, ""):
+        version = check_version(version)
+        if reference.version and reference.version != version:
+            raise InputError(f"driver version: {version} is asked for, but the image {reference.text} carries {reference.version}")
+    found_kind, found_version = kind or reference.kind, version or reference.version
+    if not found_kind:
+        raise InputError(
+            f"driver kind: the image name {reference.text} does not say it; "
+            "set gpu_boot_driver_kind, nvidia_prebake_driver_kind to cuda or grid"
+        )
+    if not found_version:
+        raise InputError(
+            f"driver version: the image name {reference.text} does not say it; set gpu_boot_driver_version, nvidia_prebake_driver_version"
+        )
+    return DriverWanted(reference, pull_reference, found_kind, found_version)

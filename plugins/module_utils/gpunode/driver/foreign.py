@@ -1,0 +1,121 @@
+"""Drivers that are not ours: a distribution's packages, another tool's DKMS tree, loose files, a GPU operator (B9, R3, R5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from ..system.dpkg import installed_packages
+from ..system.host import TRIPLETS
+from ..util.files import read_text, relative
+from . import dkms
+from .footprint import CONTRACT_LIBRARIES
+from .modules import LoadedModule, is_driver_file
+
+# Packages that are a driver. The container toolkit, fabric manager and persistenced come with the contract and are none; neither are
+# NVSwitch's libraries, which DCGM needs on HGX, nor those of EGL's platforms, which serve any driver.
+_DRIVER_PACKAGE = re.compile(
+    r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
+    r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container|nscq|nsdm|nvsdm|egl-)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
+)
+# Those that serve a driver, and must be of its version (NVSwitch's above all).
+_SERVICE_PACKAGE = re.compile(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
+# The GPU operator's driver container and validator leave these (gpu-operator, validator/main.go and driver container).
+_VALIDATED = "run/nvidia/validations/driver-ready"
+_OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.driver-ctr-ready")
+# The validator writes this line when it found the host's own driver: then that is no sign of another owner.
+_HOST_DRIVER = re.compile(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
+# A main library with the driver's version in its name; the loader's links (.so, .so.1) have none. userspace.py imports this module.
+_MAIN_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
+# ld.so.cache holds paths as they are, each ended by a NUL.
+_CACHED = re.compile(rb"/[^\0]*/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
+# Folders that are looked at by themselves; and those of CUDA's libraries with a driver's names that are none, of its package for forward
+# compatibility, and stubs to link with.
+_USUAL = "|".join((CONTRACT_LIBRARIES, *(f"(?:usr/)?lib/{triplet}" for triplet in TRIPLETS.values())))
+_NO_SIGN = re.compile(rf"^(?:{_USUAL})/[^/]*$|/(?:compat|stubs)/[^/]*$")
+
+
+def operator_signs(root: Path) -> tuple[str, ...]:
+    """Files by which a GPU operator says that it owns the driver."""
+    found = [path for path in _OPERATOR if (root / path).exists()]
+    if _VALIDATED in found and _HOST_DRIVER.search(read_text(root / _VALIDATED) or ""):
+        found.remove(_VALIDATED)
+    return tuple(f"/{path}" for path in found)
+
+
+def driver_packages(root: Path) -> tuple[str, ...]:
+    """Installed packages of a distribution's driver."""
+    return tuple(name for name, _version in installed_packages(root) if _DRIVER_PACKAGE.fullmatch(name))
+
+
+def service_packages(root: Path) -> tuple[tuple[str, str], ...]:
+    """Installed packages that go with a driver of their own version: name and the driver's version in theirs."""
+    found = [(name, version) for name, version in installed_packages(root) if _SERVICE_PACKAGE.fullmatch(name)]
+    return tuple((name, version.rpartition(":")[2].partition("-")[0]) for name, version in found)
+
+
+def module_files(root: Path) -> tuple[str, ...]:
+    """NVIDIA modules below /lib/modules, relative to the root with merged /usr resolved, dangling links included."""
+    found = []
+    top = root / "lib/modules"
+    for folder in ("updates", "extra", "kernel/drivers/video", "kernel/nvidia*", "weak-updates"):
+        for path in top.glob(f"*/{folder}/**/*.ko*"):
+            if is_driver_file(path.name):
+                found.append(relative(root, path))
+    return tuple(sorted(set(found)))
+
+
+def libraries(root: Path, arch: str) -> tuple[str, ...]:
+    """The driver's main libraries where a loader finds them, dangling links included."""
+    folder = root / "usr/lib" / TRIPLETS[arch]
+    names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in folder.glob(pattern)]
+    return tuple(sorted(relative(root, p) for p in names))
+
+
+def cached_libraries(root: Path) -> tuple[str, ...]:
+    """The driver's main libraries that the loader finds in other folders than the usual ones: other tools have their own."""
+    try:
+        cached = (root / "etc/ld.so.cache").read_bytes()
+    except OSError:
+        return ()
+    found = {path.decode(errors="replace").lstrip("/") for path in _CACHED.findall(cached)}
+    return tuple(sorted(path for path in found if not _NO_SIGN.search(path) and os.path.lexists(root / path)))
+
+
+def resident_signs(loaded: Collection[LoadedModule], versions: Collection[str]) -> tuple[str, ...]:
+    """A driver in the kernel that is of none of ``versions``, whose files may lie anywhere. One that does not tell its version may be
+    ours wherever we have any."""
+    main = next((m for m in loaded if m.name == "nvidia"), None)
+    if main is None or main.version in versions or (versions and not main.version):
+        return ()
+    return (f"module nvidia {main.version or 'of unknown version'} in the kernel",)
+
+
+def _is_strange(path: str, own_versions: Collection[str]) -> bool:
+    match = _MAIN_LIBRARY.fullmatch(path.rpartition("/")[2])
+    return bool(match and match["version"] not in own_versions)
+
+
+def _real_name(root: Path, path: str) -> str:
+    """The name that has the version in it, behind the loader's links."""
+    return (root / path).resolve().name
+
+
+def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
+    """What of a foreign driver is here, each in words; ``own_versions`` and ``own_files`` are what our layers and records account for."""
+    found = [f"package {name}" for name in driver_packages(root)]
+    for name in dkms.registered_names(root):
+        versions = {e.version for e in dkms.entries(root, name)}
+        strange = sorted(versions - set(own_versions)) if name == dkms.MODULE else sorted(versions)
+        found += [f"DKMS tree /{dkms.TREE}/{name}/{version}" for version in strange]
+    elsewhere = [path for path in cached_libraries(root) if path not in own_files]
+    found += [f"library /{path}" for path in elsewhere if not own_versions or _is_strange(_real_name(root, path), own_versions)]
+    if own_versions:
+        # A container's fallback build or DKMS's kernel hook may have added files of the same driver.
+        found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files and _is_strange(path, own_versions)]
+    else:
+        found += [f"module /{path}" for path in module_files(root) if path not in own_files]
+        found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files]
+    return tuple(found)

@@ -1,0 +1,67 @@
+"""initramfs images of Debian's initramfs-tools: which of them hold a driver's module, or a file that has gone from the disk (B13)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ..errors import CommandError
+from ..system import kernels
+from ..util.run import Runner
+from .modules import is_driver_file
+
+_LIST_S = 120.0
+_UPDATE_S = 300.0
+_LISTER = "usr/bin/lsinitramfs"
+
+
+def path_of(root: Path, kver: str) -> Path:
+    """The image of one kernel, whether it is there or not."""
+    return root / f"boot/initrd.img-{kver}"
+
+
+def can_be_listed(root: Path) -> bool:
+    """Whether the images of the system at ``root`` are made by initramfs-tools, which can tell what is in them."""
+    return (root / _LISTER).exists()
+
+
+def contents(root: Path, runner: Runner) -> dict[str, tuple[str, ...]]:
+    """What the initramfs of each installed kernel that has one holds, paths relative to its root. Raises CommandError."""
+    if not can_be_listed(root):
+        return {}
+    return {kver: _listed(runner, image) for kver, image in _images(root).items()}
+
+
+def _images(root: Path) -> dict[str, Path]:
+    return {kver: image for kver in kernels.installed(root) if (image := path_of(root, kver)).is_file()}
+
+
+def _listed(runner: Runner, image: Path) -> tuple[str, ...]:
+    return tuple(runner.run(["lsinitramfs", str(image)], timeout_s=_LIST_S).stdout.split())
+
+
+def holding(root: Path, runner: Runner, paths: Collection[str]) -> tuple[str, ...]:
+    """Kernels whose initramfs holds one of ``paths`` (relative to the root) or one of the driver's modules. Raises CommandError."""
+    listed = contents(root, runner)
+    return tuple(kver for kver in listed if _is_held(listed[kver], paths))
+
+
+def problems(root: Path, runner: Runner) -> tuple[str, ...]:
+    """Which images of the system at ``root`` hold one of the driver's modules, or cannot be looked into, each in words."""
+    found = []
+    for kver, image in _images(root).items():
+        try:
+            if _is_held(_listed(runner, image), ()):
+                found.append(f"/boot/{image.name}: holds a module of the driver's: update-initramfs -u -k {kver}")
+        except CommandError as error:
+            found.append(f"/boot/{image.name}: what it holds cannot be told: {error}: have initramfs-tools on the machine that looks")
+    return tuple(found)
+
+
+def _is_held(listed: Collection[str], paths: Collection[str]) -> bool:
+    return any(path in paths or is_driver_file(path.rpartition("/")[2]) for path in listed)
+
+
+def make_anew(runner: Runner, kver: str) -> None:
+    """Makes the initramfs of one kernel of this machine anew. Raises CommandError."""
+    runner.run(["update-initramfs", "-u", "-k", kver], timeout_s=_UPDATE_S)

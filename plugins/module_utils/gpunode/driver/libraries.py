@@ -1,0 +1,49 @@
+"""The driver's user space on a node: where the contract puts it, and whether it is all of one version (I1, B20)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..system.host import TRIPLETS
+from ..util.files import sha256
+from .footprint import CONTRACT_LIBRARIES
+
+PROGRAMS = ("usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe", "usr/bin/nvidia-persistenced")
+# Some of NVIDIA's libraries (egl-wayland, egl-gbm) have versions of their own, with small first numbers.
+_DRIVER_LIBRARY = re.compile(r"lib(?:nvidia|cuda)[\w-]*\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
+
+
+def library_folders(arch: str) -> tuple[str, ...]:
+    """Where the contract puts libraries: its own folder, and the second copies in the loader's."""
+    return (CONTRACT_LIBRARIES, f"usr/lib/{TRIPLETS[arch]}")
+
+
+def driver_libraries(root: Path, arch: str) -> Iterator[tuple[str, str]]:
+    """Path and version of each of the driver's libraries that carries the driver's version in its name."""
+    for folder in library_folders(arch):
+        try:
+            names = sorted(path.name for path in (root / folder).iterdir())
+        except OSError:
+            continue
+        for name in names:
+            match = _DRIVER_LIBRARY.fullmatch(name)
+            if match:
+                yield f"{folder}/{name}", match["version"]
+
+
+def version_problems(root: Path, arch: str, version: str) -> tuple[str, ...]:
+    """Libraries of another version, or none of this one, in words."""
+    found = list(driver_libraries(root, arch))
+    problems = [f"/{path} is of version {other}, not {version}" for path, other in found if other != version]
+    if not any(other == version for _path, other in found):
+        problems.append(f"no driver library of version {version} in {', '.join('/' + f for f in library_folders(arch))}")
+    return tuple(problems)
+
+
+def hashes(root: Path, arch: str) -> dict[str, str]:
+    """Path → SHA-256 of the driver's libraries and programs that are here."""
+    paths = [path for path, _version in driver_libraries(root, arch)]
+    paths += [path for path in PROGRAMS if (root / path).is_file()]
+    return {path: sha256(root / path) for path in paths if not (root / path).is_symlink()}

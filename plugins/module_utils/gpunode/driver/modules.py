@@ -1,0 +1,137 @@
+"""The driver's kernel modules: their names, files, versions and order of unloading. Pure, apart from reading files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..util.files import relative, sha256
+
+# Upstream's module set. In-tree modules with similar names (nvidiafb, i2c-nvidia-gpu) are not the driver (B13).
+DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
+# drm is an empty stub and peermem refuses on kernels without DRM or InfiniBand: these two make a working driver (NVIDIA's docs).
+NEEDED_MODULES = ("nvidia", "nvidia-uvm")
+NOUVEAU = "nouveau"
+_FILE = re.compile(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
+OPEN, PROPRIETARY = "open", "proprietary"
+
+
+def is_driver_file(name: str) -> bool:
+    """Whether a file name is that of one of NVIDIA's modules, compressed or not; exact names only."""
+    return bool(_FILE.fullmatch(name.replace("nvidia-current", "nvidia")))
+
+
+def flavour_of(licence: str) -> str | None:
+    """``open`` or ``proprietary`` for the licence that modinfo tells (B14); None for any other."""
+    return {"NVIDIA": PROPRIETARY, "Dual MIT/GPL": OPEN}.get(licence)
+
+
+@dataclass(frozen=True)
+class ModuleInfo:
+    """A module on disk for one kernel; fields are empty where modinfo has none."""
+
+    path: str
+    version: str
+    licence: str
+    vermagic: str
+    signer: str
+
+    @property
+    def flavour(self) -> str | None:
+        return flavour_of(self.licence)
+
+    @property
+    def kver(self) -> str:
+        """The kernel release that it was compiled for: the first word of vermagic."""
+        return self.vermagic.split(" ", 1)[0]
+
+
+def parse_modinfo(text: str) -> ModuleInfo | None:
+    """Reads modinfo's output; the first of each field counts."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip(), value.strip())
+    if "filename" not in fields:
+        return None
+    return ModuleInfo(
+        fields["filename"],
+        fields.get("version", ""),
+        fields.get("license", ""),
+        fields.get("vermagic", ""),
+        fields.get("signer", ""),
+    )
+
+
+@dataclass(frozen=True)
+class LoadedModule:
+    """A module in the running kernel; ``name`` with dashes, ``users`` its reference count, ``holders`` modules that need it."""
+
+    name: str
+    version: str
+    state: str
+    users: int
+    holders: tuple[str, ...]
+
+
+def parse_proc_modules(text: str) -> dict[str, tuple[int, tuple[str, ...], str]]:
+    """proc(5) modules: name → reference count, the modules that use it, state in lower case."""
+    found = {}
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 5:
+            holders = tuple(w.replace("_", "-") for w in words[3].split(",") if w and w != "-")
+            found[words[0].replace("_", "-")] = (int(words[2]) if words[2].isdigit() else 0, holders, words[4].lower())
+    return found
+
+
+def of_version(modules: Collection[LoadedModule], versions: Collection[str]) -> tuple[LoadedModule, ...]:
+    """NVIDIA's modules among ``modules`` where they are of one of ``versions``. That of ``nvidia`` counts: the others can only be loaded
+    with it, and not all of them tell theirs."""
+    mine = tuple(m for m in modules if m.name in DRIVER_MODULES)
+    main = next((m for m in mine if m.name == "nvidia"), mine[0] if mine else None)
+    return mine if main and main.version and main.version in versions else ()
+
+
+def takeable(modules: Collection[LoadedModule], versions: Collection[str], shared: bool) -> tuple[LoadedModule, ...]:
+    """The same, for taking a driver of ours away. Where the node is ``shared`` with another owner's driver, which may be of the same
+    version, only while nobody uses them but each other."""
+    mine = of_version(modules, versions)
+    return mine if not shared or all(m.users <= len(m.holders) for m in mine) else ()
+
+
+def unload_order(modules: Collection[LoadedModule]) -> tuple[str, ...]:
+    """Dependents first, so that ``nvidia`` comes last (I4)."""
+    holders = {m.name: {h for h in m.holders if h in {n.name for n in modules}} for m in modules}
+    order: list[str] = []
+    while holders:
+        free = sorted(name for name, needs in holders.items() if not needs - set(order))
+        if not free:  # a cycle cannot be; rather try in any order than loop
+            free = sorted(holders)
+        order += free
+        for name in free:
+            del holders[name]
+    return tuple(order)
+
+
+def module_files(root: Path, kver: str) -> tuple[str, ...]:
+    """The driver's module files for one kernel, relative to the root."""
+    top = root / "lib/modules" / kver
+    return tuple(sorted(relative(root, p) for p in top.glob("updates/**/*.ko*") if is_driver_file(p.name)))
+
+
+def module_hashes(root: Path, kver: str) -> dict[str, str]:
+    """Path → SHA-256 of the driver's module files for one kernel."""
+    return {path: sha256(root / path) for path in module_files(root, kver)}
+
+
+def module_stamps(root: Path, kver: str) -> dict[str, tuple[int, ...]]:
+    """What changes when a module file is written anew, even with the same bytes, as a compile of the same source may give."""
+    stamps: dict[str, tuple[int, ...]] = {}
+    for path in module_files(root, kver):
+        status = (root / path).stat()
+        stamps[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return stamps

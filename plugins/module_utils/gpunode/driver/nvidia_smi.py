@@ -1,0 +1,70 @@
+"""nvidia-smi: whether the driver answers for every GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import BootError, CommandError
+from ..util.deadline import Deadline
+from ..util.run import Runner
+from . import libraries
+from .smi_statuses import HARDWARE_STATUSES, MISMATCH, NO_DEVICE, NOT_LOADED
+
+_SMI_S = 300.0  # without persistence up to 30 s for each GPU
+
+
+def smi_status(runner: Runner, deadline: Deadline) -> int | None:
+    """nvidia-smi's exit status; 6 also where it says so and exits 0; None where it is missing or hangs."""
+    try:
+        result = runner.run(["nvidia-smi"], ok=None, timeout_s=deadline.cut_s(_SMI_S, "asking nvidia-smi"))
+    except CommandError:
+        return None
+    if result.rc == 0 and "No devices were found" in result.stdout + result.stderr:
+        return NO_DEVICE
+    return result.rc
+
+
+def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: str, gpus: int, waive_device: bool) -> str:
+    """``answered`` when all ``gpus`` do, or ``waived`` where no device answers and that is accepted.
+
+    Raises BootError with a code per cause.
+    """
+    problems = libraries.version_problems(root, arch, version)
+    if problems:
+        raise BootError(f"module and libraries are not of one version: {'; '.join(problems[:3])}", code="library_mismatch")
+    status = smi_status(runner, deadline)
+    if status == 0:
+        _all_answer(runner, deadline, gpus)
+        return "answered"
+    if status == NO_DEVICE:
+        if waive_device:
+            return "waived"
+        raise BootError(
+            "nvidia-smi finds no device (exit status 6), though the driver is loaded: look at the GPU (dmesg | grep -E 'NVRM|Xid')",
+            code="no_device",
+        )
+    if status in HARDWARE_STATUSES:
+        raise BootError(
+            f"nvidia-smi: {HARDWARE_STATUSES[status]} (exit status {status}): look at the GPU (dmesg | grep -E 'NVRM|Xid')", code="hardware"
+        )
+    reasons = {
+        MISMATCH: ("driver/library version mismatch", "library_mismatch"),
+        NOT_LOADED: ("the driver is not loaded", "module_not_loaded"),
+        None: ("it is missing or does not end", "no_answer"),
+    }
+    reason, code = reasons.get(status, (f"exit status {status}", "no_answer"))
+    raise BootError(f"nvidia-smi does not answer: {reason}", code=code)
+
+
+def _all_answer(runner: Runner, deadline: Deadline, gpus: int) -> None:
+    """nvidia-smi's exit status is 0 as soon as one GPU answers."""
+    if gpus < 2:
+        return
+    listed = runner.run(["nvidia-smi", "-L"], ok=None, timeout_s=deadline.cut_s(_SMI_S, "counting GPUs")).stdout
+    answering = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
+    if answering < gpus:
+        raise BootError(
+            f"{answering} of {gpus} GPUs answer nvidia-smi: look at the others (lspci -d 10de:, dmesg | grep -E 'NVRM|Xid')",
+            code="gpu_silent",
+        )

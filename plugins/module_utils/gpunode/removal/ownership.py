@@ -1,0 +1,202 @@
+"""What of ours is on a node, by our own documents; and what else is there that a removal leaves, each with a sentence why."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..activation import recovery
+from ..container import leftovers
+from ..container import marker as container_marker
+from ..container.containerd import Containerd
+from ..container.leftovers import Left, packages_left
+from ..container.marker import Marker
+from ..driver import kmod, modules, nouveau_blacklist
+from ..driver.foreign import driver_packages, operator_signs, signs
+from ..errors import CommandError, DataError, PreflightError
+from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL, BOOT_REMOVAL_JOURNAL, LOGS, REMOVAL_JOURNAL, STORE
+from ..store import activation_record, installed_files, node_record
+from ..store.activation_record import Activation
+from ..store.installed_files import InstalledFiles
+from ..store.layers import read_all
+from ..store.manifest import IN_PLACE, Manifest
+from ..store.node_record import Record
+from ..system import host
+from ..util import files
+from .uninstall import WHY_KEPT, Accounted
+
+# Files that driver containers place by fixed names. What is still there after a removal is named.
+_FIXED = (
+    leftovers.DROPIN,
+    "lib/udev/rules.d/71-nvidia-dev-char.rules",
+    "etc/modprobe.d/blacklist-nouveau.conf",
+    "etc/cdi/nvidia.yaml",
+    "var/lib/dkms/mok.key",
+)
+_DROPIN_STAYS = (
+    "its content is not what a driver container of ours wrote; containerd's runtime handler needs its binary from the container toolkit: "
+    "remove both together, then restart containerd"
+)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What was found. ``active`` are captured layers that are in place, ``problems`` damaged documents in words, ``images`` the names of
+    our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` how the bake's file about nouveau is,
+    ``interrupted`` says that an earlier removal or activation did not end, or that what is in place must be told by the manifests.
+    """
+
+    root: Path
+    arch: str
+    layers: tuple[Manifest, ...] = ()
+    node: Record | None = None
+    placed: InstalledFiles | None = None
+    active: tuple[Activation, ...] = ()
+    problems: tuple[str, ...] = ()
+    marker: Marker | None = None
+    images: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    operator: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    blacklist: str = nouveau_blacklist.ABSENT
+    interrupted: bool = False
+
+    def is_anything(self, everything: bool) -> bool:
+        """Whether there is something to take away."""
+        baked = everything and ((bool(self.history) and not self.problems) or self.blacklist == nouveau_blacklist.OURS)
+        return bool(self.in_place or self.node or self.placed or self.active or baked or self.interrupted)
+
+    @property
+    def in_place(self) -> tuple[Manifest, ...]:
+        """Layers whose files lie where the driver container put them."""
+        return tuple(layer for layer in self.layers if layer.mode == IN_PLACE)
+
+    @property
+    def captured(self) -> tuple[Manifest, ...]:
+        """Layers that lie inert in the store, the active one too."""
+        return tuple(layer for layer in self.layers if layer.mode != IN_PLACE)
+
+    @property
+    def versions(self) -> set[str]:
+        mine = [layer.identity for layer in self.layers] + [one.identity for one in self.active]
+        return {identity.version for identity in (*mine, *((self.node.identity,) if self.node else ()))}
+
+    def accounted(self, marker_path: str) -> Accounted:
+        """What may be taken. A marker of another version is another provisioner's."""
+        mine = self.marker is not None and self.marker.version in self.versions
+        active = self.active[0].identity.version if self.active else ""
+        path = marker_path if mine else None
+        return Accounted(self.arch, self.in_place, self.node, self.placed, None, path, self.captured, active)
+
+    def own_modules(self) -> tuple[str, ...]:
+        """Modules in the kernel that are ours: none where an operator or a distribution's package has a driver too."""
+        if self.operator or driver_packages(self.root):
+            return ()
+        return tuple(m.name for m in modules.of_version(kmod.loaded(self.root, modules.DRIVER_MODULES), self.versions))
+
+    def left(self, kept: list[str], without_images: bool, everything: bool) -> list[Left]:
+        """What stays, and why; ``kept`` are files of ours that were changed since."""
+        found = [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else f"{WHY_KEPT}: it is yours now") for path in kept]
+        for layer in self.in_place:
+            found += [Left(f"/{path}", "the build replaced it, and the original was not kept") for path in layer.replaced]
+            found += [Left(f"/{path}", "the build deleted it, and it cannot be put back") for path in layer.deleted]
+        found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
+        found += self._fixed({*kept})
+        found += packages_left(self.root)
+        if self.blacklist == nouveau_blacklist.CHANGED:
+            found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is yours now"))
+        if not without_images:
+            found += [Left(f"driver image {name}", "kept for a later boot or bake (gpu_remove_images)") for name in self.images]
+        found += [Left(sign, "a driver that is not ours") for sign in self.foreign]
+        found += [Left(path, "a GPU operator owns the driver of this node; its modules are left alone") for path in self.operator]
+        if self.marker and self.marker.version not in self.versions and not self.foreign:
+            found.append(Left("a driver container's marker", f"it speaks of {self.marker.version}, of which no document of ours knows"))
+        if not everything:
+            found += [
+                Left(f"layer {m.layer}", "inert in the store, for a later boot (gpu_remove_scope: everything)") for m in self.captured
+            ]
+            if self.blacklist == nouveau_blacklist.OURS:
+                found.append(
+                    Left(f"/{nouveau_blacklist.PATH}", "the image's choice about nouveau (gpu_remove_scope: everything removes it)")
+                )
+            found += [Left(f"/{path}", "history of bakes and boots (gpu_remove_scope: everything removes it)") for path in self.history]
+        return found + self._strange_modules()
+
+    def _strange_modules(self) -> list[Left]:
+        mine = self.own_modules()
+        strange = [m for m in kmod.loaded(self.root, modules.DRIVER_MODULES) if m.name not in mine]
+        return [Left(f"module {m.name}", f"version {m.version or 'unknown'} is in the kernel, and not ours") for m in strange]
+
+    def _fixed(self, named: set[str]) -> list[Left]:
+        """Files of fixed names that no document accounts for; only worth a word where something of ours was here."""
+        if not self.versions:
+            return []
+        known = self.placed.paths if self.placed else set()
+        known |= {entry.path for layer in self.in_place for entry in layer.files}
+        found = []
+        for path in _FIXED:
+            real = files.relative(self.root, self.root / path) if (self.root / path).exists() else ""
+            if real and real not in known and real not in named:
+                why = _DROPIN_STAYS if path == leftovers.DROPIN else "no document of ours says that a driver container placed it"
+                found.append(Left(f"/{real}", why))
+        return found
+
+
+def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
+    """Looks at the system at ``root``. Raises PreflightError where a bake was killed: only a bake can take that back; DataError where
+    a newer version of this program has put a layer in place."""
+    if (root / BAKE_JOURNAL).exists():
+        raise PreflightError(
+            f"a bake was killed here (/{BAKE_JOURNAL}): bake again, which takes back what it left, or start from a fresh machine",
+            code="bake_unfinished",
+        )
+    layers, problems = read_all(root)
+    known, more = _documents(root, marker_path)
+    found = replace(
+        known,
+        layers=layers,
+        problems=(*problems, *more),
+        operator=operator_signs(root),
+        blacklist=nouveau_blacklist.own(root),
+        history=tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
+        interrupted=known.interrupted
+        or any((root / path).exists() for path in (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL, ACTIVATION_JOURNAL)),
+    )
+    if found.versions:
+        found = replace(found, arch=host.require_supported(root, os.uname().machine))
+    references = {layer.image for layer in layers} | ({found.node.image} if found.node else set())
+    paths = Accounted(found.arch, layers, found.node, found.placed).paths
+    return replace(found, images=_images(containerd, references), foreign=signs(root, found.arch, found.versions, paths))
+
+
+def _documents(root: Path, marker_path: str) -> tuple[Ours, tuple[str, ...]]:
+    """Our documents and the marker, and what is wrong with those that cannot be read."""
+    problems: list[str] = []
+    found = Ours(root, host.normal_arch(os.uname().machine) or "x86_64")
+    with contextlib.suppress(DataError):  # a driver container's document, not ours
+        found = replace(found, marker=container_marker.read(root, marker_path))
+    try:
+        found = replace(found, node=node_record.read(root))
+    except DataError as error:
+        problems.append(str(error))
+    try:
+        found = replace(found, placed=installed_files.read(root))
+    except DataError as error:
+        problems.append(str(error))
+    errors = activation_record.problems(root)
+    for newer in filter(activation_record.is_newer, errors):
+        raise newer
+    if errors:
+        return replace(found, active=recovery.found(root), interrupted=True), (*problems, *(str(one) for one in errors))
+    active = activation_record.read(root)
+    return replace(found, active=(active,) if active else ()), tuple(problems)
+
+
+def _images(containerd: Containerd, references: set[str]) -> tuple[str, ...]:
+    """Every name in containerd of the driver images that our documents mention; none where it does not answer."""
+    try:
+        return containerd.names_of(references) if references and containerd.is_ready() else ()
+    except CommandError:
+        return ()

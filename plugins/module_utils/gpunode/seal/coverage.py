@@ -1,0 +1,44 @@
+"""Whether every kernel that the image can boot has a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..store.manifest import Manifest
+from ..system import bootloader, kernels
+from .report import FAIL, Report, SealRequest
+
+# --- covered ---------------------------------------------------------------------------------------------------------
+
+
+def check_covered(root: Path, request: SealRequest, layers: Sequence[Manifest], report: Report) -> None:
+    """The kernel that boots and each that was asked for has a layer; another bootable one is reported, or refused."""
+    covered = {layer.identity.kver for layer in layers}
+    present = kernels.installed(root)
+    report.kernels = list(present)
+    choice = bootloader.default_kernel(root)
+    needed = [kver for kver in request.kernels if kver not in (kernels.NEWEST, kernels.ALL)]
+    if request.kernels == (kernels.ALL,):
+        needed += present
+    if choice.kver:
+        needed.append(choice.kver)
+    elif len(present) == 1:
+        needed += present
+    elif not present:
+        report.refuse("covered", [f"no kernel is installed under {root / 'lib/modules'}: install one, and bake for it"])
+    elif not needed:
+        report.refuse(
+            "covered", [f"several kernels are installed, and which one boots cannot be told: {choice.reason}; set nvidia_prebake_kernels"]
+        )
+    else:
+        report.notes.append(f"which kernel boots by default cannot be told: {choice.reason}")
+    report.notes += choice.warnings
+    for kver in dict.fromkeys(needed):
+        if kver not in covered:
+            report.refuse("covered", [f"kernel {kver} boots or was asked for, and no layer is for it: bake after the last kernel change"])
+    others = [kver for kver in present if kver not in covered and kver not in needed]
+    if others and request.uncovered == FAIL:
+        report.refuse("covered", [f"kernel {kver} can be booted and has no layer: remove it or bake for it" for kver in others])
+    elif others:
+        report.notes.append(f"no layer is for kernel {', '.join(others)}, which can be booted too: a node that does compiles there")

@@ -1,0 +1,83 @@
+"""The boot decision replayed on the finished image, with a synthetic GPU of each accepted generation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..boot.decide import decide
+from ..boot.facts import Facts
+from ..boot.plan import Action
+from ..boot.policy import Policy
+from ..boot.probe import probe
+from ..container.containerd import Containerd
+from ..container.reference import wanted as wanted_image
+from ..driver import gpus
+from ..driver.gpus import Generation
+from ..errors import CommandError, DataError
+from ..store.manifest import Manifest
+from ..system.pci import PciFunction
+from ..util.run import Runner
+from .report import Report, SealRequest
+
+_ADDRESS, _CLASS = "0000:00:00.0", "030200"
+
+# --- right -----------------------------------------------------------------------------------------------------------
+
+
+def accepted(layer: Manifest, request: SealRequest) -> tuple[Generation, ...]:
+    """The GPU generations that an image with this layer is meant for."""
+    if not request.generations:
+        return gpus.supported(layer.identity.flavour, layer.identity.version)
+    return tuple(g for g in gpus.GENERATIONS if g.name in request.generations)
+
+
+def replay(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layer: Manifest, report: Report) -> list[str]:
+    """The decision on this image, for the layer's kernel, with one GPU of each generation: it must be the fast path."""
+    identity = layer.identity
+    try:
+        wanted = wanted_image(layer.image, None, identity.kind, identity.version)
+    except DataError as error:
+        return [f"layer {layer.layer}: {error}"]
+    asked = accepted(layer, request)
+    if not asked:
+        return [
+            f"layer {layer.layer}: no known GPU is driven by its {identity.flavour} modules of {identity.version}: use another driver image"
+        ]
+    problems = []
+    facts: Facts | None = None
+    for generation in asked:
+        gpu = PciFunction(_ADDRESS, f"{generation.ids[0][0]:04x}", _CLASS, None)
+        if facts is None:  # contents are read once; only the GPU differs
+            try:
+                facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
+            except CommandError as error:
+                return [f"layer {layer.layer}: the decision cannot be replayed: {error}: have kmod on the machine that looks"]
+            facts = replace(facts, signatures_enforced=False)  # what a node enforces, and trusts, is not what the build machine does
+            if containerd is None:
+                facts = replace(facts, containerd_ready=True, image_present=True, config_digest=identity.config_digest)
+        plan = decide(replace(facts, functions=(gpu,)), Policy(wanted))
+        report.replayed.append({"layer": layer.layer, "gpu": generation.name, "action": plan.action.value, "code": plan.code})
+        if plan.action is not Action.INSTALL_SKIP_BUILD:
+            problems.append(
+                f"a node with kernel {identity.kver} and a {generation.name} GPU would not take the fast path: {plan.code}: {plan.reason}"
+            )
+    return problems + (_replay_secure_boot(facts, Policy(wanted), layer, report) if facts and not problems else [])
+
+
+def _replay_secure_boot(facts: Facts, policy: Policy, layer: Manifest, report: Report) -> list[str]:
+    """The same decision where signatures are enforced and the layer's own signer is trusted, once for each layer."""
+    signer = layer.signer
+    plan = decide(replace(facts, signatures_enforced=True, trusted_keys=(signer.key_id,) if signer else ()), policy)
+    refusal = plan.refused[-2].code if plan.fails and len(plan.refused) > 1 else plan.code
+    said = {"layer": layer.layer, "action": plan.action.value, "code": refusal}
+    report.secure_boot.append({**said, "signer": signer.name if signer else "", "key_id": signer.key_id if signer else ""})
+    if signer is None:
+        report.notes.append(
+            f"layer {layer.layer} is not signed by a bake: a node that enforces module signatures (Secure Boot) refuses it ({refusal}) "
+            "and compiles nothing either; such nodes need nvidia_prebake_signing_key and nvidia_prebake_signing_certificate"
+        )
+        return []
+    if plan.action is Action.INSTALL_SKIP_BUILD:
+        return []
+    return [f"a node that enforces signatures and trusts {signer.name} would not take the fast path: {plan.code}: {plan.reason}"]

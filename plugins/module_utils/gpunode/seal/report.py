@@ -1,0 +1,90 @@
+"""What a seal is asked to check, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..driver.gpus import NAMES
+from ..errors import InputError
+from ..paths import SEAL_REPORT, STORE
+from ..store.manifest import IN_PLACE
+from ..system.kernels import NEWEST, choices
+from ..util import files, jsondoc
+
+SCHEMA = 1
+REPORTED, FAIL = "report", "fail"
+
+
+@dataclass(frozen=True)
+class SealRequest:
+    """``kernels`` as ``kernels.choices`` gives them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the
+    GPUs that the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a
+    layer is not looked at. ``blacklist_nouveau`` is the choice of the bake."""
+
+    kernels: tuple[str, ...] = (NEWEST,)
+    uncovered: str = REPORTED
+    generations: tuple[str, ...] = ()
+    marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
+    min_free_mb: int = 1024
+    must_be_baked: bool = True
+    blacklist_nouveau: bool = True
+
+
+@dataclass
+class Report:
+    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision,
+    ``secure_boot`` for each layer what a node decides that enforces signatures and trusts the layer's signer;
+    ``kernels`` are all that are installed, ``covered`` those with a layer, ``outside_store`` what of ours is not in the store, ``nouveau``
+    what the image does about nouveau, in words, ``summary`` what was proven, "" after a refusal."""
+
+    root: str
+    offline: bool
+    kernels: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+    covered: list[str] = field(default_factory=list)
+    refusals: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    replayed: list[dict[str, str]] = field(default_factory=list)
+    secure_boot: list[dict[str, str]] = field(default_factory=list)
+    outside_store: list[str] = field(default_factory=list)
+    nouveau: str = ""
+    sealed: str = ""
+    summary: str = ""
+
+    def proven(self) -> str:
+        """What was proven, in one line."""
+        gpus = dict.fromkeys(replayed["gpu"] for replayed in self.replayed)
+        state = "live (baked in place)" if IN_PLACE in self.modes else "inert"
+        return f"sealed: {state}, covered: {', '.join(self.covered)}, fast path for {', '.join(gpus)}"
+
+    def refuse(self, check: str, problems: Iterable[str]) -> None:
+        self.refusals += [{"check": check, "problem": problem} for problem in problems]
+
+
+def request_from(params: Mapping[str, Any]) -> SealRequest:
+    """Validates the options of a seal. Raises InputError."""
+    uncovered = params.get("uncovered") or REPORTED
+    if uncovered not in (REPORTED, FAIL):
+        raise InputError(f"nvidia_prebake_uncovered: {uncovered!r} is neither {REPORTED} nor {FAIL}")
+    asked = tuple(params.get("gpu_generations") or ())
+    unknown = [name for name in asked if name not in NAMES]
+    if unknown:
+        raise InputError(f"nvidia_prebake_gpu_generations: {', '.join(unknown)} unknown; known are {', '.join(NAMES)}")
+    return SealRequest(
+        kernels=choices(params.get("kernels") or NEWEST),
+        uncovered=uncovered,
+        generations=asked,
+        marker_path=params.get("marker_path") or SealRequest.marker_path,
+        min_free_mb=SealRequest.min_free_mb if params.get("min_free_mb") is None else int(params["min_free_mb"]),
+        must_be_baked=params.get("baked") is not False,
+        blacklist_nouveau=params.get("blacklist_nouveau") is not False,
+    )
+
+
+def write_report(root: Path, report: Report) -> None:
+    files.make_private(root / STORE)
+    files.write_atomic(root / SEAL_REPORT, jsondoc.dump({"schema": SCHEMA, **asdict(report)}), 0o600)

@@ -1,0 +1,205 @@
+"""What is put in place, as documents in the store: ``activation.json`` while a layer is active, ``activation-journal.json`` while an
+activation or a deactivation is under way. Layout version 1, documented in docs/manifest.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..driver.footprint import ROOTS
+from ..errors import DataError
+from ..paths import ACTIVATION, ACTIVATION_JOURNAL, STORE
+from ..system.tree import Entry
+from ..util import files, jsondoc
+from .manifest import Identity, layer_name, read_entry
+
+SCHEMA = 1
+ACTIVATE, DEACTIVATE = "activate", "deactivate"
+LINK, REFLINK, COPY, MADE = "link", "reflink", "copy", "made"
+DEPMOD, LDCONFIG = "depmod", "ldconfig"
+_CODE = "activation_invalid"
+# Of the folders that can hold a driver's files, even the topmost may have been missing on a node.
+_TOPS = (*ROOTS, "var", "var/lib", "var/lib/shim-signed")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file, link or folder of the node's that made way; a file's content is an object of the store. ``mtime_ns`` in nanoseconds."""
+
+    entry: Entry
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Files that ``program`` makes out of others: what they were before, what they were made. ``after`` is empty until it is known."""
+
+    program: str
+    before: tuple[Kept, ...]
+    after: tuple[Entry, ...] = ()
+    swapped: bool = False
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A layer on this node. ``placed`` in the order in which it was put in place, ``how`` for each file and link among it,
+    ``folders`` those that were made for it, ``originals`` what was replaced or deleted.
+
+    ``verified`` says that all contents were hashed; otherwise only modules, what is setuid, programs and what was copied.
+    """
+
+    layer: str
+    identity: Identity
+    machine_id: str
+    activated: str
+    placed: tuple[Entry, ...]
+    folders: tuple[str, ...]
+    originals: tuple[Kept, ...]
+    derived: tuple[Derived, ...]
+    how: Mapping[str, str] = field(default_factory=dict)
+    verified: bool = False
+
+    @property
+    def all_kept(self) -> tuple[Kept, ...]:
+        return (*self.originals, *(kept for derived in self.derived for kept in derived.before))
+
+    @property
+    def activated_ns(self) -> int:
+        """``activated`` as files' times are; 0 where it is not known."""
+        try:
+            return int(datetime.datetime.fromisoformat(self.activated).timestamp() * 1e6) * 1000
+        except ValueError:
+            return 0
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What is under way; what it is about stands in ``activation``."""
+
+    operation: str
+    activation: Activation
+
+
+def write(root: Path, activation: Activation) -> None:
+    """Writes the record so that it lasts; what it speaks of must last already."""
+    files.write_atomic(root / ACTIVATION, jsondoc.dump_compact({"schema": SCHEMA, **_plain(activation)}), 0o600)
+
+
+def write_journal(root: Path, journal: Journal) -> None:
+    """Writes the journal so that it lasts, before anything is touched."""
+    files.make_private(root / STORE)
+    text = jsondoc.dump_compact({"schema": SCHEMA, "operation": journal.operation, "activation": _plain(journal.activation)})
+    files.write_atomic(root / ACTIVATION_JOURNAL, text, 0o600)
+
+
+def read(root: Path) -> Activation | None:
+    """What is active on the system at ``root``; None where nothing is. Raises DataError."""
+    data = _load(root, ACTIVATION)
+    return None if data is None else _activation(data, f"/{ACTIVATION}")
+
+
+def read_journal(root: Path) -> Journal | None:
+    """What was under way when the last run ended; None where nothing was. Raises DataError."""
+    data = _load(root, ACTIVATION_JOURNAL)
+    if data is None:
+        return None
+    operation = jsondoc.get(data, "operation", str, f"/{ACTIVATION_JOURNAL}", _CODE)
+    if operation not in (ACTIVATE, DEACTIVATE):
+        raise DataError(f"/{ACTIVATION_JOURNAL}: the operation {operation!r} is unknown; look at the node by hand", code=_CODE)
+    return Journal(operation, _activation(jsondoc.get(data, "activation", dict, f"/{ACTIVATION_JOURNAL}", _CODE), f"/{ACTIVATION_JOURNAL}"))
+
+
+def problems(root: Path) -> tuple[DataError, ...]:
+    """What is wrong with the two documents; empty where each can be read, or is not there."""
+    found = []
+    for reads in (read, read_journal):
+        try:
+            reads(root)
+        except DataError as error:
+            found.append(error)
+    return tuple(found)
+
+
+def is_newer(error: DataError) -> bool:
+    """Whether a document is of a later layout than this program reads: then it is not damaged, and another program knows what it says."""
+    return jsondoc.is_newer(error, SCHEMA)
+
+
+def _plain(activation: Activation) -> dict[str, Any]:
+    """As JSON has it; dataclasses.asdict would take longer than putting the files in place."""
+
+    def kept(items: Iterable[Kept]) -> list[dict[str, Any]]:
+        return [{"entry": vars(item.entry), "mtime_ns": item.mtime_ns} for item in items]
+
+    return {
+        **vars(activation),
+        "identity": vars(activation.identity),
+        "placed": [vars(entry) for entry in activation.placed],
+        "originals": kept(activation.originals),
+        "derived": [{**vars(d), "before": kept(d.before), "after": [vars(entry) for entry in d.after]} for d in activation.derived],
+        "how": dict(activation.how),
+    }
+
+
+def _load(root: Path, path: str) -> dict[str, Any] | None:
+    try:
+        text = (root / path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"/{path}: cannot be read ({error}); what is in place is unknown", code=_CODE) from error
+    return jsondoc.load(text, SCHEMA, f"/{path}", _CODE)
+
+
+def _activation(data: dict[str, Any], where: str) -> Activation:
+    def get(key: str, kind: type[Any]) -> Any:
+        return jsondoc.get(data, key, kind, where, _CODE)
+
+    try:
+        found = Activation(
+            layer=get("layer", str),
+            identity=Identity(**jsondoc.texts(data, "identity", where, _CODE)),
+            machine_id=get("machine_id", str),
+            activated=get("activated", str),
+            placed=tuple(read_entry(item, where, _CODE) for item in get("placed", list)),
+            folders=tuple(_folder(path, where) for path in get("folders", list)),
+            originals=tuple(_kept(item, where) for item in get("originals", list)),
+            derived=tuple(_derived(item, where) for item in get("derived", list)),
+            how=jsondoc.texts(data, "how", where, _CODE),
+            verified=get("verified", bool),
+        )
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{where}: incomplete or of the wrong shape ({error}); what is in place is unknown", code=_CODE) from error
+    if found.layer != layer_name(found.identity):
+        raise DataError(f"{where}: layer {found.layer!r} is not what its identity gives; what is in place is unknown", code=_CODE)
+    return found
+
+
+def _folder(path: Any, where: str) -> str:
+    if not isinstance(path, str):
+        raise TypeError(f"{path!r} is no folder")
+    return path if path in _TOPS else jsondoc.check_path(path, ROOTS, where, _CODE)
+
+
+def _kept(item: Any, where: str) -> Kept:
+    if not isinstance(item, dict) or set(item) != {"entry", "mtime_ns"}:
+        raise TypeError(f"{item!r} is nothing that was kept")
+    return Kept(read_entry(item["entry"], where, _CODE), jsondoc.get(item, "mtime_ns", int, where, _CODE))
+
+
+def _derived(item: Any, where: str) -> Derived:
+    if not isinstance(item, dict):
+        raise TypeError(f"{item!r} is nothing derived")
+    program = jsondoc.get(item, "program", str, where, _CODE)
+    if program not in (DEPMOD, LDCONFIG):
+        raise DataError(f"{where}: the program {program!r} is unknown; what is in place is unknown", code=_CODE)
+    return Derived(
+        program,
+        tuple(_kept(inner, where) for inner in jsondoc.get(item, "before", list, where, _CODE)),
+        tuple(read_entry(inner, where, _CODE) for inner in jsondoc.get(item, "after", list, where, _CODE)),
+        jsondoc.get(item, "swapped", bool, where, _CODE),
+    )

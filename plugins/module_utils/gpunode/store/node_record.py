@@ -1,0 +1,95 @@
+"""The node record: what this node itself has done; survives reboots, names the machine (D12, D17, D19).
+
+States: ``started`` (a driver container was sent and its end is not known), ``initialised`` (all of it has been done and checked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..container.reference import is_version
+from ..driver.footprint import ROOTS
+from ..errors import DataError
+from ..paths import NODE_RECORD, STORE
+from ..util import jsondoc
+from ..util.files import make_private, write_atomic
+from .manifest import Identity
+
+SCHEMA = 1
+STARTED, INITIALISED = "started", "initialised"
+_CODE = "record_invalid"
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("machine_id", "state", "image", "action", "reason_code"), str),
+    **dict.fromkeys(("device_check", "boot_id", "containerd_config", "updated"), str),
+    "built_here": bool,
+    "containerd_restarts": int,
+    "modules": dict,
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """``identity`` is what was installed for the kernel that ran; ``modules`` maps each kernel that is ready to its modules' hashes.
+
+    ``libraries`` maps user space (path relative to the root) to hashes. ``boot_id`` and ``containerd_config`` say what containerd
+    was running with before the container was sent: after an interruption they tell whether its one restart is still due.
+    """
+
+    machine_id: str
+    state: str
+    identity: Identity
+    image: str
+    action: str
+    reason_code: str
+    built_here: bool
+    device_check: str = ""
+    boot_id: str = ""
+    containerd_config: str = ""
+    containerd_restarts: int = 0
+    updated: str = ""
+    modules: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+    def ready_kernels(self) -> tuple[str, ...]:
+        return tuple(sorted(self.modules))
+
+    def same_driver(self, other: Identity) -> bool:
+        """Whether it is of the same driver and image as ``other``, whatever the kernel and the flavour."""
+        mine = self.identity
+        return (mine.kind, mine.version, mine.config_digest) == (other.kind, other.version, other.config_digest)
+
+
+def write(root: Path, record: Record) -> None:
+    """Writes the record so that it lasts."""
+    make_private(root / STORE)
+    write_atomic(root / NODE_RECORD, jsondoc.dump({"schema": SCHEMA, **asdict(record)}), 0o600)
+
+
+def read(root: Path) -> Record | None:
+    """The record of the system at ``root``; None where there is none. Raises DataError."""
+    try:
+        text = (root / NODE_RECORD).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"/{NODE_RECORD}: cannot be read ({error}); the node counts as new", code=_CODE) from error
+    data = jsondoc.load(text, SCHEMA, f"/{NODE_RECORD}", _CODE)
+    del data["schema"]
+    for name, kind in _FIELDS.items():
+        jsondoc.get(data, name, kind, f"/{NODE_RECORD}", _CODE)
+    modules = {kver: jsondoc.texts(data["modules"], kver, f"/{NODE_RECORD}: modules", _CODE) for kver in data["modules"]}
+    libraries = jsondoc.texts(data, "libraries", f"/{NODE_RECORD}", _CODE)
+    try:
+        identity = Identity(**jsondoc.texts(data, "identity", f"/{NODE_RECORD}", _CODE))
+        record = Record(**{**data, "identity": identity, "modules": modules, "libraries": libraries})
+    except TypeError as error:
+        raise DataError(f"/{NODE_RECORD}: incomplete or of the wrong shape ({error}); the node counts as new", code=_CODE) from error
+    for path in [*libraries, *(p for paths in modules.values() for p in paths)]:
+        jsondoc.check_path(path, ROOTS, f"/{NODE_RECORD}", _CODE)
+    if not is_version(identity.version):  # it becomes part of paths that are removed (R8)
+        raise DataError(f"/{NODE_RECORD}: version {identity.version!r} is none; the node counts as new", code=_CODE)
+    if record.state not in (STARTED, INITIALISED):
+        raise DataError(f"/{NODE_RECORD}: state {record.state!r} is unknown; the node counts as new", code=_CODE)
+    return record

@@ -1,0 +1,237 @@
+"""The store's objects: the contents of captured files, each kept once, inert (R9), named after all that makes a file what it is.
+
+An object lasts once the store's filesystem has been flushed, which is the business of whoever writes the document that names it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ..errors import DataError
+from ..paths import LAYERS, OBJECTS, ORIGINALS, STORE
+from ..system import tree
+from ..system.tree import Entry
+from ..util import files
+from ..util.files import remove_empty_folder
+from . import activation_record, manifest
+from .layers import drop_layer_folder, read_all
+from .manifest import Manifest
+
+_CODE = "manifest_invalid"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+# What is large and only read: modules, libraries, firmware.
+_PAYLOAD = re.compile(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
+_OBJECT = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # as files.write_atomic names them
+_SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def is_linkable(entry: Entry) -> bool:
+    """Whether a file may share its inode with its object: a link shares mode, owner and contents both ways (R12), so its owner must be
+    the store's: root."""
+    plain = not entry.mode & (_SPECIAL | _WRITABLE_BY_OTHERS) and not entry.attributes and entry.uid == os.geteuid()
+    return entry.type == "file" and plain and bool(_PAYLOAD.fullmatch(entry.path))
+
+
+def key(entry: Entry) -> str:
+    """The name of the object that holds a file's content: content, mode, owner and attributes together, and whether it may be linked."""
+    parts = (entry.sha256, f"{entry.mode:o}", str(entry.uid), str(entry.gid), "link" if is_linkable(entry) else "copy")
+    attributes = (part for pair in entry.attributes for part in pair)
+    return hashlib.sha256("\0".join((*parts, *attributes)).encode()).hexdigest()
+
+
+class Store:
+    """The objects of the system at ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.objects = root / OBJECTS
+        # Joined as text: pathlib takes longer than the system call that follows, and this is asked some thousand times.
+        self._prefix = f"{self.objects}/"
+
+    def file(self, entry: Entry) -> str:
+        """Where the object of an entry is."""
+        name = key(entry)
+        return f"{self._prefix}{name[:2]}/{name}"
+
+    def path(self, name: str) -> Path:
+        """Where the object with this key is."""
+        return self.objects / name[:2] / name
+
+    def put(self, source: Path, entry: Entry) -> str:
+        """Copies the content of ``source`` in; returns its key. A good object that is there is left as it is.
+
+        Raises DataError when ``source`` is not what ``entry`` says, OSError.
+        """
+        name = key(entry)
+        path = self.path(name)
+        if not self._problem(entry):
+            return name
+        for folder in (self.root / STORE, self.objects, path.parent):
+            files.make_private(folder)
+        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
+        try:
+            with files.named(path):
+                self._copy(source, temporary, entry)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return name
+
+    def _copy(self, source: Path, temporary: Path, entry: Entry) -> None:
+        reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            writing = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                found = files.copy_hashed(reading, writing)
+                for name in tree.attribute_names(writing, True):  # of a default access list above the store
+                    os.removexattr(writing, name)
+                os.fchown(writing, *((entry.uid, entry.gid) if is_linkable(entry) else (os.geteuid(), os.getegid())))
+                os.fchmod(writing, entry.mode if is_linkable(entry) else 0o600)
+            finally:
+                os.close(writing)
+        finally:
+            os.close(reading)
+        if found != (entry.sha256, entry.size):
+            raise DataError(f"{source}: it changed while it was put into the store", code="bad_data")
+
+    # --- what is wrong ----------------------------------------------------------------------------------------------
+
+    def problems(self, entries: Iterable[Entry]) -> tuple[str, ...]:
+        """What is wrong with the objects of ``entries``, in words; every content is read and hashed, in parallel."""
+        unique: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.type == "file":
+                unique.setdefault(key(entry), entry)
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            return tuple(filter(None, pool.map(self._problem, unique.values())))
+
+    def status_problems(self, entries: Iterable[Entry]) -> tuple[str, ...]:
+        """What can be seen to be wrong without reading contents: an object that is missing, cut off, or was altered through a link."""
+        return tuple(filter(None, (self._status_problem(entry) for entry in entries if entry.type == "file")))
+
+    def _status_problem(self, entry: Entry) -> str:
+        path = self.file(entry)
+        is_shared = is_linkable(entry)
+        try:
+            status = os.lstat(path)
+            extra = is_shared and tree.attribute_names(path, False)
+        except OSError as error:
+            return f"the object of /{entry.path} in the store: {error.strerror}"
+        if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
+            return f"the object of /{entry.path} in the store has not the size that was recorded"
+        found = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        wanted = (entry.mode, entry.uid, entry.gid) if is_shared else (0o600, os.geteuid(), os.getegid())
+        if found != wanted or extra:
+            return f"the object of /{entry.path} in the store has another mode, owner or attribute than it was stored with"
+        return ""
+
+    def _problem(self, entry: Entry) -> str:
+        problem = self._status_problem(entry)
+        if problem:
+            return problem
+        try:
+            same = files.sha256(Path(self.file(entry))) == entry.sha256
+        except OSError as error:
+            return f"the object of /{entry.path} in the store: {error.strerror}"
+        return "" if same else f"the object of /{entry.path} in the store has another content than was recorded"
+
+    def holds(self, entry: Entry) -> bool:
+        """Whether the content of ``entry`` can be had from its object, whatever became of the object's own mode and owner."""
+        if entry.type != "file":
+            return True
+        path = self.file(entry)
+        try:
+            status = os.lstat(path)
+            return stat.S_ISREG(status.st_mode) and status.st_size == entry.size and files.sha256(Path(path)) == entry.sha256
+        except OSError:
+            return False
+
+    def set_aside(self, entry: Entry) -> str:
+        """Gives the object of ``entry`` a second name, under which it stays for whoever wants it back: made of its key, so that it is
+        nothing else's. Returns that name, relative to the root, or "" where there is no such object. Needs no space. Raises OSError."""
+        if entry.type != "file":
+            return ""
+        name = f"{ORIGINALS}/{key(entry)[:16]}-{entry.path.rpartition('/')[2][:50]}"
+        try:
+            files.make_private(self.root / ORIGINALS)
+            os.link(self.file(entry), self.root / name, follow_symlinks=False)
+        except FileExistsError:
+            return name if (self.root / name).is_file() else ""
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise
+            return ""  # there is no object, or something else is in its place
+        return name
+
+    # --- what is needed ---------------------------------------------------------------------------------------------
+
+    def referenced(self) -> set[str]:
+        """Keys of all objects that a manifest or an activation names. Raises DataError where one of these cannot be read."""
+        layers, unreadable = read_all(self.root)
+        if unreadable:
+            raise DataError(f"what the store's objects are for is unknown: {unreadable[0]}", code=_CODE)
+        names = {key(entry) for layer in layers for entry in objects_of(layer)}
+        under_way = activation_record.read_journal(self.root)
+        for active in (activation_record.read(self.root), under_way and under_way.activation):
+            names |= {key(kept.entry) for kept in active.all_kept if kept.entry.type == "file"} if active else set()
+        return names
+
+    def collect(self) -> int:
+        """Drops what no document names: objects, temporary files, folders of layers without a manifest. Returns how many went.
+
+        What is not ours by its name is kept. Raises DataError, and drops nothing, while a document of the store cannot be read.
+        """
+        needed = self.referenced()
+        dropped = self.sweep()
+        for folder in _folders(self.objects):
+            for path in folder.iterdir():
+                if _OBJECT.fullmatch(path.name) and path.name not in needed and not path.is_dir():
+                    path.unlink()
+                    dropped += 1
+            remove_empty_folder(folder)
+        for folder in _folders(self.root / LAYERS):
+            if not (folder / "manifest.json").exists():
+                dropped += drop_layer_folder(folder)
+        return dropped
+
+    def sweep(self) -> int:
+        """Drops what documents that were cut off in the middle of being written have left beside them. Returns how many went."""
+        left = [path for folder in (STORE, f"{LAYERS}/*") for path in self.root.glob(f"{folder}/.*.tmp") if _TEMPORARY.fullmatch(path.name)]
+        for path in left:
+            path.unlink()
+        return len(left)
+
+    def drop(self, entries: Iterable[Entry]) -> None:
+        """Drops the objects of ``entries`` that nothing names any more. Leaves them while a document of the store cannot be read."""
+        try:
+            needed = self.referenced()
+        except DataError:
+            return
+        for entry in entries:
+            path = self.path(key(entry))
+            if entry.type == "file" and key(entry) not in needed and not path.is_dir():
+                path.unlink(missing_ok=True)
+
+
+def objects_of(layer: Manifest) -> Iterator[Entry]:
+    """The entries of a captured layer whose contents are in the store."""
+    if layer.mode == manifest.CAPTURED:
+        yield from (entry for entry in layer.files if entry.type == "file")
+        yield from (index.after for index in layer.indexes)
+
+
+def _folders(top: Path) -> list[Path]:
+    try:
+        return [path for path in sorted(top.iterdir()) if path.is_dir() and not path.is_symlink()]
+    except FileNotFoundError:
+        return []

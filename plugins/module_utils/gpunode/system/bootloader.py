@@ -1,0 +1,172 @@
+"""Which kernel the boot loader takes when nobody chooses: read from GRUB's own files, never guessed from versions (B3).
+
+Formats: grub.cfg as grub-mkconfig writes it (GRUB manual, "Writing full configuration files"), the environment block grubenv (GRUB manual,
+"The GRUB environment block"), /etc/default/grub and its drop-ins (GRUB manual, "Simple configuration handling").
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..util.files import read_text
+
+CONFIG = "boot/grub/grub.cfg"
+ENVIRONMENT = "boot/grub/grubenv"
+DEFAULTS = "etc/default/grub"
+_CUSTOM = "boot/grub/custom.cfg"
+_SET_DEFAULT = re.compile(r'^\s*set\s+default=(?:"([^"]*)"|(\S*))\s*$', re.MULTILINE)
+_LINUX = re.compile(r"linux(?:16|efi)?\s+(\S+)")
+
+
+@dataclass
+class Entry:
+    """A ``menuentry`` (with the kernel's release, if it boots one) or a ``submenu`` (with its entries)."""
+
+    title: str
+    name: str
+    is_submenu: bool
+    kver: str = ""
+    entries: list[Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class BootChoice:
+    """The release that boots by default, "" where it cannot be told; ``reason`` says by which entry, or why not."""
+
+    kver: str
+    reason: str
+    warnings: tuple[str, ...] = ()
+
+
+def default_kernel(root: Path) -> BootChoice:
+    """What the boot loader of the system at ``root`` takes by default."""
+    text = read_text(root / CONFIG)
+    if text is None:
+        return BootChoice("", f"/{CONFIG} is not there or cannot be read")
+    if re.search(r"^\s*blscfg\b", text, re.MULTILINE):
+        return BootChoice("", f"/{CONFIG} takes its entries from elsewhere (blscfg)")
+    if "default" in (read_text(root / _CUSTOM) or ""):
+        return BootChoice("", f"/{_CUSTOM} may set another default")
+    environment = parse_environment(read_text(root / ENVIRONMENT) or "")
+    # By prev_saved_entry, an older grub-reboot and menus that save their default remember what comes after the next boot.
+    once = next((f"{name}={environment[name]}" for name in ("next_entry", "prev_saved_entry") if environment.get(name)), "")
+    if once:
+        return BootChoice("", f"/{ENVIRONMENT} names another entry for the next boot alone ({once})")
+    asked = default_entry(text, environment)
+    entries = parse_config(text)
+    found = choose(entries, asked)
+    if found is None:
+        return BootChoice("", f"/{CONFIG} has no entry that boots a Linux kernel by default (default is {asked or '0'!r})")
+    warnings = (*_stale_warning(root, text), *_unlisted_warning(root, entries))
+    return BootChoice(found.kver, f"GRUB's default entry is {found.title!r}", warnings)
+
+
+def parse_environment(text: str) -> dict[str, str]:
+    """The variables of an environment block: ``name=value`` lines, filled up with ``#``."""
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def default_entry(text: str, environment: dict[str, str]) -> str:
+    """What ``default`` is set to when no entry is asked for once: the last ``set`` that is not of next_entry."""
+    values = [quoted or plain for quoted, plain in _SET_DEFAULT.findall(text)]
+    chosen = [value for value in values if "next_entry" not in value]
+    value = chosen[-1] if chosen else ""
+    return re.sub(r"\$\{?saved_entry\}?", environment.get("saved_entry", ""), value)
+
+
+def parse_config(text: str) -> list[Entry]:
+    """The menu of a grub.cfg: entries in order, submenus with theirs."""
+    top = Entry("", "", True)
+    stack: list[Entry | None] = [top]  # None: the braces of a function
+    for line in map(str.strip, text.splitlines()):
+        if line.endswith("{"):
+            opened = _opened(line)
+            menu = next(entry for entry in reversed(stack) if entry)
+            if opened:
+                menu.entries.append(opened)
+            stack.append(opened)
+        elif line == "}" and len(stack) > 1:
+            stack.pop()
+        elif (current := stack[-1]) and not current.is_submenu and not current.kver:
+            current.kver = _release(line)
+    return top.entries
+
+
+def _opened(line: str) -> Entry | None:
+    try:
+        words = shlex.split(line[:-1])
+    except ValueError:
+        return None
+    if len(words) < 2 or words[0] not in ("menuentry", "submenu"):
+        return None
+    # grub-mkconfig gives the id behind a variable that is --id, or nothing in a GRUB without ids.
+    names = [after for before, after in zip(words, words[1:]) if before in ("--id", "$menuentry_id_option", "${menuentry_id_option}")]
+    return Entry(words[1], names[0] if names else "", words[0] == "submenu")
+
+
+def _release(line: str) -> str:
+    match = _LINUX.match(line)
+    name = match[1].rsplit("/", 1)[-1] if match else ""
+    return name.partition("-")[2] if name.startswith(("vmlinuz-", "vmlinux-")) else ""
+
+
+def choose(entries: list[Entry], asked: str) -> Entry | None:
+    """The entry that ``default`` names: numbers from 0, ids or titles, levels apart by ``>``. GRUB takes the first one of a level where
+    none is named, or none of that name is there. None where that boots no kernel whose release is told by its name."""
+    level, parts = entries, asked.split(">")
+    while level:
+        found = _matching(level, parts.pop(0) if parts else "") or level[0]
+        if not found.is_submenu:
+            return found if found.kver else None
+        level = found.entries
+    return None
+
+
+def _matching(level: list[Entry], part: str) -> Entry | None:
+    number = _number(part)
+    if number is not None:
+        return level[number] if number < len(level) else None
+    return next((entry for entry in level if part in (entry.name, entry.title)), None)
+
+
+def _number(text: str) -> int | None:
+    """What GRUB's strtoul makes of it: digits at the beginning, whatever follows, in C's notation; None where there are none."""
+    match = re.match(r"\s*(?:0x([0-9A-Fa-f]+)|(0[0-7]+)|([0-9]+))", text, re.ASCII)
+    if match is None:
+        return None
+    hexadecimal, octal, decimal = match.groups()
+    return int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
+
+
+def all_kernels(entries: list[Entry]) -> Iterator[str]:
+    """Releases of all entries, submenus included."""
+    for entry in entries:
+        if entry.kver:
+            yield entry.kver
+        yield from all_kernels(entry.entries)
+
+
+def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
+    """grub.cfg is what boots; but the next update-grub makes it anew from /etc/default/grub."""
+    wanted = ""
+    for path in (root / DEFAULTS, *sorted((root / f"{DEFAULTS}.d").glob("*.cfg"))):
+        found: list[str] = re.findall(r"^\s*GRUB_DEFAULT=[\"']?([^\"'\n]*)", read_text(path) or "", re.MULTILINE)
+        wanted = found[-1] if found else wanted
+    in_force = default_entry(text, {"saved_entry": "saved"})
+    if wanted and wanted != in_force:
+        return (f"GRUB_DEFAULT is {wanted!r} and /{CONFIG} has {in_force!r}: run update-grub before the bake",)
+    return ()
+
+
+def _unlisted_warning(root: Path, entries: list[Entry]) -> tuple[str, ...]:
+    listed = set(all_kernels(entries))
+    files = (path.name.partition("-")[2] for path in (root / "boot").glob("vmlinuz-*"))
+    unlisted = sorted(kver for kver in files if kver not in listed)
+    if unlisted:
+        return (f"kernel {', '.join(unlisted)} is installed and not in /{CONFIG}: run update-grub before the bake",)
+    return ()

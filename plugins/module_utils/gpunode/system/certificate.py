@@ -1,0 +1,100 @@
+"""X.509 certificates, as far as signing modules needs them: what ``openssl x509`` says of one, named as the kernel names keys.
+
+The kernel describes a key by its certificate's subject key id or, without that, by the serial number (crypto/asymmetric_keys/
+x509_public_key.c); both stand in /proc/keys in lower-case hexadecimal.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..errors import CommandError, PreflightError
+from ..util.run import Runner
+from .module_signature import Signer
+
+_LIMIT_S = 30.0
+_BEGIN = b"-----BEGIN CERTIFICATE-----"
+_SHOWN = ("-noout", "-subject", "-nameopt", "sep_multiline,sname,utf8", "-serial", "-startdate", "-enddate", "-fingerprint", "-sha256")
+_SKID = re.compile(r"X509v3 Subject Key Identifier:[^\n]*\n\s*([0-9A-Fa-f:]+)")
+_FINGERPRINT = re.compile(r"^sha256 Fingerprint=([0-9A-F:]+)$", re.MULTILINE | re.IGNORECASE)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_ALGORITHM = re.compile(r"Public Key Algorithm: (\S+)")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """``form`` is how the file has it, PEM or DER; ``algorithm`` that of its public key, as openssl calls it."""
+
+    path: Path
+    form: str
+    signer: Signer
+    public_key: str
+    algorithm: str
+    not_before: datetime
+    not_after: datetime
+
+
+def refused(path: Path | str, reason: str) -> PreflightError:
+    return PreflightError(f"the signing certificate {path}: {reason}", code="signing_certificate")
+
+
+def form_of(path: Path) -> str:
+    """``PEM`` or ``DER``, by its beginning. Raises PreflightError for a file that cannot be read or is neither."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise refused(path, f"it cannot be read ({error.strerror})") from error
+    if data.count(_BEGIN) > 1:
+        raise refused(path, "it holds several certificates: give the one that the key belongs to, alone")
+    if _BEGIN in data:
+        return "PEM"
+    if data[:1] != b"\x30":
+        raise refused(path, "it is no X.509 certificate, neither as PEM nor as DER")
+    return "DER"
+
+
+def read(runner: Runner, path: Path) -> Certificate:
+    """Reads a certificate. Raises PreflightError; CommandError where openssl is missing."""
+    form = form_of(path)
+    base = ["openssl", "x509", "-inform", form, "-in", str(path)]
+    try:
+        shown = runner.run([*base, *_SHOWN], timeout_s=_LIMIT_S).stdout
+        text = runner.run([*base, "-noout", "-text"], timeout_s=_LIMIT_S).stdout
+        public_key = runner.run([*base, "-noout", "-pubkey"], timeout_s=_LIMIT_S).stdout
+    except CommandError as error:
+        if error.rc is None:
+            raise
+        raise refused(path, "openssl cannot read it as an X.509 certificate") from error
+    return parse(path, form, shown, text, public_key)
+
+
+def parse(path: Path, form: str, shown: str, text: str, public_key: str) -> Certificate:
+    """From what openssl prints. Raises PreflightError."""
+    fields = dict(re.findall(r"^(\w+)=(.*)$", shown, re.MULTILINE))
+    fingerprint = _FINGERPRINT.search(shown)
+    names = dict(re.findall(r"^\s+(\w+)=(.*)$", shown, re.MULTILINE))
+    algorithm = _ALGORITHM.search(text)
+    skid = _SKID.search(text)
+    try:
+        serial = fields["serial"].lower()
+        serial = ("00" if int(serial[0], 16) > 7 else "") + serial  # as in DER, where it would be negative otherwise
+        signer = Signer(
+            name=names.get("CN") or names.get("O") or "a certificate without a name",
+            key_id=skid[1].replace(":", "").lower() if skid else serial,
+            fingerprint=fingerprint[1].replace(":", "").lower() if fingerprint else "",
+        )
+        return Certificate(
+            path, form, signer, public_key, algorithm[1] if algorithm else "", _date(fields["notBefore"]), _date(fields["notAfter"])
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise refused(path, f"what openssl says of it is not understood ({error})") from error
+
+
+def _date(text: str) -> datetime:
+    """``Nov 25 22:39:26 2026 GMT``. A module's locale is its user's, so that strptime could expect other months' names."""
+    month, day, time, year, _zone = text.split()
+    hour, minute, second = map(int, time.split(":"))
+    return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=timezone.utc)

@@ -1,0 +1,104 @@
+"""dpkg: its lock, the files that packages own, the packages that are installed; read from its database."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import BusyError
+from ..util.deadline import Deadline
+from ..util.files import read_text
+
+LOCK = "var/lib/dpkg/lock-frontend"
+# struct flock of Linux on 64-bit: type, whence, padding, start, length, pid, padding
+_FLOCK = "hh4xqqi4x"
+# Fields of dpkg's status file. They are looked for in each of a thousand paragraphs.
+_NAME, _VERSION = (re.compile(rf"^{field}: (.+)$", re.MULTILINE) for field in ("Package", "Version"))
+_INSTALLED = re.compile(r"^Status: .* installed$", re.MULTILINE)
+
+
+def holder(root: Path) -> str | None:
+    """``name (pid)`` of the process that holds dpkg's frontend lock; None when it is free or there is no dpkg."""
+    try:
+        fd = os.open(root / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    if answer[0] == fcntl.F_UNLCK:
+        return None
+    return f"{(read_text(Path(f'/proc/{answer[4]}/comm')) or '?').strip()} ({answer[4]})"
+
+
+def wait_free(root: Path, deadline: Deadline, say: Callable[[str], None] = lambda _: None, keep_s: float = 0.0) -> None:
+    """Returns when nobody holds the lock. Raises BusyError, which names the holder, when the deadline comes first."""
+    told = None
+    while name := holder(root):
+        if name != told:
+            say(f"waiting for dpkg's lock, held by {name}")
+            told = name
+        if not deadline.pause(1.0, keep_s):
+            raise BusyError(f"dpkg's lock (/{LOCK}) is still held by {name}: end that or try again later", code="dpkg_locked")
+
+
+@contextlib.contextmanager
+def held(root: Path, deadline: Deadline, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Holds the lock for the body. Raises BusyError at the deadline."""
+    wait_free(root, deadline, say)
+    path = root / LOCK
+    if not path.parent.is_dir():
+        yield
+        return
+    with path.open("r+" if path.exists() else "w") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BusyError(f"dpkg's lock (/{LOCK}) was taken by {holder(root)} just now: try again", code="dpkg_locked") from None
+        yield
+
+
+def installed_packages(root: Path) -> tuple[tuple[str, str], ...]:
+    """Name and version of every installed package, from dpkg's own status file."""
+    text = read_text(root / "var/lib/dpkg/status") or ""
+    found = []
+    for paragraph in text.split("\n\n"):
+        name = _NAME.search(paragraph)
+        if name and _INSTALLED.search(paragraph):
+            version = _VERSION.search(paragraph)
+            found.append((name[1], version[1] if version else ""))
+    return tuple(found)
+
+
+def owned_by_dpkg(root: Path) -> set[str]:
+    """Paths in dpkg's file lists, relative to the root, by the names that merged /usr really has."""
+    owned: set[str] = set()
+    for listed in (root / "var/lib/dpkg/info").glob("*.list"):
+        for line in (read_text(listed) or "").splitlines():
+            path = line.strip("/")
+            owned.add(path)
+            if path.startswith(("bin/", "lib/", "lib64/", "sbin/")):
+                owned.add(f"usr/{path}")
+    return owned
+
+
+def as_packaged(root: Path, path: str) -> bool:
+    """Whether a file that dpkg owns is as its package brought it, by dpkg's MD5 sums; of links it keeps none, and they count as such."""
+    file = root / path
+    if file.is_symlink():
+        return True
+    names = {path, path.removeprefix("usr/")}
+    for sums in (root / "var/lib/dpkg/info").glob("*.md5sums"):
+        for line in (read_text(sums) or "").splitlines():
+            digest, name = line.partition("  ")[::2]
+            if name in names:
+                return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == digest
+    return False

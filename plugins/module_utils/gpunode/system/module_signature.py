@@ -1,0 +1,69 @@
+"""Signatures at the end of kernel modules. Format: kernel, include/linux/module_signature.h and scripts/sign-file.c.
+
+A signed module is the module, a PKCS#7 message, twelve bytes that end with the message's length (big endian), and a line. The kernel
+looks from the end; whatever is before the message is what was signed, an older signature too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+
+MARKER = b"~Module signature appended~\n"
+_INFO = struct.Struct(">BBBBB3xI")  # algorithm, hash, kind of id, length of signer, of key id, of signature
+_PKCS7 = 2
+_MODULE = re.compile(
+    r"((usr/)?lib/modules/(?P<kver>[^/]+)/.+|var/lib/dkms/[^/]+/[^/]+/(?P<built>[^/]+)/[^/]+/module/[^/]+)\.ko(\.(gz|xz|zst))?"
+)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The last signature of a module: what was signed is the first ``signed_size`` bytes."""
+
+    signed_size: int
+    message: bytes
+
+
+def read(path: Path) -> Signature | None:
+    """The signature of an uncompressed module; None where it has none. Raises DataError for one that is cut off, OSError."""
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        end = size - len(MARKER)
+        if end < 0 or os.pread(stream.fileno(), len(MARKER), end) != MARKER:
+            return None
+        start = end - _INFO.size
+        found = _INFO.unpack(os.pread(stream.fileno(), _INFO.size, start)) if start >= 0 else ()
+        if not found or found[2] != _PKCS7 or found[3] or found[4] or not 0 < found[5] <= start:
+            raise DataError(f"{path}: it ends like a signed module, and what stands before that is no signature", code="signing_failed")
+        begin = start - found[5]
+        return Signature(begin, os.pread(stream.fileno(), found[5], begin))
+
+
+def strip(path: Path) -> int:
+    """Cuts off every signature of an uncompressed module; returns how many there were. Raises DataError, OSError."""
+    count = 0
+    while found := read(path):
+        os.truncate(path, found.signed_size)
+        count += 1
+    return count
+
+
+def kernel_of(path: str) -> str:
+    """The kernel release that a path relative to the root holds a module for, in its own tree or in DKMS's; "" for any other path."""
+    match = _MODULE.fullmatch(path)
+    return (match["kver"] or match["built"]) if match else ""
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The certificate by which every module of a layer is signed: its name, the id by which a kernel knows its key, its SHA-256."""
+
+    name: str
+    key_id: str
+    fingerprint: str

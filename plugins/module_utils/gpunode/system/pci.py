@@ -1,0 +1,58 @@
+"""GPUs and NVSwitches by their PCI ids in sysfs: no metadata service, no VM name (D15)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..util.files import read_text
+
+NVIDIA = "10de"
+_DISPLAY = ("0300", "0302")  # VGA controller, 3D controller
+_BRIDGE_OTHER = "0680"  # NVSwitch
+
+
+@dataclass(frozen=True)
+class PciFunction:
+    """One function: ``address`` as 0000:01:00.0, ``device`` four hex digits, the driver bound to it or None."""
+
+    address: str
+    device: str
+    pci_class: str
+    driver: str | None
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.pci_class[:4] in _DISPLAY
+
+    @property
+    def is_nvswitch(self) -> bool:
+        return self.pci_class[:4] == _BRIDGE_OTHER
+
+
+def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
+    """NVIDIA's display and bridge functions on the bus, by address. An unreadable one is left out: it is not there."""
+    found = []
+    for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
+        if _hex(folder / "vendor") != NVIDIA:
+            continue
+        driver = folder / "driver"
+        function = PciFunction(
+            folder.name,
+            _hex(folder / "device"),
+            _hex(folder / "class"),
+            driver.resolve().name if driver.exists() else None,
+        )
+        if function.is_gpu or function.is_nvswitch:
+            found.append(function)
+    return tuple(found)
+
+
+def modalias(root: Path, function: PciFunction) -> str:
+    """What udev looks for in modules.alias when the function is found; "" where it cannot be read."""
+    return (read_text(root / "sys/bus/pci/devices" / function.address / "modalias") or "").strip()
+
+
+def _hex(path: Path) -> str:
+    text = (read_text(path) or "").strip()
+    return text[2:].lower() if text.startswith("0x") else ""

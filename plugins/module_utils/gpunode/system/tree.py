@@ -1,0 +1,175 @@
+"""What a driver container did to the filesystem: a listing before, a listing after, and the difference as a record.
+
+The record serves verification at boot (hashes) and exact removal later: only what was put there, only while unchanged (R3).
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..util.files import sha256
+
+# Labels are the business of the node that a file is on, overlay's attributes that of one mount.
+_LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256.
+
+    ``attributes`` are extended attributes, name and base64 of the value, in order; without those that a system gives by itself.
+    """
+
+    path: str
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int = 0
+    sha256: str = ""
+    target: str = ""
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Paths that came, whose content or attributes changed, and that went."""
+
+    added: tuple[str, ...]
+    replaced: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+Listing = Mapping[str, tuple[int, ...]]
+
+
+def signature(status: os.stat_result) -> tuple[int, ...]:
+    owner = (status.st_mode, status.st_uid, status.st_gid)
+    if stat.S_ISDIR(status.st_mode):
+        return owner
+    # A link's ctime changes when it is renamed there and back, as headers are that must be out of sight; its target cannot change.
+    changed = () if stat.S_ISLNK(status.st_mode) else (status.st_ctime_ns,)
+    return (*owner, status.st_size, status.st_mtime_ns, status.st_ino, *changed)
+
+
+def walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
+    stack = [top]
+    while stack:
+        try:
+            with os.scandir(stack.pop()) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    yield entry.path, status
+                    if stat.S_ISDIR(status.st_mode):
+                        stack.append(entry.path)
+        except FileNotFoundError:
+            continue
+
+
+def difference(before: Listing, after: Listing) -> Difference:
+    """Compares two listings."""
+    return Difference(
+        added=tuple(sorted(p for p in after if p not in before)),
+        replaced=tuple(sorted(p for p in after if p in before and after[p] != before[p])),
+        deleted=tuple(sorted(p for p in before if p not in after)),
+    )
+
+
+def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
+    """The entries at ``paths``, contents hashed in parallel. Raises OSError."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(pool.map(lambda p: _describe(root, p), paths))
+
+
+def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None]:
+    """The same by path; None for one that is not there. Raises OSError."""
+
+    def describe_one(path: str) -> Entry | None:
+        try:
+            return _describe(root, path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return None
+            raise
+
+    wanted = list(paths)
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return dict(zip(wanted, pool.map(describe_one, wanted)))
+
+
+def _describe(root: Path, path: str) -> Entry:
+    file = root / path
+    status = file.lstat()
+    mode = stat.S_IMODE(status.st_mode)
+    found = attributes(file)
+    if stat.S_ISLNK(status.st_mode):
+        target = os.readlink(file)  # noqa: PTH115 - a Path would tidy it up, and it must come back byte for byte
+        return Entry(path, "link", mode, status.st_uid, status.st_gid, target=target, attributes=found)
+    if stat.S_ISDIR(status.st_mode):
+        return Entry(path, "folder", mode, status.st_uid, status.st_gid, attributes=found)
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(path, "other", mode, status.st_uid, status.st_gid)  # a device or a pipe: reading it could block for ever
+    return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, sha256(file), attributes=found)
+
+
+def attributes(file: Path) -> tuple[tuple[str, str], ...]:
+    """The extended attributes that belong to a file wherever it is, such as capabilities and access lists. Raises OSError."""
+    names = attribute_names(file, False)
+    return tuple((name, base64.b64encode(os.getxattr(file, name, follow_symlinks=False)).decode()) for name in names)
+
+
+def attribute_names(file: Path | str | int, follow_symlinks: bool) -> list[str]:
+    """The names of these attributes, in order. Raises OSError."""
+    try:
+        return sorted(name for name in os.listxattr(file, follow_symlinks=follow_symlinks) if not name.startswith(_LOCAL_ATTRIBUTES))
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return []
+        raise
+
+
+def problems(root: Path, entries: Iterable[Entry]) -> tuple[str, ...]:
+    """What of ``entries`` is missing or differs now, in words; every content is read and hashed (D9, D10)."""
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(filter(None, pool.map(lambda e: _problem(root, e), entries)))
+
+
+def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
+    """The same for a mapping of path to SHA-256."""
+
+    def problem(item: tuple[str, str]) -> str:
+        path, wanted = item
+        try:
+            return "" if sha256(root / path) == wanted else f"/{path}: its content is not what it was when it was recorded"
+        except OSError as error:
+            return f"/{path}: {error.strerror}"
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        return tuple(filter(None, pool.map(problem, hashes.items())))
+
+
+def _problem(root: Path, entry: Entry) -> str:
+    try:
+        now = _describe(root, entry.path)
+    except OSError as error:
+        return f"/{entry.path}: {error.strerror}"
+    field = changed_field(now, entry)
+    return f"/{entry.path}: its {field} is not what it was when it was recorded" if field else ""
+
+
+def changed_field(now: Entry, entry: Entry) -> str:
+    """The first thing in which two entries differ; empty where they are equal."""
+    for field in ("type", "sha256", "target", "mode", "uid", "gid", "size", "attributes"):
+        if getattr(now, field) != getattr(entry, field):
+            return field
+    return ""

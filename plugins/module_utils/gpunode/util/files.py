@@ -1,0 +1,161 @@
+"""Reading, hashing, locking, and writing files so that a reader sees the old or the new one, also after a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import BusyError
+
+_CHUNK = 1 << 20
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text, undecodable bytes replaced; None where it cannot be read. For facts, never for what must be there."""
+    try:
+        return path.read_bytes().decode("utf-8", "replace")
+    except OSError:
+        return None
+
+
+def leads_elsewhere(root: Path, folder: str) -> bool:
+    """Whether a folder of the system at ``root``, or one above it, is a link: what lies behind it was never put there by us."""
+    try:
+        return (root / folder).resolve() != root.resolve() / folder
+    except (OSError, RuntimeError):  # a loop of links
+        return True
+
+
+def sha256(path: Path) -> str:
+    """The contents' SHA-256 in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        at_once = _at_once(fd)
+        while chunk := os.read(fd, at_once):
+            digest.update(chunk)
+    finally:
+        os.close(fd)
+    return digest.hexdigest()
+
+
+def _at_once(fd: int) -> int:
+    """How many bytes to read at once: a large buffer for a small file costs more than reading it."""
+    return min(_CHUNK, os.fstat(fd).st_size + 1)
+
+
+def copy_hashed(source: int, target: int) -> tuple[str, int]:
+    """Copies what is left to read of one descriptor to another; returns its SHA-256 and its size in bytes. Raises OSError."""
+    digest = hashlib.sha256()
+    size = 0
+    at_once = _at_once(source)
+    while chunk := os.read(source, at_once):
+        digest.update(chunk)
+        size += len(chunk)
+        while chunk:
+            chunk = chunk[os.write(target, chunk) :]
+    return digest.hexdigest(), size
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """An OSError in the body names ``path``, where it names no file: a write or a flush fails by descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
+    """Writes ``path`` by a temporary file, fsync, rename and fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    try:
+        with named(path), os.fdopen(fd, "w", encoding="utf-8") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(text)
+            stream.flush()
+            sync_file(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Removes a file, which may be gone already, and makes that last."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_folder(path.parent)
+
+
+def sync_file(fd: int) -> None:
+    """Makes the contents of an open file last."""
+    os.fsync(fd)
+
+
+def sync_filesystem(path: Path) -> None:
+    """Makes all that was written to the filesystem of ``path`` last: contents and names, in one call instead of one for each file.
+
+    syncfs(2) has no name in Python. It reports what the disk could not take, unlike sync(2). Raises OSError.
+    """
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if _LIBC.syncfs(fd) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), str(path))
+    finally:
+        os.close(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder last."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_private(path: Path) -> None:
+    """Makes a folder that only root may enter (R9), whatever the umask."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+@contextlib.contextmanager
+def locked(path: Path, doing: str) -> Iterator[None]:
+    """Holds an exclusive lock on ``path`` for the body. Raises BusyError, which names the holder, when it is taken."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "a process that did not say who it is"
+            raise BusyError(f"{doing} cannot begin: {holder} is already under way on this node (lock {path}); wait for it") from None
+        stream.truncate(0)
+        stream.write(f"{doing} (process {os.getpid()})\n")
+        stream.flush()
+        yield
+
+
+def relative(root: Path, path: Path) -> str:
+    """A path relative to the root by the names that merged /usr really has, the last part itself not followed."""
+    return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
+
+
+def remove_empty_folder(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return not folder.exists()
