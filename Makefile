@@ -100,7 +100,7 @@ test-part-scenarios: setup
 
 # Bakes with Packer, boots three nodes, shows what each did.
 demo: setup
-	@$(LAB) lab.demo
+	@$(LAB) lab.demo.demo
 
 # Measures what has a budget, and what it is compared with; BENCH=… for some of bench/__main__.py's.
 bench: setup

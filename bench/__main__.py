@@ -14,9 +14,9 @@ from collections.abc import Callable
 from bench import bake, boot_look, controller, layer, report
 from bench.ground import Ground, ground
 from bench.rows import Row
-from lab import paths, session
-from lab.errors import LabError
-from lab.progress import say, step
+from lab.machine import paths, session
+from lab.machine.errors import LabError
+from lab.machine.progress import say, step
 
 OUT = paths.TOP / "build/bench"
 BENCHES: dict[str, Callable[[Ground], list[Row]]] = {

@@ -12,7 +12,8 @@ from typing import Any
 from bench import layer
 from bench.ground import Ground
 from bench.rows import Row, row
-from lab import bakedimage, host
+from lab.builds import bakedimage
+from lab.machine import host
 from plugins.module_utils.gpunode.paths import STORE
 
 SHARE = 0.05

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.ground import Ground
 from bench.rows import NATIVE_COLD, Row, row
-from lab.errors import LabError
+from lab.machine.errors import LabError
 
 RUNS = 20
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.ground import Ground
 from bench.rows import Row, interleaved, row
-from lab import paths
-from lab.errors import LabError
+from lab.machine import paths
+from lab.machine.errors import LabError
 
 RUNS = 7
 TEN_TASKS = paths.TOP / "bench/ten_tasks.yml"

@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import bakedimage, base, driverimage, host, inventory, paths, registry
-from lab.native import NativeNode
-from lab.progress import step
+from lab.builds import bakedimage
+from lab.driverimages import driverimage, registry
+from lab.machine import host, paths
+from lab.machine.progress import step
+from lab.nodes import base, inventory
+from lab.nodes.native import NativeNode
 
 CODE = "srv/bench"
 """Where the node has the library and bench/onnode.py; outside all that a look reads."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from bench.ground import Ground
 from bench.rows import Row, row
-from lab import base, cache, host
+from lab.machine import cache, host
+from lab.nodes import base
 from plugins.module_utils.gpunode.store import layers
 
 SIZES = (50, 500, 5000)

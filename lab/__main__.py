@@ -8,10 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab import bakedimage, base, disk, driverimage, inventory, record, registry, session, ssh
-from lab.errors import LabError
-from lab.native import NativeNode
-from lab.vm import VM
+from lab.builds import bakedimage
+from lab.driverimages import driverimage, registry
+from lab.machine import session, ssh
+from lab.machine.errors import LabError
+from lab.nodes import base, disk, inventory, record
+from lab.nodes.native import NativeNode
+from lab.nodes.vm import VM
 
 
 def main(argv: Sequence[str] | None = None) -> int:

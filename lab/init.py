@@ -8,8 +8,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from lab import registry
-from lab.errors import LabError
+from lab.driverimages import registry
+from lab.machine.errors import LabError
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import yaml
 
-from lab import bakedimage, base, disk, driverimage, host, paths, registry, session
-from lab.errors import LabError
-from lab.progress import say
+from lab.builds import bakedimage
+from lab.driverimages import driverimage, registry
+from lab.machine import host, paths, session
+from lab.machine.errors import LabError
+from lab.machine.progress import say
+from lab.nodes import base, disk
 
 OUT = paths.TOP / "build/scenarios"
 SIDE_BY_SIDE = 2  # each VM has one processor, the machines two

@@ -7,8 +7,8 @@ import io
 import tarfile
 from pathlib import Path
 
-from lab import paths
-from lab.node import Node
+from lab.machine import paths
+from lab.nodes.node import Node
 
 
 def send(node: Node, folder: str, *more: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lab import paths
+from lab.machine import paths
 from tests.lab.bakery import Bakery
 from tests.lab.snapshot import difference, snapshot
 from tests.lab.test_layer import CACHE, LIBRARY, command

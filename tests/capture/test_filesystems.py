@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import loopdisk
-from lab.native import NativeNode
+from lab.nodes import loopdisk
+from lab.nodes.native import NativeNode
 from tests.lab.bakery import Bakery
 from tests.lab.snapshot import difference, snapshot
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import base, paths
-from lab.native import NativeNode
+from lab.machine import paths
+from lab.nodes import base
+from lab.nodes.native import NativeNode
 from tests.lab.bakery import Bakery
 from tests.lab.snapshot import difference, snapshot
 from tests.lab.test_layer import CACHE, LIBRARY, command

@@ -20,8 +20,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import L
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import key
 
-from lab import host
-from lab.host import Result
+from lab.machine import host
+from lab.machine.host import Result
 from tests import library
 from tests.lab.bakery import Bakery
 from tests.lab.snapshot import difference, snapshot

@@ -11,8 +11,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 
-from lab import base, host, paths
-from lab.native import NativeNode
+from lab.machine import host, paths
+from lab.nodes import base
+from lab.nodes.native import NativeNode
 from tests.capture.test_captured import wait
 from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
 from tests.lab.snapshot import difference, snapshot

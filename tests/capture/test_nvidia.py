@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import key, objects_of
 
-from lab import driverimage
+from lab.driverimages import driverimage
 from tests.lab.bakery import Bakery
 
 

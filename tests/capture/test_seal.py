@@ -13,7 +13,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import S
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
-from lab import bakedimage, driverimage, host
+from lab.builds import bakedimage
+from lab.driverimages import driverimage
+from lab.machine import host
 from tests.lab.bakery import Bakery
 from tests.lab.snapshot import snapshot
 

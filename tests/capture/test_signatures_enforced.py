@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key
 
-from lab import disk, host, inventory, paths
-from lab.disk import Disk
-from lab.native import NativeNode
-from lab.vm import VM
+from lab.machine import host, paths
+from lab.nodes import disk, inventory
+from lab.nodes.disk import Disk
+from lab.nodes.native import NativeNode
+from lab.nodes.vm import VM
 from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
 from tests.unit.plugins.signer import make_pair
 

@@ -14,7 +14,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
-from lab.native import NativeNode
+from lab.nodes.native import NativeNode
 from tests.lab.bakery import Bakery
 from tests.unit.plugins.signer import Pair, make_pair
 

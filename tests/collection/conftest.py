@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import host, paths
-from lab.native import NativeNode
+from lab.machine import host, paths
+from lab.nodes.native import NativeNode
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,11 @@ import json
 import tarfile
 from typing import Any
 
-from lab import bakedimage, base, driverimage, host, inventory, paths, registry
-from lab.native import NativeNode
+from lab.builds import bakedimage
+from lab.driverimages import driverimage, registry
+from lab.machine import host, paths
+from lab.nodes import base, inventory
+from lab.nodes.native import NativeNode
 from tests.collection.conftest import Artifact
 
 CONTENT = ("plugins/", "roles/", "playbooks/", "docs/", "changelogs/", "meta/", "README.md", "LICENSE", "CHANGELOG.md")

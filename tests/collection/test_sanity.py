@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from lab import host, paths
+from lab.machine import host, paths
 
 BOOTSTRAP = Path(__file__).with_name("get_pip.py")
 TIMEOUT_S = 1800.0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lab import paths
+from lab.machine import paths
 from tests.lab.snapshot import Entry, aspects, difference
 
 REPORT = paths.TOP / "build/compare/report.txt"

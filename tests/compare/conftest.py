@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lab import bakedimage, driverimage, registry
+from lab.builds import bakedimage
+from lab.driverimages import driverimage, registry
 from tests.compare import nodes
 from tests.compare.comparison import REPORT
 from tests.compare.nodes import Managed

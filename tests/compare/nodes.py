@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lab import booting, disk, driverimage
-from lab.disk import Disk
-from lab.vm import VM
+from lab.builds import booting
+from lab.driverimages import driverimage
+from lab.nodes import disk
+from lab.nodes.disk import Disk
+from lab.nodes.vm import VM
 from tests.lab.snapshot import Entry, snapshot
 
 KERNEL = "6.1"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab import bakedimage
+from lab.builds import bakedimage
 from tests.compare.comparison import note
 from tests.compare.nodes import Managed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab import bakedimage
+from lab.builds import bakedimage
 from tests.compare.comparison import Excuse, compare, note, report, setuid
 from tests.compare.nodes import Managed
 

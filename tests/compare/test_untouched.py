@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import bakedimage
+from lab.builds import bakedimage
 from tests.compare import nodes
 from tests.compare.comparison import Excuse, compare, report
 from tests.lab.snapshot import difference

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lab import base, grubdisk
-from lab.vm import VM
+from lab.nodes import base, grubdisk
+from lab.nodes.vm import VM
 from tests import library
 from tests.lab.bakery import Bakery
 

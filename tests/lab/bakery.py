@@ -16,9 +16,11 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers i
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
-from lab import base, driverimage, host, inventory, paths, registry
-from lab.native import NativeNode
-from lab.vm import VM
+from lab.driverimages import driverimage, registry
+from lab.machine import host, paths
+from lab.nodes import base, inventory
+from lab.nodes.native import NativeNode
+from lab.nodes.vm import VM
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.native import NativeNode
+from lab.nodes.native import NativeNode
 from tests.lab.bakery import Bakery
 from tests.lab.snapshot import difference, snapshot
 

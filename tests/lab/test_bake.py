@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from lab import driverimage
+from lab.driverimages import driverimage
 from tests.lab.bakery import Bakery
 
 TRY_S = 30  # four times what the try that works takes alone

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lab import host, paths
+from lab.machine import host, paths
 from tests.lab.bakery import ENVIRONMENT, Bakery
 
 

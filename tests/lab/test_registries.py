@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from lab import driverimage, host, inventory, secureregistry
-from lab.base import REGISTRY_ADDRESS, REGISTRY_NAME
-from lab.secureregistry import SecureRegistry
+from lab.driverimages import driverimage, secureregistry
+from lab.driverimages.secureregistry import SecureRegistry
+from lab.machine import host
+from lab.nodes import inventory
+from lab.nodes.base import REGISTRY_ADDRESS, REGISTRY_NAME
 from tests.lab.bakery import ENVIRONMENT, Bakery
 
 PLAY = """

@@ -6,7 +6,8 @@ import json
 import shutil
 from typing import Any
 
-from lab import host, inventory, paths
+from lab.machine import host, paths
+from lab.nodes import inventory
 from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
 
 STORE, LOGS = "var/lib/gpu-prebake", "var/log/gpu-prebake"

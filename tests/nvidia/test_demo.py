@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from lab import bakedimage, booting, demo, driverimage
-from lab.errors import LabError
-from lab.vm import VM
+from lab.builds import bakedimage, booting
+from lab.demo import demo
+from lab.driverimages import driverimage
+from lab.machine.errors import LabError
+from lab.nodes.vm import VM
 
 
 @pytest.fixture(scope="module")

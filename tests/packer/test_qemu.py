@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from lab import booting, driverimage, packerqemu, paths
-from lab.bakedimage import SEAL
-from lab.packerqemu import Built
-from lab.vm import VM
+from lab.builds import booting, packerqemu
+from lab.builds.bakedimage import SEAL
+from lab.builds.packerqemu import Built
+from lab.driverimages import driverimage
+from lab.machine import paths
+from lab.nodes.vm import VM
 
 OUT = paths.TOP / "build/packer-qemu"
 

@@ -12,10 +12,13 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
-from lab import base, driverimage, host, packerqemu, paths, registry, ssh
-from lab.bakedimage import variables
-from lab.errors import LabError
-from lab.native import NativeNode
+from lab.builds import packerqemu
+from lab.builds.bakedimage import variables
+from lab.driverimages import driverimage, registry
+from lab.machine import host, paths, ssh
+from lab.machine.errors import LabError
+from lab.nodes import base
+from lab.nodes.native import NativeNode
 
 CLONE = "/opt/gpu-prebake"
 TEMPLATE = """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab import host
+from lab.machine import host
 
 TIMEOUT_S = 120.0
 # In each frame: is anything wider than the page, what else was asked for; in each picture that is shown: do texts overlap, is one cut?

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab import demopage, paths
+from lab.demo import demopage
+from lab.machine import paths
 from tests.page import browser
 
 WIDTHS = (360, 859, 860, 1280)

@@ -1,7 +1,7 @@
 """Power cuts in one VM, chained: each boot first recovers from the last cut and is compared, then the next cut follows.
 
-The node runs ``python3 -m gpunode.command`` with its progress on the serial console. Once the chosen step is said there, QEMU is killed after a
-delay of up to 50 ms.
+The node runs ``python3 -m gpunode.command`` with its progress on the serial console. Once the chosen step is said there, QEMU is killed
+after a delay of up to 50 ms.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation.steps import ACTIVATE, DEACTIVATE, DISCARD, STEPS, TAKE_AWAY
 
-from lab import paths, ssh
-from lab.vm import VM
+from lab.machine import paths, ssh
+from lab.nodes.vm import VM
 from tests.power.listing import HERE, OBJECTS, STORE, Filesystem, Thing, differences
 
 INERT, ACTIVE, ABSENT, BETWEEN = "inert", "active", "absent", "between"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from lab.vm import VM
+from lab.nodes.vm import VM
 
 STORE = "var/lib/gpu-prebake"
 OBJECTS = f"{STORE}/objects/"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lab import bakedimage, disk, host, paths
-from lab.vm import VM
+from lab.builds import bakedimage
+from lab.machine import host, paths
+from lab.nodes import disk
+from lab.nodes.vm import VM
 from tests.power.cutting import Bench, table
 
 # Nothing else writes in the background, and a boot is short.

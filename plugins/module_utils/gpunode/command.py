@@ -1,5 +1,6 @@
-"""``python3 -m gpunode.command``: what a node's owner does with a layer by hand. The result is JSON on standard output, progress on standard error.
+"""``python3 -m gpunode.command``: what a node's owner does with a layer by hand.
 
+The result is JSON on standard output, progress on standard error.
 Exit status: 0 done or nothing to do, 1 refused or failed (``code`` says why, docs/codes.md), 2 wrong usage, 75 another run is under way.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import cache
+from lab.machine import cache
 
 
 @pytest.fixture(autouse=True)

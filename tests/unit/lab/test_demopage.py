@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from lab import demo, demopage, paths, picture
+from lab.demo import demo, demopage, picture
+from lab.machine import paths
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab import demoreport
+from lab.demo import demoreport
 
 
 def node(name: str, *steps: tuple[str, float, str]) -> dict[str, Any]:

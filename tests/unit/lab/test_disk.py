@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab import disk
-from lab.disk import BYTES_PER_INODE, Usage
+from lab.nodes import disk
+from lab.nodes.disk import BYTES_PER_INODE, Usage
 
 MIB = 1 << 20
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import driverimage, driverparts, ocilayout
-from lab.errors import LabError
+from lab.driverimages import driverimage, driverparts, ocilayout
+from lab.machine.errors import LabError
 
 NAMES = (
     "nvidia",

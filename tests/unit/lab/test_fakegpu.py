@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import fakegpu
-from lab.fakegpu import BAR_ACCESS, CONFIG_ACCESS, HEADER, MIB, MODELS, REPLY, Command, Function
+from lab.nodes import fakegpu
+from lab.nodes.fakegpu import BAR_ACCESS, CONFIG_ACCESS, HEADER, MIB, MODELS, REPLY, Command, Function
 
 
 @pytest.mark.parametrize(

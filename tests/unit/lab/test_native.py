@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import base, native
-from lab.errors import LabError
+from lab.machine.errors import LabError
+from lab.nodes import base, native
 
 
 def make_root(root: Path) -> Path:

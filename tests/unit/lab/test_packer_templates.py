@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import paths
+from lab.machine import paths
 
 FOLDER = paths.TOP / "packer"
 DUMMY = FOLDER / "dummy.pkrvars.hcl"

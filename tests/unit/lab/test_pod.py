@@ -1,10 +1,10 @@
-"""lab/pod.py: what goes over the wire, and what is read from a container's log."""
+"""lab/builds/pod.py: what goes over the wire, and what is read from a container's log."""
 
 from __future__ import annotations
 
 import grpc
 
-from lab import pod
+from lab.builds import pod
 
 
 def test_messages_are_on_the_wire_as_the_interface_numbers_them() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab import scenarios
-from lab.errors import LabError
+from lab.machine.errors import LabError
 
 
 @pytest.fixture

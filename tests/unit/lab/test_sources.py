@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import sources
-from lab.errors import LabError
-from lab.sources import Source
+from lab.machine import sources
+from lab.machine.errors import LabError
+from lab.machine.sources import Source
 
 DEB822 = """\
 Types: deb

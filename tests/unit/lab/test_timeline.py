@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lab import picture, timeline
-from lab.timeline import Bar
+from lab.demo import picture, timeline
+from lab.demo.timeline import Bar
 
 
 def step(name: str, seconds: float, kind: str = "emulated") -> dict[str, Any]:

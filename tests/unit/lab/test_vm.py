@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from lab import ssh, vm
-from lab.base import Kernel
-from lab.disk import Disk
-from lab.errors import LabError
-from lab.record import Record
+from lab.machine import ssh
+from lab.machine.errors import LabError
+from lab.nodes import vm
+from lab.nodes.base import Kernel
+from lab.nodes.disk import Disk
+from lab.nodes.record import Record
 
 INT3 = "[    2.309121] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[    2.311126] Modules linked in:\n"
 END = "[    2.317074] Kernel panic - not syncing: Fatal exception in interrupt\n"

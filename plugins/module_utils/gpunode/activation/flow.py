@@ -93,7 +93,8 @@ def _way_out_told(state: str) -> Iterator[None]:
     except DataError as error:
         if state == INACTIVE or error.code != "activation_invalid" or activation_record.is_newer(error):
             raise
-        advice = "deactivate first (python3 -m gpunode.command deactivate, or gpu_layer with state: inactive): that goes by the layers' manifests"
+        how = "python3 -m gpunode.command deactivate, or gpu_layer with state: inactive"
+        advice = f"deactivate first ({how}): that goes by the layers' manifests"
         raise DataError(f"{error}: {advice}", code=error.code, details=error.details) from error
 
 
