@@ -16,8 +16,8 @@ from lab.nodes import disk, inventory
 from lab.nodes.disk import Disk
 from lab.nodes.native import NativeNode
 from lab.nodes.vm import VM
+from tests.kit.signer import make_pair
 from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
-from tests.unit.plugins.signer import make_pair
 
 
 @pytest.fixture(scope="module")

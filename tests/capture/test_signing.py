@@ -15,8 +15,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
 from lab.nodes.native import NativeNode
+from tests.kit.signer import Pair, make_pair
 from tests.lab.bakery import Bakery
-from tests.unit.plugins.signer import Pair, make_pair
 
 TOKEN = "pkcs11:token=fleet;object=modules"
 PIN = "48151623"

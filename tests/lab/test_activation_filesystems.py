@@ -20,8 +20,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import a
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import setuid, tree
 
-from tests.unit.plugins import layernode
-from tests.unit.plugins.layernode import LIBRARY, MODULE, REPLACED, SETUID, LayerNode, snapshot
+from tests.kit import layer as layernode
+from tests.kit.layer import LIBRARY, MODULE, REPLACED, SETUID, LayerNode, snapshot
 
 # Version 2 of struct vfs_cap_data (capability.h): effective, CAP_NET_ADMIN.
 CAPABILITY = bytes.fromhex("0100000200100000000000000000000000000000")

@@ -21,10 +21,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
+from tests.kit import values as support
+from tests.kit.layer import MODULE, LayerNode, snapshot
+from tests.kit.values import KVER
 from tests.lab.test_activation_filesystems import CAPABILITY, do, mounted
-from tests.unit.plugins import support
-from tests.unit.plugins.layernode import MODULE, LayerNode, snapshot
-from tests.unit.plugins.support import KVER
 
 TOP = "usr/share/vulkan"
 NAMES = ["a", "b", "c d", "e\nf", os.fsdecode(b"\xff")]

@@ -1,0 +1,479 @@
+"""A layer's transactions when something breaks: killed at any effect, a full or read-only filesystem, a power cut.
+
+An effect is one change of the filesystem, or one flush. The whole series of each runs behind the marker ``faults``
+(``make test-all PART=faults``), a part of it always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
+
+from tests.kit import layer as layernode
+from tests.kit.layer import STORE, LayerNode, snapshot
+from tests.kit.values import NEWER
+
+CHANGES = (
+    *("link", "symlink", "unlink", "replace", "rename", "mkdir", "rmdir", "utime", "write"),
+    *("chmod", "fchmod", "chown", "fchown", "lchown", "setxattr", "removexattr"),
+)
+GROWING = ("link", "symlink", "mkdir", "write")
+MOST_EFFECTS = 2000
+PRISTINE, ACTIVE, BUILT = "pristine", "active", "active, and dkms has built for another kernel"
+Work = Callable[[LayerNode, Manifest, Callable[[str], None]], object]
+
+
+def activates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
+    return activate.activate(node.root, node, layer, say)
+
+
+def runs_depmod(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
+    """As on a node whose module indexes are not those of the bake."""
+    return activate.activate(node.root, node, manifest.Manifest(**{**vars(layer), "indexes": ()}), say)
+
+
+def deactivates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
+    return deactivate.deactivate(node.root, node, say)
+
+
+def takes_builds(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
+    """As on a node whose kernel was updated."""
+    return deactivate.deactivate(node.root, node, say)
+
+
+def discards(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
+    return discard.discard(node.root, node, layer.layer, say)
+
+
+class Bench:
+    """A node with a layer in its store, to be copied for each fault, and how it looks in each state that it may end in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.node, self.layer = layernode.a_node(folder)
+        self.node.add_kernel(NEWER)
+        self.inert = self.node.root
+        self.active = folder / "template-active"
+        self.built = folder / "template-built"
+        self.looks = {PRISTINE: snapshot(self.inert)}
+        clone(self.inert, self.active)
+        activates(self.on(self.active), self.layer, silent)
+        self.looks[ACTIVE] = snapshot(self.active)
+        clone(self.active, self.built)
+        self.on(self.built).kernel_hook_builds(NEWER)
+        self.looks[BUILT] = snapshot(self.built)
+
+    def on(self, root: Path) -> LayerNode:
+        node = LayerNode.__new__(LayerNode)
+        node.__dict__.update(self.node.__dict__, root=root, calls=[], limits=[])
+        return node
+
+    def fresh(self, work: Work) -> LayerNode:
+        """A node on which ``work`` can begin."""
+        root = self.folder / "try"
+        shutil.rmtree(root, ignore_errors=True)
+        clone({deactivates: self.active, takes_builds: self.built}.get(work, self.inert), root)
+        return self.on(root)
+
+    def state(self, root: Path) -> str:
+        """In which state a node is, by all of its files; never a mixture."""
+        look = snapshot(root)
+        state = next((name for name, wanted in self.looks.items() if look == wanted), None)
+        if state is None:
+            raise AssertionError(" or ".join(differences(look, wanted) for wanted in self.looks.values()))
+        assert (activation_record.read(root) is not None) == (state != PRISTINE), f"{state}, and the record says otherwise"
+        assert activation_record.read_journal(root) is None
+        return state
+
+    def recovers(self, node: LayerNode, work: Work, again: bool = True) -> str:
+        """Resumes, and does the work again; asserts that the node is then as if nothing had happened. Returns what it was between."""
+        deactivate.resume(node.root, node)
+        between = self.state(node.root)
+        if again:
+            work(node, self.layer, silent)
+            assert self.state(node.root) == (ACTIVE if work in (activates, runs_depmod) else PRISTINE)
+            assert not list((node.root / STORE).glob(".*"))
+        if work is discards:
+            assert layernode.store_files(node.root) == set()
+        return between
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def differences(look: dict[str, Any], wanted: dict[str, Any]) -> str:
+    return str({path: (look.get(path), wanted.get(path)) for path in {*look, *wanted} if look.get(path) != wanted.get(path)})
+
+
+def clone(source: Path, target: Path) -> None:
+    """A copy with hard links, modes, owners and times."""
+    seen: dict[int, str] = {}
+
+    def copy(one: str, other: str) -> str:
+        status = os.lstat(one)
+        if status.st_ino in seen:
+            os.link(seen[status.st_ino], other)
+        elif stat.S_ISCHR(status.st_mode):  # a whiteout
+            os.mknod(other, status.st_mode, status.st_rdev)
+        else:
+            shutil.copy2(one, other, follow_symlinks=False)
+            os.chown(other, status.st_uid, status.st_gid, follow_symlinks=False)
+            if not stat.S_ISLNK(status.st_mode):
+                Path(other).chmod(stat.S_IMODE(status.st_mode))
+            seen[status.st_ino] = other
+        return other
+
+    shutil.copytree(source, target, symlinks=True, copy_function=copy)
+    for folder, _folders, _names in os.walk(source):
+        status = os.lstat(folder)
+        copied = target / Path(folder).relative_to(source)
+        os.chown(copied, status.st_uid, status.st_gid)
+        copied.chmod(stat.S_IMODE(status.st_mode))
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with layernode.fast_folder() as folder:
+        yield Bench(folder)
+
+
+def watched(before: Callable[[str, tuple[Any, ...]], None]) -> Iterator[Any]:
+    """Patches that call ``before`` in front of each effect."""
+    for name in CHANGES:
+        original = getattr(os, name)
+
+        def effect(*args: Any, original: Callable[..., Any] = original, name: str = name, **options: Any) -> Any:
+            before(name, args)
+            return original(*args, **options)
+
+        yield mock.patch.object(os, name, effect)
+    for owner, name in ((files, "sync_file"), (files, "sync_folder"), (files, "sync_filesystem"), (os, "sync")):
+
+        def flush(*args: Any, name: str = name) -> None:
+            before("sync_filesystem" if name == "sync" else name, args or ("/",))
+
+        yield mock.patch.object(owner, name, flush)
+
+
+class Counter:
+    """Calls ``at`` at effect number ``last``."""
+
+    def __init__(self, last: int, at: Callable[[], None]) -> None:
+        self.last = last
+        self.at = at
+        self.count = 0
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> None:
+        self.count += 1
+        if self.count == self.last:
+            self.at()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_in_child(work: Callable[[], object]) -> bool:
+    """Runs ``work`` in a process of its own; returns whether it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def effects(bench: Bench, work: Work) -> int:
+    """How many effects an uninterrupted run has."""
+    counter = Counter(0, die)
+    with contextlib.ExitStack() as stack:
+        node = bench.fresh(work)
+        for patch in watched(counter):
+            stack.enter_context(patch)
+        work(node, bench.layer, silent)
+    return counter.count
+
+
+def dies_at_effect(bench: Bench, work: Work, number: int) -> LayerNode:
+    """A node on which ``work`` was killed at effect ``number``."""
+    node = bench.fresh(work)
+
+    def run() -> None:
+        for patch in watched(Counter(number, die)):
+            patch.start()
+        work(node, bench.layer, silent)
+
+    assert killed_in_child(run)
+    return node
+
+
+WORKS = [pytest.param(work, id=work.__name__) for work in (activates, runs_depmod, deactivates, takes_builds, discards)]
+TRANSACTIONS = [pytest.param(work, id=work.__name__) for work in (activates, runs_depmod, deactivates, takes_builds)]
+SOME = [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)]
+LAST = 8  # effects that end a transaction: record, journal
+
+
+def some_numbers(bench: Bench, work: Work, step: int) -> list[int]:
+    """Every ``step``-th effect, and each of the last."""
+    total = effects(bench, work)
+    assert total > 25
+    return sorted({*range(1, total + 1, step), *range(total - LAST, total + 1)})
+
+
+def ends_between(work: Work) -> set[str]:
+    return {PRISTINE} if work is discards else {PRISTINE, BUILT if work is takes_builds else ACTIVE}
+
+
+@pytest.mark.parametrize("step", SOME)
+@pytest.mark.parametrize("work", WORKS)
+def test_killed_at_an_effect_the_next_run_recovers(bench: Bench, work: Work, step: int) -> None:
+    between = {bench.recovers(dies_at_effect(bench, work, number), work) for number in some_numbers(bench, work, step)}
+    assert between == ends_between(work)
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_killed_at_each_step_that_is_said_the_next_run_recovers(bench: Bench, work: Work) -> None:
+    said: list[str] = []
+    work(bench.fresh(work), bench.layer, said.append)
+    assert len(said) >= (2 if work is discards else 6)
+    for number, line in enumerate(said):
+        node = bench.fresh(work)
+        left = [number]
+
+        def say(_: str, left: list[int] = left) -> None:
+            if left[0] == 0:
+                die()
+            left[0] -= 1
+
+        assert killed_in_child(lambda node=node, say=say: work(node, bench.layer, say)), line
+        bench.recovers(node, work)
+
+
+@pytest.mark.parametrize("step", [pytest.param(37, id="some"), pytest.param(3, id="all", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("work", TRANSACTIONS)
+def test_killed_again_while_it_recovers_the_next_run_recovers(bench: Bench, work: Work, step: int) -> None:
+    second = 0
+    for number in some_numbers(bench, work, step):
+        node = dies_at_effect(bench, work, number)
+        for later in (2, 5, 11, 29, 47):
+
+            def resume(node: LayerNode = node, later: int = later) -> None:
+                for patch in watched(Counter(later, die)):
+                    patch.start()
+                deactivate.resume(node.root, node)
+
+            second += killed_in_child(resume)
+        bench.recovers(node, work)
+    assert second > 3
+
+
+# --- filesystems -------------------------------------------------------------------------------------------------------
+
+
+class Broken:
+    """From effect number ``first`` on, each effect that needs the disk fails with ``number``."""
+
+    def __init__(self, first: int, number: int, names: Iterable[str]) -> None:
+        self.first = first
+        self.number = number
+        self.names = set(names)
+        self.count = 0
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> None:
+        if name not in self.names:
+            return
+        self.count += 1
+        if self.count >= self.first:
+            raise OSError(self.number, os.strerror(self.number), str(args[0]))
+
+
+def opens(broken: Broken) -> Any:
+    """Files that are made count too."""
+    real = os.open
+
+    def opened(path: Any, flags: int, *args: Any, **options: Any) -> int:
+        if flags & os.O_CREAT:
+            broken("open", (path,))
+        return real(path, flags, *args, **options)
+
+    return mock.patch.object(os, "open", opened)
+
+
+@pytest.mark.parametrize("step", SOME)
+@pytest.mark.parametrize("work", TRANSACTIONS)
+@pytest.mark.parametrize(
+    ("number", "names", "code"),
+    [
+        pytest.param(errno.ENOSPC, (*GROWING, "open"), "no_space", id="full"),
+        pytest.param(errno.EROFS, (*CHANGES, "open"), "read_only", id="read-only"),
+    ],
+)
+def test_a_filesystem_that_breaks_half_way_leaves_no_mixture(
+    bench: Bench, work: Work, step: int, number: int, names: tuple[str, ...], code: str
+) -> None:
+    codes = set()
+    for first in range(1, MOST_EFFECTS, step):
+        node = bench.fresh(work)
+        broken = Broken(first, number, names)
+        try:
+            with opens(broken):
+                patches = list(watched(broken))
+                for patch in patches:
+                    patch.start()
+                try:
+                    work(node, bench.layer, silent)
+                finally:
+                    for patch in patches:
+                        patch.stop()
+        except LayerError as error:
+            codes.add(error.code)
+            bench.recovers(node, work)
+        else:
+            break
+    assert code in codes
+    assert codes <= {code, "activation_unfinished"}
+
+
+# --- power ---------------------------------------------------------------------------------------------------------------
+
+
+class PowerCut(BaseException):
+    """The machine has lost its power: what runs on after it in this process runs on a tree that nobody looks at."""
+
+
+class Disk:
+    """What of a tree would survive a power cut, kept as a copy that only flushes change.
+
+    Of what was done since the last flush, nothing is there (``durable``), or only what went is gone (``gone``), or all names are there
+    and no contents (``empty``): the ends of what a filesystem may do.
+    """
+
+    def __init__(self, root: Path, folder: Path, last: int) -> None:
+        self.root = root
+        self.durable, self.gone, self.empty = folder / "durable", folder / "gone", folder / "empty"
+        for path in self.trees:
+            shutil.rmtree(path, ignore_errors=True)
+        clone(root, self.durable)
+        self.synced = {path.lstat().st_ino for path in root.rglob("*")}
+        self.contents: dict[int, bytes] = {}
+        self.last = last
+        self.count = 0
+        self.is_cut = self.is_looking = False
+
+    @property
+    def trees(self) -> tuple[Path, ...]:
+        return self.durable, self.gone, self.empty
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> None:
+        if self.is_looking:
+            return  # an effect of this test's own
+        if self.is_cut:
+            raise PowerCut
+        self.count += 1
+        self.is_looking = True
+        try:
+            self._see(name, args)
+        finally:
+            self.is_looking = False
+        if self.count == self.last:
+            self.is_cut = True
+            raise PowerCut
+
+    def _see(self, name: str, args: tuple[Any, ...]) -> None:
+        if self.count == self.last:
+            self._leave()
+        elif name == "sync_filesystem":
+            shutil.rmtree(self.durable)
+            clone(self.root, self.durable)
+            self.synced = {path.lstat().st_ino for path in self.root.rglob("*")}
+        elif name == "sync_file":
+            status = os.fstat(args[0])
+            self.contents[status.st_ino] = Path(f"/proc/self/fd/{args[0]}").read_bytes()
+            self.synced.add(status.st_ino)
+        elif name == "sync_folder":
+            self._sync_folder(Path(args[0]))
+
+    def _sync_folder(self, folder: Path) -> None:
+        there = self.durable / folder.relative_to(self.root)
+        there.mkdir(parents=True, exist_ok=True)
+        for path in there.iterdir():
+            if not (folder / path.name).is_symlink() and not (folder / path.name).exists():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in folder.iterdir():
+            status = path.lstat()
+            if path.is_symlink() or path.is_dir() or ((there / path.name).exists() and status.st_ino not in self.contents):
+                continue
+            (there / path.name).write_bytes(self.contents.get(status.st_ino, b""))
+            (there / path.name).chmod(stat.S_IMODE(status.st_mode))
+
+    def _leave(self) -> None:
+        clone(self.durable, self.gone)
+        for path in sorted(self.gone.rglob("*"), reverse=True):
+            if not os.path.lexists(self.root / path.relative_to(self.gone)):
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        clone(self.root, self.empty)
+        for path in self.root.rglob("*"):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_ino not in self.synced:
+                os.truncate(self.empty / path.relative_to(self.root), 0)
+
+
+def cut_at(bench: Bench, work: Work, number: int) -> Disk:
+    """A disk whose machine lost its power at effect ``number`` of ``work``."""
+    node = bench.fresh(work)
+    disk = Disk(node.root, bench.folder, number)
+    with contextlib.ExitStack() as stack:
+        for patch in watched(disk):
+            stack.enter_context(patch)
+        with pytest.raises(PowerCut):
+            work(node, bench.layer, silent)
+    return disk
+
+
+@pytest.mark.parametrize("step", [pytest.param(29, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)])
+@pytest.mark.parametrize("work", WORKS)
+def test_after_a_power_cut_what_was_not_flushed_is_not_missed(bench: Bench, work: Work, step: int) -> None:
+    between = set()
+    for number in some_numbers(bench, work, step):
+        between |= {bench.recovers(bench.on(tree), work) for tree in cut_at(bench, work, number).trees}
+    assert between == ends_between(work)
+
+
+@pytest.mark.parametrize("name", ["sync_filesystem", "sync_folder"])
+def test_the_power_cut_would_find_a_flush_that_is_missing(bench: Bench, name: str) -> None:
+    """Without its flushes, an activation does leave a mixture: the test above can fail."""
+    original = Disk._see
+
+    def forgets(self: Disk, effect: str, args: tuple[Any, ...]) -> None:
+        original(self, "forgotten" if effect == name else effect, args)
+
+    with mock.patch.object(Disk, "_see", forgets):
+        last = reversed(some_numbers(bench, activates, MOST_EFFECTS))
+        assert any(not survives(bench, cut_at(bench, activates, number)) for number in last)
+
+
+def survives(bench: Bench, disk: Disk) -> bool:
+    try:
+        for tree in disk.trees:
+            bench.recovers(bench.on(tree), activates)
+    except (AssertionError, LayerError):
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""A captured bake on a filesystem that fills up, or turns read-only, at any of its changes in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
+
+from tests.kit.node import FakeNode
+from tests.kit.values import NEWER
+from tests.unit.gpunode.activation.test_faults import CHANGES, GROWING, MOST_EFFECTS, Broken, opens, watched
+from tests.unit.gpunode.bake.test_captured import builds, outside, run
+from tests.unit.gpunode.bake.test_interrupted import in_store
+
+# What the fake node's overlays do is not the library's doing, and what a watcher takes away it takes in a process of its own.
+NOT_OURS = re.compile(r".*/captures/[^/]+/(merged|upper/\d+)(/.*)?")
+BY_WATCHER = ("unlink", "rmdir")
+
+
+class BrokenStore(Broken):
+    """From its effect number ``first`` on in the store of ``root``."""
+
+    def __init__(self, root: Path, first: int, number: int, names: tuple[str, ...]) -> None:
+        super().__init__(first, number, names)
+        self.store = str(root / STORE)
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> None:
+        path = str(Path(f"/proc/self/fd/{args[0]}").readlink() if isinstance(args[0], int) else args[0])
+        is_watchers = "/captures/" in path and name in BY_WATCHER
+        if path.startswith(self.store) and not is_watchers and not NOT_OURS.fullmatch(path):
+            try:
+                super().__call__(name, args)
+            except OSError as error:
+                error.filename = None if isinstance(args[0], int) else error.filename  # as the kernel knows no name either
+                raise
+
+
+@contextlib.contextmanager
+def broken(at: BrokenStore) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(opens(at))
+        for patch in watched(at):
+            stack.enter_context(patch)
+        yield
+
+
+@pytest.mark.parametrize("step", [pytest.param(17, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    ("number", "names", "code"),
+    [
+        pytest.param(errno.ENOSPC, (*GROWING, "open"), "no_space", id="full"),
+        pytest.param(errno.EROFS, (*CHANGES, "open"), "read_only", id="read-only"),
+    ],
+)
+def test_a_store_that_breaks_is_named_and_nothing_is_half_done(
+    node: FakeNode, step: int, number: int, names: tuple[str, ...], code: str
+) -> None:
+    node.add_kernel(NEWER)
+    node.scripts = [builds()]
+    before = outside(node)
+    run(node, kernels="all")
+    wanted = in_store(node)
+    failed = 0
+    for first in range(1, MOST_EFFECTS, step):
+        shutil.rmtree(node.root / STORE)
+        error = fails(node, BrokenStore(node.root, first, number, names))
+        if error is None:
+            break
+        failed += 1
+        assert error.code == code, error
+        assert f"{node.root}/{STORE}" in str(error)
+        assert re.search(r"larger disk|mount its filesystem writable", str(error))
+        assert outside(node) == before
+        layers, problems = read_all(node.root)
+        # What takes no change takes none back either; a layer that is recorded is whole by itself.
+        allowed = (0, 1, 2) if code == "read_only" else (0, 2)
+        assert (len(layers) in allowed, problems) == (True, ()), "both kernels, or none"
+        run(node, kernels="all")
+        assert in_store(node) == wanted
+    assert failed > 3
+    assert outside(node) == before
+
+
+def fails(node: FakeNode, at: BrokenStore) -> BuildError | None:
+    try:
+        with broken(at):
+            run(node, kernels="all")
+    except BuildError as error:
+        return error
+    return None

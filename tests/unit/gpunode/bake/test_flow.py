@@ -1,0 +1,415 @@
+"""Baking in place on a fake node."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, in_place, preflight
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.report import release_note
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import BakeRequest, request_from
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import BAKE_JOURNAL, BAKE_REPORT
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
+
+from tests.kit.node import KILLED, FakeNode, Reply, Script, bake_layer
+from tests.kit.values import DATA, IMAGE, KVER, LIBRARIES, MARKER, NEWER, OLDER, VERSION
+
+COMPILE_LOG = (DATA / "dkms/make-3.0.10-pci_resize_resource.log").read_text(encoding="utf-8")
+BUILD = "build-only"
+
+
+def request(**changes: Any) -> BakeRequest:
+    return request_from({"image": IMAGE, "mode": "in_place", "min_free_mb": 0, "delay_s": 0, **changes})
+
+
+def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]:
+    baked = flow.bake(node, request(**changes), root=node.root)
+    assert len(baked.layers) == 1
+    return baked.layers[0], baked.changed, baked.report
+
+
+def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: Any) -> GpuNodeError:
+    """The error, after a look that the node is as it was."""
+    before = node.driver_tree()
+    with pytest.raises(error) as caught:
+        run(node, **changes)
+    assert {p: t for p, t in node.driver_tree().items() if p != MARKER} == {p: t for p, t in before.items() if p != MARKER}
+    assert not (node.root / BAKE_JOURNAL).exists()
+    assert layers.read_all(node.root) == ((), ())
+    assert not (node.root / "opt/gpu").exists() or not node.driver_runs
+    return caught.value
+
+
+def builds(**options: Any) -> Script:
+    def script(node: FakeNode, action: str) -> Reply:
+        assert action == BUILD
+        node.build(**options)
+        return Reply(out="done\n", seconds=92)
+
+    return script
+
+
+def test_what_was_baked_is_recorded_and_reported(node: FakeNode) -> None:
+    layer, baked_now, report = run(node)
+    assert baked_now
+    assert layers.read_all(node.root) == ((layer,), ())
+    assert layer.layer == f"cuda-{VERSION}-open-{KVER}"
+    assert {f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko", f"{LIBRARIES}/libcuda.so.1", MARKER} <= {e.path for e in layer.files}
+    assert (layer.replaced, layer.deleted, layer.tries) == ((), (), 1)
+    assert tree.problems(node.root, layer.files) == ()
+    assert json.loads((node.root / BAKE_REPORT).read_text()) == report
+    notes = (node.root / "var/lib/gpu-prebake/release-notes.txt").read_text()
+    assert notes == release_note(layer) + "\n"
+    assert not (node.root / "opt/gpu").exists()
+    assert not (node.root / BAKE_JOURNAL).exists()
+
+
+def test_the_release_notes_of_others_stay(node: FakeNode) -> None:
+    node.put("etc/notes", "kernel: new\nnvidia-prebake: an old bake\n")
+    layer, _, _ = run(node, release_notes="/etc/notes")
+    assert (node.root / "etc/notes").read_text() == f"kernel: new\n{release_note(layer)}\n"
+
+
+def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
+    first, _, _ = run(node)
+    before, node.calls[:] = node.tree(), []
+    again, baked_now, _ = run(node)
+    assert (again, baked_now) == (first, False)
+    assert node.tree() == before
+    assert [argv for argv in node.calls if argv[:4] == ["ctr", "-n", "k8s.io", "run"]] == []
+
+
+def test_another_driver_replaces_ours(node: FakeNode) -> None:
+    run(node)
+    other = IMAGE.replace(VERSION, "580.159.04")
+    node.add_image(other)
+    node.scripts = [builds(version="580.159.04")]
+    layer, baked_now, _ = run(node, image=other)
+    assert baked_now
+    assert [m.layer for m in layers.read_all(node.root)[0]] == [layer.layer]
+    assert not [path for path in node.driver_tree() if VERSION in path]
+
+
+def test_a_damaged_layer_is_baked_anew(node: FakeNode) -> None:
+    run(node)
+    (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
+    _, baked_now, _ = run(node)
+    assert baked_now
+
+
+def test_check_mode_answers_and_writes_nothing(node: FakeNode) -> None:
+    before = node.tree()
+    assert flow.would_bake(node, request(), node.root)
+    assert node.tree() == before
+    run(node)
+    before = node.tree()
+    assert not flow.would_bake(node, request(), node.root)
+    assert node.tree() == before
+
+
+# --- what the container left -----------------------------------------------------------------------------------------
+
+
+def test_a_stale_marker_is_no_success(node: FakeNode) -> None:
+    node.put(MARKER, f"kernel={KVER}\ndriver_version={VERSION}\ndriver_kind=cuda\narch=x86_64\n")
+    node.scripts = [lambda node, action: Reply()]
+    assert failed(node).code == "marker_missing"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        pytest.param({"marker": {"kernel": NEWER}}, "marker_mismatch", f"kernel={NEWER}, wanted {KVER}", id="kernel"),
+        pytest.param({"marker": {"driver_version": "570.1"}}, "marker_mismatch", "driver_version=570.1", id="version"),
+        pytest.param({"marker": {"driver_kind": "grid"}}, "marker_mismatch", "driver_kind=grid, wanted cuda", id="kind"),
+        pytest.param({"marker": {"arch": "aarch64"}}, "marker_mismatch", "arch=aarch64, wanted x86_64", id="arch"),
+        pytest.param({"marker": {"arch": ""}}, "marker_mismatch", "arch=unknown", id="arch left out"),
+        pytest.param({"marker": {"driver_version": "../x"}}, "marker_invalid", "not a plain word", id="leads out"),
+        pytest.param({"without": ("marker",)}, "marker_missing", "left no marker", id="no marker"),
+        pytest.param({"without": ("nvidia",)}, "build_incomplete", "module nvidia is missing", id="no module"),
+        pytest.param({"without": ("nvidia-uvm",)}, "build_incomplete", "module nvidia-uvm is missing", id="no uvm"),
+        pytest.param({"without": ("dkms",)}, "build_incomplete", f"DKMS has no installed nvidia/{VERSION}", id="not registered"),
+        pytest.param({"without": ("libraries",)}, "build_incomplete", "no driver library of version", id="no libraries"),
+        pytest.param({"licence": "GPL"}, "build_incomplete", "unknown licence 'GPL'", id="licence"),
+    ],
+)
+def test_what_is_not_as_asked_is_an_error_and_taken_back(node: FakeNode, options: dict[str, Any], code: str, message: str) -> None:
+    node.scripts = [builds(**options)]
+    error = failed(node, GpuNodeError)
+    assert error.code == code
+    assert message in str(error)
+
+
+def test_the_flavour_is_asserted(node: FakeNode) -> None:
+    node.scripts = [builds(licence="NVIDIA")]
+    assert failed(node, flavour="open").code == "flavour_refused"
+    layer, _, _ = run(node, flavour="proprietary")
+    assert layer.identity.flavour == "proprietary"
+
+
+def test_a_library_of_another_version_is_an_error(node: FakeNode) -> None:
+    def mixed(node: FakeNode, action: str) -> Reply:
+        node.build()
+        node.put(f"{LIBRARIES}/libnvidia-ptxjitcompiler.so.570.1", "old")
+        return Reply()
+
+    node.scripts = [mixed]
+    assert failed(node).code == "build_incomplete"
+
+
+def test_modules_that_do_not_fit_each_other_are_an_error(node: FakeNode) -> None:
+    node.put(f"usr/src/linux-headers-{KVER}/Module.symvers")
+    node.depmod_says = f"depmod: WARNING: {node.root}/lib/modules/{KVER}/updates/dkms/nvidia-uvm.ko needs unknown symbol nvUvmInterface\n"
+    error = failed(node)
+    assert error.code == "build_incomplete"
+    assert "nvidia-uvm.ko needs unknown symbol nvUvmInterface" in str(error)
+
+
+def test_a_module_that_a_driver_can_do_without_is_warned_of(node: FakeNode) -> None:
+    node.put(f"usr/src/linux-headers-{KVER}/Module.symvers")
+    said = f"/lib/modules/{KVER}/updates/dkms/nvidia-drm.ko needs unknown symbol drm_gem_object_free"
+    node.depmod_says = f"depmod: WARNING: {node.root}{said}\n"
+    assert f"a module does not fit: {said}: it may not load there" in run(node)[0].warnings
+
+
+def test_dkms_own_signing_key_does_not_stay(node: FakeNode) -> None:
+    def signs(node: FakeNode, action: str) -> Reply:
+        node.build()
+        node.put("var/lib/dkms/mok.key", "private")
+        node.put("var/lib/dkms/mok.pub", "public")
+        return Reply()
+
+    node.scripts = [signs]
+    layer, _, _ = run(node)
+    assert not list((node.root / "var/lib/dkms").glob("mok.*"))
+    assert not [e.path for e in layer.files if "mok" in e.path]
+
+
+def test_a_key_that_was_there_before_is_not_ours(node: FakeNode) -> None:
+    node.put("var/lib/dkms/mok.key", "the image builder's")
+    run(node)
+    assert (node.root / "var/lib/dkms/mok.key").read_text() == "the image builder's"
+
+
+# --- tries -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_timeout_is_tried_again_with_an_id_of_its_own(node: FakeNode) -> None:
+    node.scripts = [lambda node, action: Reply(seconds=KILLED), builds()]
+    layer, _, _ = run(node)
+    assert layer.tries == 2
+    assert [argv[-3] for argv in node.calls if "--privileged" in argv] == ["gpuprebuild-1", "gpuprebuild-2"]
+    assert node.containers == []
+
+
+def test_what_a_killed_try_left_is_not_part_of_the_layer(node: FakeNode) -> None:
+    def hangs(node: FakeNode, action: str) -> Reply:
+        node.put("usr/bin/nvidia-left-by-the-first-try", "x")
+        return Reply(seconds=KILLED)
+
+    node.scripts = [hangs, builds()]
+    layer, _, _ = run(node)
+    assert layer.tries == 2
+    assert "usr/bin/nvidia-left-by-the-first-try" not in {e.path for e in layer.files} | set(node.tree())
+
+
+def test_timeouts_end(node: FakeNode) -> None:
+    node.scripts = [lambda node, action: Reply(seconds=KILLED)]
+    error = failed(node)
+    assert (error.code, node.driver_runs) == ("build_timeout", [BUILD] * 3)
+    assert "600 s, 3 times" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "tries", "message"),
+    [
+        pytest.param(COMPILE_LOG, "compile_failed", 1, "nvidia.c:184:16: error: too few arguments", id="compile error"),
+        pytest.param("ld: final link failed: No space left on device\n", "no_space", 1, "larger disk", id="full"),
+        pytest.param("config.sh: No such file or directory\n", "build_failed", 1, "config.sh", id="deterministic"),
+        pytest.param("E: Could not get lock /var/lib/dpkg/lock\n", "build_failed", 3, "Could not get lock", id="transient"),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(node: FakeNode, output: str, code: str, tries: int, message: str) -> None:
+    node.scripts = [lambda node, action: Reply(1, output)]
+    error = failed(node)
+    assert (error.code, len(node.driver_runs)) == (code, tries)
+    assert message in str(error)
+    assert error.details["container_output"]
+
+
+def test_the_first_error_is_taken_from_dkms_log_too(node: FakeNode) -> None:
+    def dkms_fails(node: FakeNode, action: str) -> Reply:
+        node.put(f"var/lib/dkms/nvidia/{VERSION}/build/make.log", COMPILE_LOG)
+        return Reply(1, "Bad return status for module build\n")
+
+    node.scripts = [dkms_fails]
+    error = failed(node)
+    assert "nvidia.c:184:16: error: too few arguments" in str(error)
+    assert "make.log" in error.details["dkms_log"]
+
+
+# --- before the build ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entrypoint", ["case $1 in copy|install) ;; esac", "# build-only\ninstall", "pre-build-only|build-only-x"])
+def test_an_image_without_the_action_is_never_sent_it(node: FakeNode, entrypoint: str) -> None:
+    node.entrypoint = entrypoint
+    assert failed(node, ImageError).code == "image_without_build_only"
+    assert node.driver_runs == []
+
+
+def test_an_absent_image_is_an_error(node: FakeNode) -> None:
+    node.images.clear()
+    assert failed(node, ImageError).code == "image_missing"
+
+
+def test_an_image_for_another_architecture_is_an_error(node: FakeNode) -> None:
+    node.add_image(IMAGE, arch="s390x")
+    assert failed(node, ImageError).code == "image_no_platform"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        pytest.param(lambda n: setattr(n, "daemon_ready", False), "containerd_unavailable", id="no containerd"),
+        pytest.param(lambda n: n.put("etc/os-release", "ID=fedora\n"), "unsupported", id="rpm system"),
+        pytest.param(lambda n: n.put("var/lib/dkms/nvidia-current/535.1/x"), "foreign_driver", id="another's driver"),
+        pytest.param(lambda n: (n.root / f"usr/lib/modules/{KVER}/build").unlink(), "tools_missing", id="no headers"),
+        pytest.param(lambda n: n.missing_programs.add("gcc"), "tools_missing", id="no compiler"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/layers/x/manifest.json", "{"), "manifest_invalid", id="broken manifest"),
+    ],
+)
+def test_preflight_refuses_before_anything_runs(node: FakeNode, spoil: Any, code: str) -> None:
+    spoil(node)
+    before = node.tree()
+    with pytest.raises(GpuNodeError) as caught:
+        run(node)
+    assert caught.value.code == code
+    assert node.tree() == before
+    assert node.driver_runs == []
+
+
+def test_too_little_space_says_how_much_is_missing(node: FakeNode) -> None:
+    with pytest.raises(PreflightError, match=r"MB free, a bake needs 9\d+ MB there, \d+ MB are missing"):
+        run(node, min_free_mb=999_999_999)
+
+
+def test_only_the_targets_headers_are_in_sight_of_the_build(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+    node.add_kernel(OLDER)
+    seen: list[str] = []
+
+    def looks(node: FakeNode, action: str) -> Reply:
+        seen.extend(sorted(p.parent.name for p in (node.root / "lib/modules").glob("*/build")))
+        return builds()(node, action)
+
+    node.scripts = [looks]
+    layer, _, _ = run(node, kernels=KVER)
+    assert seen == sorted([KVER, OLDER])
+    assert (node.root / f"lib/modules/{NEWER}/build/Makefile").is_file()
+    assert (layer.replaced, layer.deleted) == ((), ())
+
+
+# --- interrupted -----------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_bake_is_taken_back_by_the_next(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.add_kernel(NEWER)
+    clean = node.driver_tree()
+
+    class PowerCut(BaseException):
+        pass
+
+    def dies(node: FakeNode, action: str) -> Reply:
+        node.build(version="9.9.9")
+        raise PowerCut
+
+    node.scripts = [dies]
+    with monkeypatch.context() as patch:
+        patch.setattr(in_place.InPlace, "take_back", lambda self, before: 0)
+        patch.setattr(in_place, "show_headers", lambda root: None)
+        with pytest.raises(PowerCut):
+            run(node, kernels=KVER)
+    assert (node.root / BAKE_JOURNAL).exists()
+    assert not (node.root / f"lib/modules/{NEWER}/build").exists()
+    node.containers = ["gpuprebuild-1", "somebody-elses"]
+    node.put("usr/bin/nvidia-installed-meanwhile", "by apt")
+    node.put("var/lib/dpkg/info/tool.list", "/.\n/bin\n/bin/nvidia-installed-meanwhile\n")
+    node.put("etc/netplan/50-put-meanwhile.yaml", "by the image builder")
+    node.scripts = [builds()]
+    layer, baked_now, _ = run(node, kernels=KVER)
+    assert baked_now
+    assert not [path for path in node.driver_tree() if "9.9.9" in path]
+    assert (node.root / "usr/bin/nvidia-installed-meanwhile").is_file()
+    assert (node.root / "etc/netplan/50-put-meanwhile.yaml").is_file()
+    new = {p for p in node.driver_tree() if p not in clean and "meanwhile" not in p}
+    assert new == {e.path for e in layer.files if e.type != "folder"}
+    assert (node.root / f"lib/modules/{NEWER}/build/Makefile").is_file()
+    assert node.containers == ["somebody-elses"]
+
+
+def test_a_failure_after_the_record_takes_that_back_too(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove = files.remove_durably
+    asked: list[Path] = []
+
+    def fails_once(path: Path) -> None:
+        asked.append(path)
+        if path.name == Path(BAKE_JOURNAL).name and [p.name for p in asked].count(path.name) == 1:
+            raise OSError(errno.EIO, "the disk went away", str(path))
+        remove(path)
+
+    monkeypatch.setattr(files, "remove_durably", fails_once)
+    before = node.driver_tree()
+    with pytest.raises(BuildError, match=r"in step assert-and-record: .*: the disk went away"):
+        run(node)
+    assert node.driver_tree() == before
+    assert layers.read_all(node.root) == ((), ())
+
+
+@pytest.mark.parametrize("paths", ["7", "[]", '"usr/bin"', "[1]", "null"])
+def test_a_journal_that_lists_no_paths_removes_nothing(node: FakeNode, paths: str) -> None:
+    refuses_journal(node, f'{{"schema": 1, "kver": "{KVER}", "paths": {paths}}}')
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 2, "paths": ["usr/bin"]}', '{"paths": ["usr/bin"]}'])
+def test_a_broken_journal_removes_nothing(node: FakeNode, text: str) -> None:
+    refuses_journal(node, text)
+
+
+def refuses_journal(node: FakeNode, text: str) -> None:
+    node.put(BAKE_JOURNAL, text)
+    before = node.tree()
+    with pytest.raises(BuildError) as caught:
+        run(node)
+    assert caught.value.code == "journal_invalid"
+    assert node.tree() == before
+
+
+def test_a_second_bake_at_the_same_time_is_refused(node: FakeNode) -> None:
+    with files.locked(paths.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already under way") as caught:
+        run(node)
+    assert caught.value.code == "busy"
+
+
+def test_a_layer_of_ours_is_never_foreign(node: FakeNode) -> None:
+    bake_layer(node)
+    run(node)
+    assert node.driver_runs == []
+
+
+def test_what_an_interrupted_bake_left_is_not_taken_for_a_foreign_driver(node: FakeNode) -> None:
+    before = sorted(footprint.listing(node.root))
+    node.put(BAKE_JOURNAL, json.dumps({"schema": 1, "kver": KVER, "paths": before}))
+    node.build()
+    found = preflight.check(node.root, node, Containerd(node), request())
+    assert found.kernels == (KVER,)

@@ -1,0 +1,247 @@
+"""Killed at every step, the next run recovers: the process ends at its n-th effect, for every n, and the work is simply done again.
+
+An effect is a program that is started or has ended, a file that is renamed, removed or made to last, and in the store also a folder that is
+made and a content that is written. The end is that of a
+SIGKILL: nothing of the process runs any more, no handler and no clean-up. What the node keeps is what is in its files.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
+    BAKE_JOURNAL,
+    BAKE_REPORT,
+    INSTALLED_FILES,
+    NODE_RECORD,
+    STORE,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow as removal_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import request
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
+
+from tests.kit.node import FakeNode, bake_layer
+from tests.kit.values import IMAGE, KVER, NEWER, VERSION
+from tests.unit.gpunode.bake import test_captured as test_capturing
+from tests.unit.gpunode.bake import test_flow as test_bake
+from tests.unit.gpunode.boot import test_apply
+
+KILLED, DONE = 9, 0
+MOST_EFFECTS = 700
+
+
+class DyingNode(FakeNode):
+    """A node on which the process ends at effect number ``last``."""
+
+    effects = 0
+    last = 0
+
+    def copy(self, root: Path) -> DyingNode:
+        """The same node with files of its own."""
+        shutil.copytree(self.root, root, symlinks=True)
+        other = copy.deepcopy(self)
+        other.root, other.effects = root, 0
+        return other
+
+    def effect(self) -> None:
+        self.effects += 1
+        if self.effects == self.last:
+            os._exit(KILLED)
+
+    def run(self, *args: Any, **options: Any) -> Result:
+        self.effect()
+        result = super().run(*args, **options)
+        self.effect()
+        return result
+
+
+def dies_at(node: DyingNode, number: int, work: Callable[[FakeNode], object]) -> bool:
+    """Runs ``work`` in a process of its own that ends at effect ``number``; returns whether it got to its end before."""
+    child = os.fork()
+    if child == 0:
+        node.last = number
+        _count_effects(node)
+        work(node)
+        os._exit(DONE)
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    assert code in (KILLED, DONE)
+    return code == DONE
+
+
+def _count_effects(node: DyingNode) -> None:
+    for owner, name in ((Path, "unlink"), (Path, "rename"), (Path, "replace"), (Path, "rmdir"), (shutil, "rmtree"), (os, "fsync")):
+        original = getattr(owner, name)
+
+        def counted(*args: Any, original: Callable[..., Any] = original, **options: Any) -> Any:
+            node.effect()
+            return original(*args, **options)
+
+        setattr(owner, name, counted)
+    for name in ("mkdir", "write"):
+        _count_in_store(node, name)
+
+
+def _count_in_store(node: DyingNode, name: str) -> None:
+    original, store, captures = getattr(os, name), str(node.root / STORE), str(node.root / sandbox.CAPTURES)
+
+    def counted(at: Any, *args: Any, **options: Any) -> Any:
+        path = str(Path(f"/proc/self/fd/{at}").readlink()) if isinstance(at, int) else os.fspath(at)
+        if path.startswith(store) and not path.startswith(captures) and not (name == "mkdir" and os.path.lexists(path)):
+            node.effect()
+        return original(at, *args, **options)
+
+    setattr(os, name, counted)
+
+
+def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object], stride: int) -> int:
+    """Kills ``work`` at every effect, or every ``stride``-th, runs it again, and compares the node with that of an uninterrupted run.
+    Returns at how many effects it could have been killed."""
+    prepared = DyingNode(tmp_path / "prepared")
+    prepare(prepared)
+    clean = prepared.copy(tmp_path / "clean")
+    work(clean)
+    wanted = state(clean)
+    for number in range(1, MOST_EFFECTS, stride):
+        node = prepared.copy(tmp_path / str(number))
+        if dies_at(node, number, work):
+            return number - 1
+        work(node)
+        assert differences(state(node), wanted) == {}, f"killed at effect {number}"
+        shutil.rmtree(tmp_path / str(number))
+    raise AssertionError(f"more than {MOST_EFFECTS} effects")
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """What is in one and not in the other, by name: found, wanted."""
+    both = {key: (found.get(key), wanted.get(key)) for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)}
+    return {key: differences(*pair) if all(isinstance(part, dict) for part in pair) else pair for key, pair in both.items()}
+
+
+def state(node: FakeNode) -> dict[str, Any]:
+    """What a later run and an operator would find: the driver's files, modules in the kernel, records, scratch."""
+    found, noted = node_record.read(node.root), installed_files.read_or_empty(node.root)
+    return {
+        "files": {p: t for p, t in node.driver_tree().items() if "node-record" not in p and "manifest.json" not in p and "report" not in p},
+        "loaded": sorted((node.root / "proc/modules").read_text().splitlines()),
+        "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
+        "placed": (noted.files, noted.links),
+        "containerd": (node.root / "run/containerd-config").exists() and (node.root / "run/containerd-config").read_text(),
+        "journal": (node.root / BAKE_JOURNAL).exists(),
+        "store": (node.root / STORE).exists(),
+        "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
+        "in store": in_store(node),
+        "scratch": [p for p in ("opt/gpu", "opt/actions") if (node.root / p).exists()],
+    }
+
+
+def in_store(node: FakeNode) -> dict[str, Any]:
+    """Everything in the store, temporary files included; of documents, what does not differ from run to run."""
+    found: dict[str, Any] = {}
+    for path, text in node.tree(STORE).items():
+        if path.endswith("/manifest.json"):
+            found[path] = {key: value for key, value in json.loads(text.partition(" ")[2]).items() if key not in ("created", "build_s")}
+        elif path == BAKE_REPORT:
+            found[path] = [layer["identity"] for layer in json.loads(text.partition(" ")[2])["layers"]]
+        else:
+            found[path] = "" if path in (NODE_RECORD, INSTALLED_FILES) else text
+    return found
+
+
+def gpu(node: FakeNode) -> None:
+    node.add_gpu()
+
+
+def baked(node: FakeNode) -> None:
+    node.add_gpu()
+    bake_layer(node)
+
+
+def baked_with_another_version(node: FakeNode) -> None:
+    node.add_gpu()
+    bake_layer(node, version="550.90.07")
+    node.insert("nvidia", "550.90.07")
+
+
+def newer_kernel(node: FakeNode) -> None:
+    node.add_kernel(NEWER)
+    for folder in ("etc/ld.so.conf.d", "etc/modprobe.d"):  # every Debian has these, and no bake takes them for its own
+        (node.root / folder).mkdir()
+
+
+def boots(node: FakeNode) -> object:
+    return test_apply.boot(node)
+
+
+def bakes(node: FakeNode) -> object:
+    node.scripts = [test_bake.builds()]
+    return test_bake.run(node, kernels=KVER)
+
+
+def brought_up(node: FakeNode) -> None:
+    baked(node)
+    boots(node)
+
+
+def brought_up_by_install(node: FakeNode) -> None:
+    node.add_gpu()
+    boots(node)
+
+
+def removes(node: FakeNode) -> object:
+    return removal_flow.remove(node, request.RemoveRequest(), root=node.root)
+
+
+def captured_before(node: FakeNode) -> None:
+    """Two kernels, and a layer of another driver for one of them."""
+    node.add_kernel(NEWER)
+    other = IMAGE.replace(VERSION, "550.90.07")
+    node.add_image(other)
+    node.scripts = [test_capturing.builds(version="550.90.07")]
+    test_capturing.run(node, image=other, kernels=KVER)
+
+
+def captures(node: FakeNode) -> object:
+    node.scripts = [test_capturing.builds()]
+    return test_capturing.run(node, kernels="all")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "work", "at_least", "stride"),
+    [
+        pytest.param(baked, boots, 40, 1, id="fast path"),
+        pytest.param(gpu, boots, 40, 1, id="full install"),
+        pytest.param(baked_with_another_version, boots, 60, 1, id="another version out, a full install"),
+        pytest.param(newer_kernel, bakes, 40, 1, id="bake"),
+        pytest.param(brought_up, removes, 60, 1, id="removal after the fast path"),
+        pytest.param(brought_up_by_install, removes, 60, 1, id="removal after a full install"),
+        # Two builds, most of whose effects are the same again and again: an odd stride comes to each kind of them.
+        pytest.param(captured_before, captures, 200, 23, id="captured bake for two kernels over another"),
+        pytest.param(captured_before, captures, 200, 1, id="the same, every effect", marks=pytest.mark.faults),
+    ],
+)
+def test_killed_at_every_effect_the_next_run_recovers(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[FakeNode], object],
+    work: Callable[[FakeNode], object],
+    at_least: int,
+    stride: int,
+) -> None:
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for name in ("sync", "fsync"):  # the end is that of a process, not of a machine
+        monkeypatch.setattr(os, name, lambda *_: None)
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", KVER, "#1 SMP", "x86_64")))
+    assert every_kill(tmp_path, prepare, work, stride) >= at_least

@@ -1,0 +1,129 @@
+"""What an image archive holds, against what is wanted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive as container_archive
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.archive import _Archive, _opened
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
+
+from tests.kit import archives
+from tests.kit.values import IMAGE
+
+TAG = IMAGE.rpartition(":")[2]
+OTHER = "registry.lab:5000/other/aks-gpu-cuda:" + TAG
+PULLED = "mirror.local/aks/aks-gpu-cuda:" + TAG
+Make = Callable[[Path], Path]
+
+
+def digest_in(path: Path) -> str:
+    archive = archives.layout(path, "")
+    with _opened(str(archive)) as tar:
+        (image,) = _Archive(str(archive), tar).images()
+    return image.digest
+
+
+def filled(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def check(path: Path, image: str = IMAGE, pull: str | None = None, arch: str = "x86_64") -> None:
+    container_archive.check(str(path), reference.wanted(image, pull), arch)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda p: archives.layout(p, IMAGE), id="layout with the full reference"),
+        pytest.param(lambda p: archives.layout(p, TAG), id="layout with the tag"),
+        pytest.param(lambda p: archives.layout(p, PULLED), id="layout with the reference to pull by"),
+        pytest.param(lambda p: archives.multi_platform(p, IMAGE, "arm64", "amd64"), id="index of two platforms"),
+        pytest.param(lambda p: archives.docker(p, IMAGE), id="docker archive"),
+        pytest.param(lambda p: archives.docker(p, PULLED), id="docker archive with the reference to pull by"),
+        pytest.param(lambda p: archives.docker(p, IMAGE, PULLED), id="docker archive with both"),
+    ],
+)
+def test_the_wanted_image_is_accepted(tmp_path: Path, make: Make) -> None:
+    check(make(tmp_path / "a.tar"), pull=PULLED)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        pytest.param(lambda p: archives.layout(p, OTHER), rf"holds {OTHER} with digest \S+ for linux/amd64, wanted is {IMAGE}", id="other"),
+        pytest.param(lambda p: archives.layout(p, "1.2-3"), "holds 1.2-3 with digest", id="other tag"),
+        pytest.param(lambda p: archives.docker(p, OTHER), f"holds {OTHER} for linux/amd64, wanted is {IMAGE}", id="other, docker"),
+        pytest.param(lambda p: archives.docker(p, IMAGE, OTHER), f"holds {IMAGE} {OTHER} for", id="another name beside it"),
+        pytest.param(lambda p: archives.layout(p, ""), "an image without a name.*: write the reference into it", id="nameless"),
+        pytest.param(archives.docker, "an image without a name.*: write the reference into it", id="nameless, docker"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, OTHER), rf"holds 2 images \({IMAGE} .*; {OTHER} .*\), wanted is", id="two"),
+        pytest.param(lambda p: archives.docker(p, IMAGE, images=2), "holds 2 images", id="two, docker"),
+        pytest.param(archives.layout, r"holds 0 images \(no image\)", id="none"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, arch="arm64"), "for linux/arm64, wanted is linux/amd64", id="platform"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, os="windows"), "for windows/amd64, wanted is linux/amd64", id="system"),
+        pytest.param(lambda p: archives.docker(p, IMAGE, arch="arm64"), "for linux/arm64, wanted is", id="platform, docker"),
+        pytest.param(lambda p: archives.multi_platform(p, IMAGE, "arm64", "s390x"), "for linux/arm64, linux/s390x, wanted", id="index"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="layer"), "is missing in it", id="no layer"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="config"), "is missing in it", id="no config"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="manifest"), "is missing in it", id="no manifest"),
+        pytest.param(lambda p: archives.write(p, {"x": b"1"}), "neither oci-layout nor manifest.json", id="some tar file"),
+        pytest.param(lambda p: archives.write(p, {"manifest.json": b"{"}), "manifest.json in it is no JSON", id="no JSON"),
+        pytest.param(lambda p: archives.write(p, {"manifest.json": b'[{"a": 1}]'}), "lacks what it must say", id="no Config"),
+        pytest.param(lambda p: archives.write(p, {"manifest.json": b"7"}), "lacks what it must say", id="no list"),
+        pytest.param(lambda p: p, "cannot be read on this machine", id="missing"),
+        pytest.param(lambda p: filled(p, b""), "it is empty", id="empty"),
+        pytest.param(lambda p: filled(p, b"text" * 500), "is no tar file", id="text"),
+        pytest.param(lambda p: filled(p, gzip.compress(b"x")), "is compressed with gzip: unpack it first", id="gzip"),
+    ],
+)
+def test_anything_else_is_refused_and_says_what_it_is(tmp_path: Path, make: Make, said: str) -> None:
+    path = tmp_path / "a.tar"
+    with pytest.raises(ImageError, match=said) as caught:
+        check(make(path))
+    assert caught.value.code == "image_archive"
+    assert str(caught.value).startswith(f"image archive {path}: ")
+
+
+@pytest.mark.parametrize("make", [lambda p: archives.layout(p, IMAGE), lambda p: archives.docker(p, IMAGE)], ids=["layout", "docker"])
+def test_cut_off_anywhere_it_is_refused(tmp_path: Path, make: Make) -> None:
+    whole = make(tmp_path / "whole.tar").read_bytes()
+    end = len(whole.rstrip(b"\0"))
+    for length in range(0, end, 512):
+        path = tmp_path / "cut.tar"
+        path.write_bytes(whole[:length])
+        with pytest.raises(ImageError):
+            check(path)
+
+
+def test_a_damaged_part_is_refused(tmp_path: Path) -> None:
+    path = archives.layout(tmp_path / "a.tar", IMAGE)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(archives.LAYER, b"X" + archives.LAYER[1:]))
+    with pytest.raises(ImageError, match="has other contents than its name says"):
+        check(path)
+
+
+def test_a_digest_says_more_than_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    found = digest_in(path)
+    check(archives.layout(path, ""), f"{IMAGE}@{found}")
+    check(archives.layout(path, OTHER), f"{IMAGE}@{found}")
+    check(archives.layout(path, OTHER), IMAGE, pull=f"mirror.local/x/y@{found}")
+    with pytest.raises(ImageError, match=f"holds {re.escape(IMAGE)} with digest {found}"):
+        check(archives.layout(path, IMAGE), f"{IMAGE}@sha256:{'0' * 64}")
+    with pytest.raises(ImageError, match=r"a docker archive, which keeps no digest.*make an OCI archive"):
+        check(archives.docker(path, IMAGE), f"{IMAGE}@{found}")
+
+
+def test_names_may_begin_with_the_folder_of_the_archive(tmp_path: Path) -> None:
+    files = {"config.json": b'{"os": "linux", "architecture": "amd64"}', "layer.tar": b"x"}
+    files["manifest.json"] = json.dumps([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]).encode()
+    check(archives.write(tmp_path / "a.tar", files, prefix="./"))

@@ -1,0 +1,93 @@
+"""containerd through ctr."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
+
+from tests.kit.node import FakeNode, Reply
+from tests.kit.values import CONFIG_DIGEST, IMAGE, digest
+
+MIRROR = IMAGE.replace("registry.lab:5000", "mirror.local")
+
+
+def test_finds_an_image_by_its_exact_name(node: FakeNode) -> None:
+    node.add_image(IMAGE + "1")
+    assert Containerd(node).target_digest(IMAGE) == digest("index " + IMAGE)
+    assert Containerd(node).target_digest(IMAGE[:-1]) is None
+
+
+def test_a_longer_name_in_the_listing_is_another_image(node: FakeNode) -> None:
+    listing = f"REF TYPE DIGEST SIZE PLATFORMS LABELS\n{IMAGE}-x application/x {digest('a')} 1.0 MiB linux/amd64 -\n"
+    node._do_ctr = lambda words: Reply(out=listing)  # type: ignore[method-assign]
+    assert Containerd(node).target_digest(IMAGE) is None
+
+
+@pytest.mark.parametrize(
+    ("document", "arch", "found"),
+    [
+        pytest.param({"config": {"digest": CONFIG_DIGEST}}, "x86_64", CONFIG_DIGEST, id="a manifest"),
+        pytest.param({"config": {}}, "x86_64", None, id="a manifest without a config"),
+        pytest.param({"manifests": []}, "x86_64", None, id="an empty index"),
+        pytest.param({}, "x86_64", None, id="neither"),
+    ],
+)
+def test_the_config_digest_of_one_document(node: FakeNode, document: dict[str, Any], arch: str, found: str | None) -> None:
+    node.content[node.images[IMAGE]] = document
+    assert Containerd(node).config_digest(IMAGE, arch) == found
+
+
+def test_an_index_is_asked_for_the_machines_platform(node: FakeNode) -> None:
+    assert Containerd(node).config_digest(IMAGE, "x86_64") == CONFIG_DIGEST
+    assert Containerd(node).config_digest(IMAGE, "aarch64") is None
+    assert Containerd(node).config_digest(MIRROR, "x86_64") is None
+    node.content.clear()
+    assert Containerd(node).config_digest(IMAGE, "x86_64") is None
+
+
+@pytest.mark.parametrize(
+    ("index", "found"),
+    [
+        pytest.param({"manifests": [{"platform": None, "digest": "a"}, {"digest": "b"}]}, None, id="no platform"),
+        pytest.param({"manifests": [{"platform": {"os": "unknown", "architecture": "unknown"}, "digest": "a"}]}, None, id="attestation"),
+        pytest.param({"manifests": [{"platform": {"os": "linux", "architecture": "amd64"}, "digest": 7}]}, None, id="no digest"),
+    ],
+)
+def test_odd_entries_of_an_index_are_passed_over(index: dict[str, Any], found: str | None) -> None:
+    assert containerd.platform_manifest(index, "amd64") == found
+
+
+@pytest.mark.parametrize(
+    ("text", "imports"),
+    [
+        ('imports = ["/etc/containerd/config.d/*.toml"]\n', True),
+        ('imports = [\n  "/x/y.toml",\n  "/etc/containerd/config.d/*.toml",\n]\n', True),
+        ('# imports = ["/etc/containerd/config.d/*.toml"]\n', False),
+        ("imports = []\n", False),
+        ('imports = ["/etc/other.d/*.toml"]\n', False),
+        ("", False),
+    ],
+)
+def test_sees_whether_the_dropins_are_imported(node: FakeNode, text: str, imports: bool) -> None:
+    node.put("etc/containerd/config.toml", text)
+    assert containerd.imports_dropins(node.root) is imports
+
+
+def test_a_daemon_that_is_away_or_missing_is_not_ready(node: FakeNode) -> None:
+    assert Containerd(node).is_ready()
+    node.daemon_ready = False
+    assert not Containerd(node).is_ready()
+    node.missing_programs.add("ctr")
+    assert not Containerd(node).is_ready()
+
+
+def test_a_daemon_that_does_not_come_back_is_an_error(node: FakeNode) -> None:
+    node.daemon_ready = False
+    with pytest.raises(ImageError) as caught:
+        Containerd(node).restart(Deadline(5, node.clock, node.clock.sleep))
+    assert caught.value.code == "containerd_unavailable"

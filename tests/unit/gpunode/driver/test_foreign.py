@@ -1,0 +1,181 @@
+"""Drivers that are not ours."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import foreign
+
+from tests.kit.node import FakeNode, bake_layer
+from tests.kit.values import KVER, LOADER, VERSION
+
+
+def package(node: FakeNode, name: str, status: str = "install ok installed") -> None:
+    node.put("var/lib/dpkg/status", f"Package: bash\nStatus: install ok installed\n\nPackage: {name}\nStatus: {status}\nVersion: 1\n\n")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nvidia-driver",
+        "nvidia-kernel-dkms",
+        "nvidia-dkms-580-open",
+        "libcuda1",
+        "libnvidia-ml1",
+        "libnvidia-eglcore",
+        "linux-modules-nvidia-580-6.8.0-31-generic",
+    ],
+)
+def test_a_distributions_driver_is_foreign(node: FakeNode, name: str) -> None:
+    package(node, name)
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"package {name}",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nvidia-container-toolkit",
+        "libnvidia-container1",
+        "libnvidia-container-tools",
+        "nvidia-fabricmanager-580",
+        "nvidia-persistenced",
+        "libnvidia-nscq-580",
+        "libnvidia-nsdm-580",
+        "libnvidia-nvsdm-580",
+        "libnvsdm-580",
+        "libnvidia-egl-wayland1",
+        "libnvidia-egl-gbm1",
+    ],
+)
+def test_what_comes_with_the_contract_is_none(node: FakeNode, name: str) -> None:
+    package(node, name)
+    assert foreign.driver_packages(node.root) == ()
+
+
+def test_a_package_that_was_removed_is_gone(node: FakeNode) -> None:
+    package(node, "nvidia-driver", "deinstall ok config-files")
+    assert foreign.driver_packages(node.root) == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [
+        pytest.param("var/lib/dkms/nvidia/535.1/source/x", "DKMS tree /var/lib/dkms/nvidia/535.1", id="dkms"),
+        pytest.param("var/lib/dkms/nvidia-current/1/x", "DKMS tree /var/lib/dkms/nvidia-current/1", id="dkms of Debian"),
+        pytest.param(f"usr/lib/modules/{KVER}/extra/nvidia.ko.xz", f"module /usr/lib/modules/{KVER}/extra/nvidia.ko.xz", id="module"),
+        pytest.param(f"{LOADER}/libcuda.so.535.1", f"library /{LOADER}/libcuda.so.535.1", id="library"),
+    ],
+)
+def test_what_nobody_accounts_for_is_foreign(node: FakeNode, path: str, sign: str) -> None:
+    node.put(path)
+    assert sign in foreign.signs(node.root, "x86_64", set(), set())
+
+
+def test_a_dangling_link_counts(node: FakeNode) -> None:
+    node.link(f"{LOADER}/libnvidia-ml.so.1", "gone")
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{LOADER}/libnvidia-ml.so.1",)
+
+
+def test_modules_of_the_kernel_itself_are_not_foreign(node: FakeNode) -> None:
+    node.put(f"usr/lib/modules/{KVER}/kernel/drivers/video/fbdev/nvidia/nvidiafb.ko")
+    node.put(f"usr/lib/modules/{KVER}/kernel/drivers/i2c/busses/i2c-nvidia-gpu.ko")
+    assert foreign.signs(node.root, "x86_64", set(), set()) == ()
+
+
+def test_our_own_are_never_foreign(node: FakeNode) -> None:
+    layer = bake_layer(node)
+    assert foreign.signs(node.root, "x86_64", {VERSION}, {e.path for e in layer.files}) == ()
+    node.initialise_device()
+    assert foreign.signs(node.root, "x86_64", {VERSION}, {e.path for e in layer.files}) == ()
+
+
+def test_another_dkms_version_beside_ours_is_foreign(node: FakeNode) -> None:
+    bake_layer(node)
+    node.put("var/lib/dkms/nvidia/535.1/source/x")
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == ("DKMS tree /var/lib/dkms/nvidia/535.1",)
+
+
+@pytest.mark.parametrize("path", ["run/nvidia/driver/usr/bin/x", "run/nvidia/validations/driver-ready"])
+def test_an_operator_leaves_signs(node: FakeNode, path: str) -> None:
+    assert foreign.operator_signs(node.root) == ()
+    node.put(path)
+    assert len(foreign.operator_signs(node.root)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "signs"),
+    [
+        pytest.param("IS_HOST_DRIVER=true\nNVIDIA_DRIVER_ROOT=/\nDRIVER_ROOT_CTR_PATH=/host\n", 0, id="the host's driver"),
+        pytest.param("IS_HOST_DRIVER=false\nNVIDIA_DRIVER_ROOT=/run/nvidia/driver\n", 1, id="the operator's driver"),
+        pytest.param("", 1, id="an older validator"),
+    ],
+)
+def test_a_validator_that_found_our_driver_owns_none(node: FakeNode, text: str, signs: int) -> None:
+    node.put("run/nvidia/validations/driver-ready", text)
+    assert len(foreign.operator_signs(node.root)) == signs
+
+
+def test_the_operators_driver_container_counts_whatever_the_validator_says(node: FakeNode) -> None:
+    node.put("run/nvidia/validations/driver-ready", "IS_HOST_DRIVER=true\n")
+    node.put("run/nvidia/validations/.driver-ctr-ready")
+    assert foreign.operator_signs(node.root) == ("/run/nvidia/validations/.driver-ctr-ready",)
+
+
+@pytest.mark.parametrize("name", ["libcuda.so.535.104.05", "libnvidia-ml.so.535.1"])
+def test_a_library_of_a_strange_version_beside_ours_is_foreign(node: FakeNode, name: str) -> None:
+    bake_layer(node)
+    node.put(f"{LOADER}/{name}")
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == (f"library /{LOADER}/{name}",)
+    assert foreign.signs(node.root, "x86_64", {VERSION}, {f"{LOADER}/{name}"}) == ()
+
+
+@pytest.mark.parametrize("name", ["libcuda.so", "libcuda.so.1", f"libcuda.so.{VERSION}"])
+def test_a_library_of_our_version_or_of_none_is_not_foreign_beside_ours(node: FakeNode, name: str) -> None:
+    node.put(f"{LOADER}/{name}")
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == ()
+
+
+def test_packages_that_serve_a_driver_of_their_own_version(node: FakeNode) -> None:
+    node.put(
+        "var/lib/dpkg/status",
+        "Package: nvidia-fabricmanager-580\nStatus: install ok installed\nVersion: 580.126.09-1\n\n"
+        "Package: nvidia-persistenced\nStatus: install ok installed\nVersion: 1:535.171.04-1~deb12u1\n\n"
+        "Package: nvidia-imex-580\nStatus: deinstall ok config-files\nVersion: 580.126.09-1\n\n"
+        "Package: bash\nStatus: install ok installed\nVersion: 5.2\n\n",
+    )
+    assert foreign.service_packages(node.root) == (("nvidia-fabricmanager-580", "580.126.09"), ("nvidia-persistenced", "535.171.04"))
+
+
+# As on a machine with an H200, whose driver lies in a read-only filesystem of its own below /usr/local/nvidia.
+ELSEWHERE = "usr/local/nvidia/lib64"
+
+
+def found_by_the_loader(node: FakeNode, folder: str, version: str = "580.159.04") -> None:
+    node.put(f"{folder}/libcuda.so.{version}")
+    node.link(f"{folder}/libcuda.so.1", f"libcuda.so.{version}")
+    node.put("etc/ld.so.cache", f"glibc-ld.so.cache1.1\0libm.so.6\0/lib/libm.so.6\0libcuda.so.1\0/{folder}/libcuda.so.1\0")
+
+
+def test_a_library_anywhere_on_the_loaders_path_is_foreign(node: FakeNode) -> None:
+    found_by_the_loader(node, ELSEWHERE)
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{ELSEWHERE}/libcuda.so.1",)
+    assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == (f"library /{ELSEWHERE}/libcuda.so.1",)
+    assert foreign.signs(node.root, "x86_64", {"580.159.04"}, set()) == ()
+
+
+def test_the_loaders_cache_is_not_believed_where_the_library_has_gone(node: FakeNode) -> None:
+    found_by_the_loader(node, ELSEWHERE)
+    (node.root / ELSEWHERE / "libcuda.so.1").unlink()
+    assert foreign.signs(node.root, "x86_64", set(), set()) == ()
+
+
+@pytest.mark.parametrize("folder", ["usr/local/cuda-13.0/compat", "usr/local/cuda/lib64/stubs", "usr/bin/lib64/lib64"])
+def test_compatibility_libraries_stubs_and_the_contracts_own_are_no_signs_on_the_loaders_path(node: FakeNode, folder: str) -> None:
+    found_by_the_loader(node, folder)
+    assert foreign.signs(node.root, "x86_64", set(), set()) == ()
+
+
+def test_a_library_in_the_usual_folder_is_named_once(node: FakeNode) -> None:
+    node.put(f"{LOADER}/libcuda.so.1")
+    node.put("etc/ld.so.cache", "glibc-ld.so.cache1.1\0libcuda.so.1\0/lib/x86_64-linux-gnu/libcuda.so.1\0")
+    assert (node.root / "lib/x86_64-linux-gnu/libcuda.so.1").exists(), "by merged /usr"
+    assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{LOADER}/libcuda.so.1",)

@@ -1,0 +1,461 @@
+"""Taking away all that we put on a fake node: what goes, what stays and is named, at which point it may be interrupted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders, nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
+    ACTIVATION,
+    ACTIVATION_JOURNAL,
+    BAKE_JOURNAL,
+    LOGS,
+    NODE_RECORD,
+    STORE,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed, RemoveRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, layers
+
+from tests.kit import layer as layernode
+from tests.kit.layer import LayerNode
+from tests.kit.node import FakeNode, Reply, bake_layer
+from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
+from tests.unit.gpunode.boot import test_apply
+
+RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
+TOOLKIT = "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n"
+
+
+@pytest.fixture(autouse=True)
+def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/remove.lock")
+
+
+def take(node: FakeNode, check: bool = False, **request: Any) -> Removed:
+    return flow.remove(node, RemoveRequest(**request), check, root=node.root)
+
+
+def refused(node: FakeNode, error: type[GpuNodeError] = BootError, **request: Any) -> GpuNodeError:
+    with pytest.raises(error) as caught:
+        take(node, **request)
+    return caught.value
+
+
+def left(done: Removed) -> set[str]:
+    return {item.what for item in done.left}
+
+
+def all_files(node: FakeNode) -> dict[str, str]:
+    """Every file apart from what a kernel shows and what a run of a program leaves in /run."""
+    return {path: text for path, text in node.tree().items() if not path.startswith(("proc/", "sys/", "run/"))}
+
+
+@pytest.fixture
+def before(node: FakeNode) -> dict[str, str]:
+    """A node with a GPU, and with files of others that look like a driver's."""
+    node.add_gpu()
+    node.put(f"{LOADER}/libnvidia-container.so.1.17.8", "toolkit")
+    node.put("etc/modprobe.d/mine.conf", "options nvidia x=1\n")
+    node.put("usr/lib/udev/rules.d/70-mine.rules", "mine")
+    node.put("etc/containerd/config.d/99-mine.toml", "mine")
+    return all_files(node)
+
+
+def brought_up_baked(node: FakeNode) -> None:
+    bake_layer(node)
+    test_apply.boot(node)
+
+
+def installed(node: FakeNode) -> None:
+    test_apply.boot(node)
+
+
+COMES = [pytest.param(brought_up_baked, id="baked"), pytest.param(installed, id="never baked"), pytest.param(bake_layer, id="an image")]
+
+
+@pytest.mark.parametrize("comes", COMES)
+def test_everything_goes_and_the_second_run_finds_nothing(
+    node: FakeNode, before: dict[str, str], comes: Callable[[FakeNode], object]
+) -> None:
+    comes(node)
+    assert all_files(node) != before
+    done = take(node)
+    assert all_files(node) == before
+    assert not [p for p in (STORE, LOGS, LIBRARIES, "opt/azure", f"usr/src/nvidia-{VERSION}") if (node.root / p).exists()]
+    assert done.result == "removed"
+    assert left(done) == {f"driver image {IMAGE}"}
+    assert not done.reboot_needed
+    assert node.loaded_names() == []
+    again = take(node)
+    assert (again.result, again.removed, again.left) == ("nothing", [], [])
+
+
+@pytest.mark.parametrize("comes", COMES)
+def test_check_mode_says_exactly_what_goes_and_touches_nothing(
+    node: FakeNode, before: dict[str, str], comes: Callable[[FakeNode], object]
+) -> None:
+    comes(node)
+    node.put("etc/modprobe.d/blacklist-nouveau.conf", "edited\n")
+    there = node.tree()
+    calls = len(node.calls)
+    planned = take(node, check=True)
+    assert node.tree() == there
+    assert {argv[0] for argv in node.calls[calls:]} <= {"ctr", "modinfo", "systemctl"}
+    done = take(node)
+    gone = {path for path in done.removed if not path.startswith("dev/")}
+    assert set(planned.removed) == gone
+    assert (planned.result, planned.left, planned.modules) == ("planned", done.left, done.modules)
+
+
+def test_a_node_that_was_never_touched_says_so(node: FakeNode) -> None:
+    node.put("etc/modprobe.d/blacklist-nouveau.conf", "the owner's\n")
+    there = node.tree()
+    done = take(node)
+    assert done.result == "nothing"
+    assert "nothing of ours is here" in done.reason
+    assert done.left == []
+    assert node.tree() == there
+
+
+def test_modules_go_dependents_first_and_services_are_stopped(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.put("lib/systemd/system/nvidia-persistenced.service")
+    done = take(node)
+    assert [argv[-1] for argv in node.called("modprobe", "-r")] == ["nvidia", "nvidia-uvm"] or done.modules[-1] == "nvidia"
+    assert done.services == ("nvidia-persistenced",)
+    assert node.called("systemctl", "stop") == [["systemctl", "stop", "nvidia-persistenced"]]
+
+
+def test_a_holder_is_named_and_nothing_goes(node: FakeNode, before: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    brought_up_baked(node)
+    there = all_files(node)
+    monkeypatch.setattr(holders, "device_holders", lambda _root: ("python3 (4711)",))
+    for check in (True, False):
+        with pytest.raises(BootError, match=r"python3 \(4711\)") as caught:
+            take(node, check)
+        assert caught.value.code == "driver_in_use"
+    assert all_files(node) == there
+    assert "nvidia" in node.loaded_names()
+
+
+def test_a_module_that_cannot_go_leaves_everything_as_it_was(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    there = all_files(node)
+    loaded = sorted(node.loaded_names())
+    node.held_modules = {"nvidia"}
+    assert refused(node).code == "driver_in_use"
+    assert all_files(node) == there
+    assert sorted(node.loaded_names()) == loaded
+
+
+def test_until_reboot_takes_the_files_and_says_that_a_reboot_is_needed(
+    node: FakeNode, before: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought_up_baked(node)
+    monkeypatch.setattr(holders, "device_holders", lambda _root: ("python3 (4711)",))
+    assert take(node, check=True, in_use="until_reboot").reboot_needed
+    done = take(node, in_use="until_reboot")
+    assert done.reboot_needed
+    assert done.modules == ()
+    assert "python3 (4711)" in next(item.why for item in done.left if item.what == "modules")
+    assert "nvidia" in node.loaded_names()
+    assert {p: t for p, t in all_files(node).items() if not p.startswith("dev/")} == before
+
+
+def test_edited_files_stay_and_are_named(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.put(DROPIN, "mine now")
+    node.put(RULES, "other rules")
+    node.put("usr/bin/nvidia-smi", "another")
+    done = take(node)
+    assert {f"/{DROPIN}", f"/{RULES}", "/usr/bin/nvidia-smi"} <= left(done)
+    assert "handler" in next(item.why for item in done.left if item.what == f"/{DROPIN}")
+    assert {p for p in all_files(node) if p not in before} == {DROPIN, RULES, "usr/bin/nvidia-smi"}
+
+
+def test_a_file_that_was_there_before_the_first_container_stays(node: FakeNode) -> None:
+    node.add_gpu()
+    bake_layer(node)
+    node.put(DROPIN, "the image builder's")
+    test_apply.boot(node)
+    take(node)
+    assert (node.root / DROPIN).exists()
+
+
+@pytest.mark.parametrize(("mode", "restarts"), [("auto", 1), ("never", 0)])
+def test_containerd_is_restarted_once_because_its_drop_in_went(node: FakeNode, before: dict[str, str], mode: str, restarts: int) -> None:
+    brought_up_baked(node)
+    count = len(node.called("systemctl", "restart", "containerd"))
+    done = take(node, restart_containerd=mode)
+    assert len(node.called("systemctl", "restart", "containerd")) - count == restarts
+    assert done.containerd_restarted == bool(restarts)
+    assert ("containerd" in left(done)) == (not restarts)
+
+
+def test_without_a_drop_in_containerd_is_left_alone(node: FakeNode, before: dict[str, str]) -> None:
+    bake_layer(node)
+    take(node)
+    assert node.called("systemctl", "restart", "containerd") == []
+
+
+def test_packages_stay_and_are_named(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.put("var/lib/dpkg/status", TOOLKIT + "Package: bash\nStatus: install ok installed\n\n")
+    assert "package nvidia-container-toolkit" in left(take(node))
+
+
+def test_driver_images_go_only_where_asked_for_by_every_name(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.images["mirror/x:1"] = node.images[IMAGE]
+    node.images["other/y:1"] = "sha256:" + "0" * 64
+    done = take(node, images=True)
+    assert sorted(done.images) == sorted([IMAGE, "mirror/x:1"])
+    assert set(node.images) == {"other/y:1"}
+    assert done.left == []
+
+
+def test_scope_driver_keeps_the_history(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.put(f"{STORE}/bake-report.json", "{}")
+    done = take(node, scope="driver")
+    assert {p for p in all_files(node) if p not in before} >= {f"{STORE}/bake-report.json"}
+    assert not [p for p in all_files(node) if "node-record" in p or "manifest.json" in p or "placed" in p or "removal" in p]
+    assert {f"/{STORE}", f"/{LOGS}"} <= left(done)
+    assert take(node, scope="driver").result == "nothing"
+    assert take(node).result == "removed"
+    assert all_files(node) == before
+
+
+def test_our_line_goes_from_release_notes_of_the_image_builder(node: FakeNode, before: dict[str, str]) -> None:
+    layer = bake_layer(node)
+    node.put("etc/release-notes", f"built by us\n{report.release_note(layer)}\n")
+    take(node, release_notes="/etc/release-notes")
+    assert (node.root / "etc/release-notes").read_text() == "built by us\n"
+
+
+def test_an_initramfs_that_holds_what_went_is_made_anew_and_others_are_not(node: FakeNode, before: dict[str, str]) -> None:
+    node.add_kernel("6.12.1-amd64")
+    node.put("usr/bin/lsinitramfs")
+    bake_layer(node)
+    node.put(f"boot/initrd.img-{KVER}", "init\netc/modprobe.d/blacklist-nouveau.conf\n")
+    node.put("boot/initrd.img-6.12.1-amd64", "init\nusr/lib/modules/6.12.1-amd64/kernel/nvidiafb.ko\n")
+    take(node)
+    assert node.called("update-initramfs") == [["update-initramfs", "-u", "-k", KVER]]
+    assert "nouveau" not in (node.root / f"boot/initrd.img-{KVER}").read_text()
+
+
+# --- the bake's file about nouveau -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def blacklisted(node: FakeNode, before: dict[str, str]) -> FakeNode:
+    """A baked image with nouveau's blacklist, also in the initramfs; there is nothing else to be made anew for."""
+    bake_layer(node)
+    (node.root / "etc/modprobe.d/blacklist-nouveau.conf").unlink()
+    node.put("usr/bin/lsinitramfs")
+    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
+    node.put(f"boot/initrd.img-{KVER}", f"init\n{nouveau_blacklist.PATH}\n")
+    return node
+
+
+def in_initramfs(node: FakeNode) -> bool:
+    return nouveau_blacklist.PATH in (node.root / f"boot/initrd.img-{KVER}").read_text()
+
+
+def test_the_bakes_blacklist_goes_with_everything_also_from_the_initramfs(blacklisted: FakeNode) -> None:
+    assert nouveau_blacklist.PATH in take(blacklisted, check=True).removed
+    assert (blacklisted.root / nouveau_blacklist.PATH).exists()
+    assert nouveau_blacklist.PATH in take(blacklisted).removed
+    assert not (blacklisted.root / nouveau_blacklist.PATH).exists()
+    assert not in_initramfs(blacklisted)
+    assert take(blacklisted).result == "nothing"
+
+
+def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode) -> None:
+    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
+    assert take(node).removed == [nouveau_blacklist.PATH]
+    assert take(node).result == "nothing"
+
+
+def test_with_the_driver_alone_the_blacklist_stays_and_is_named(blacklisted: FakeNode) -> None:
+    assert f"/{nouveau_blacklist.PATH}" in left(take(blacklisted, scope="driver"))
+    assert (blacklisted.root / nouveau_blacklist.PATH).exists()
+    assert in_initramfs(blacklisted)
+
+
+def test_a_blacklist_that_somebody_changed_stays_and_is_named(blacklisted: FakeNode) -> None:
+    blacklisted.put(nouveau_blacklist.PATH, "blacklist nouveau\n")
+    assert f"/{nouveau_blacklist.PATH}" in left(take(blacklisted))
+    assert (blacklisted.root / nouveau_blacklist.PATH).exists()
+
+
+def test_a_removal_that_was_killed_before_the_initramfs_is_finished(blacklisted: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(words: list[str]) -> Reply:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(blacklisted, "_do_update_initramfs", killed)
+    with pytest.raises(KeyboardInterrupt):
+        take(blacklisted)
+    assert not (blacklisted.root / nouveau_blacklist.PATH).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(paths, "LOCK", blacklisted.root / "run/remove.lock")
+    take(blacklisted)
+    assert not in_initramfs(blacklisted)
+
+
+def test_a_foreign_driver_and_another_provisioners_marker_stay(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.build(version="535.1.2", kver=KVER, without=("modules", "libraries"))
+    take(node)
+    assert (node.root / "var/lib/dkms/nvidia/535.1.2").is_dir()
+    assert "535.1.2" in (node.root / MARKER).read_text()
+
+
+def test_with_a_distributions_driver_only_listed_files_go_and_modules_stay(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    theirs = f"usr/lib/modules/{KVER}/updates/dkms/nvidia-drm.ko"
+    node.put(theirs, f"version:        {VERSION}\n")
+    node.put("var/lib/dpkg/status", "Package: nvidia-driver\nStatus: install ok installed\n\n")
+    done = take(node)
+    assert (node.root / theirs).exists()
+    assert "nvidia" in node.loaded_names()
+    assert {"package nvidia-driver", "module nvidia"} <= left(done)
+
+
+def test_a_damaged_document_stays_and_is_named(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    bad = node.put(f"{STORE}/layers/cuda-1.2-open-{KVER}/manifest.json", "{")
+    done = take(node)
+    assert bad.exists()
+    assert any("not valid JSON" in item.why for item in done.left)
+    assert not (node.root / NODE_RECORD).exists()
+    again = take(node)
+    assert again.result == "nothing"
+    assert "damaged" in again.reason
+
+
+def test_a_bake_that_was_killed_must_be_taken_back_by_a_bake(node: FakeNode) -> None:
+    node.put(BAKE_JOURNAL, "{}")
+    assert refused(node, PreflightError).code == "bake_unfinished"
+
+
+def test_a_deadline_that_cannot_be_meant_is_refused(node: FakeNode) -> None:
+    assert refused(node, InputError, deadline_s=0).code == "bad_input"
+
+
+def test_device_nodes_and_the_cdi_specification_go_with_the_modules(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.put("dev/nvidia0")
+    node.link("dev/char/195:0", "../nvidia0")
+    node.link("dev/char/1:3", "../null")
+    node.put("run/cdi/nvidia.yaml", "{}")
+    take(node)
+    assert not list((node.root / "dev").glob("nvidia*"))
+    assert [p.name for p in (node.root / "dev/char").iterdir()] == ["1:3"]
+    assert not (node.root / "run/cdi/nvidia.yaml").exists()
+
+
+def test_a_boot_afterwards_installs_from_the_start(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    take(node)
+    assert test_apply.boot(node).code == "never_baked"
+    take(node)
+    assert all_files(node) == before
+
+
+def test_what_a_full_install_over_a_layer_wrote_goes_too(node: FakeNode, before: dict[str, str]) -> None:
+    bake_layer(node, version="550.90.07")
+    installed(node)
+    assert installed_files.read_or_empty(node.root).files
+    take(node)
+    assert all_files(node) == before
+
+
+def test_what_a_container_compiled_over_a_layer_goes_too(node: FakeNode, before: dict[str, str]) -> None:
+    bake_layer(node)
+
+    def compiles_all_the_same(made: FakeNode, action: str) -> Any:
+        made.build(marker={"extra": "1"})
+        made.put("usr/bin/nvidia-smi", "compiled here", 0o755)
+        return test_apply.behave(made, "install-skip-build")
+
+    node.scripts = [compiles_all_the_same]
+    assert test_apply.boot(node).code == "skip_refused"
+    done = take(node)
+    assert left(done) == {f"driver image {IMAGE}"}
+    assert all_files(node) == before
+    assert layers.read_all(node.root) == ((), ())
+
+
+# --- a captured layer ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerNode]:
+    """A node with a captured layer in its store, which is in place."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with layernode.fast_folder() as folder:
+        node, layer = layernode.a_node(folder)
+        activate.activate(node.root, node, layer)
+        yield node
+
+
+@pytest.mark.parametrize("scope", ["everything", "driver"])
+def test_an_active_layer_is_taken_away_and_what_it_replaced_is_back(captured: LayerNode, scope: str) -> None:
+    there = layernode.snapshot(captured.root)
+    planned = take(captured, check=True, scope=scope)
+    assert layernode.snapshot(captured.root) == there
+    done = take(captured, scope=scope)
+    assert set(planned.removed) == set(done.removed)
+    assert set(planned.restored) == set(done.restored)
+    assert {layernode.REPLACED, layernode.DELETED} <= set(done.restored)
+    assert not (captured.root / layernode.MODULE).exists()
+    assert (captured.root / layernode.REPLACED).read_text() == "options system\n"
+    assert (captured.root / STORE).exists() == (scope == "driver")
+    assert bool(layers.read_all(captured.root)[0]) == (scope == "driver")
+    assert any(item.what.startswith("layer ") for item in done.left) == (scope == "driver")
+    assert take(captured, scope=scope).result == "nothing"
+
+
+def test_what_dkms_has_built_since_goes_and_what_an_owner_changed_stays(captured: LayerNode) -> None:
+    built = captured.kernel_hook_builds(NEWER)
+    (captured.root / layernode.LIBRARY).chmod(0o600)
+    planned = take(captured, check=True)
+    done = take(captured)
+    assert set(planned.removed) == set(done.removed)
+    assert {path for path in built if os.path.lexists(captured.root / path)} == set()
+    assert f"/{layernode.LIBRARY}" in left(planned) & left(done)
+    assert (captured.root / layernode.LIBRARY).exists()
+
+
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
+def test_where_the_record_of_a_layer_is_damaged_the_manifests_say_what_goes(captured: LayerNode, document: str) -> None:
+    there = layernode.snapshot(captured.root)
+    captured.put(document, "{")
+    planned = take(captured, check=True, scope="driver")
+    assert layernode.snapshot(captured.root) == there
+    done = take(captured, scope="driver")
+    assert set(planned.removed) <= set(done.removed)
+    assert not (captured.root / layernode.MODULE).exists()
+    assert (captured.root / layernode.REPLACED).read_text() == "options system\n"
+    assert any(document in item.why for item in done.left)
+    assert (captured.root / f"{document}.damaged").exists()
+    assert take(captured, scope="driver").result == "nothing"
+    assert take(captured).result == "removed"
+    assert not (captured.root / STORE).exists()
+
+
+def test_an_inert_layer_goes_with_everything_only(captured: LayerNode) -> None:
+    deactivate.deactivate(captured.root, captured)
+    assert take(captured, scope="driver").result == "nothing"
+    assert take(captured).result == "removed"
+    assert not (captured.root / STORE).exists()

@@ -1,0 +1,102 @@
+"""A store of a later layout: bake, boot and seal say so and delete nothing of it. Activation and discard: transactions/test_discard.py."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow as bake_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow as boot_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import GpuNodeError, SealError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
+
+from tests.kit import layer as layernode
+from tests.kit.layer import STORE, LayerNode
+from tests.kit.values import policy
+from tests.unit.gpunode.bake.test_flow import request
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LayerNode, Manifest]]:
+    with layernode.fast_folder() as folder:
+        monkeypatch.setattr(paths, "LOCK", folder / "lock")
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        node, layer = layernode.a_node(folder)
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=node.kver, machine="x86_64"))
+        yield node, layer
+
+
+def make_newer(path: Path) -> None:
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "schema": document["schema"] + 1, "what this program does not know": []}))
+
+
+def in_store(node: LayerNode) -> dict[str, str]:
+    return node.tree(STORE)
+
+
+@pytest.mark.parametrize("mode", ["captured", "in_place"])
+@pytest.mark.parametrize("document", ["manifest", ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL])
+def test_a_bake_ends_before_it_begins(both: tuple[LayerNode, Manifest], document: str, mode: str) -> None:
+    node, layer = both
+    path = layers.path_of(node.root, layer.layer) if document == "manifest" else node.root / document
+    if document in (ACTIVATION, ACTIVATION_JOURNAL):
+        active = activate.activate(node.root, node, layer)
+        activation_record.write_journal(node.root, activation_record.Journal(activation_record.ACTIVATE, active))
+    if document == BAKE_JOURNAL:
+        path.write_text(json.dumps({"schema": 1, "kver": node.kver, "paths": ["usr"]}))
+    make_newer(path)
+    before = node.tree()
+    with pytest.raises(GpuNodeError, match="layout version") as caught:
+        bake_flow.bake(node, request(mode=mode), root=node.root)
+    assert caught.value.code == {"manifest": "store_newer", BAKE_JOURNAL: "journal_invalid"}.get(document, "activation_invalid")
+    assert path.name in str(caught.value)
+    assert node.driver_runs == []
+    assert node.tree() == before
+
+
+def test_a_boot_does_without_a_newer_layer_and_says_why(both: tuple[LayerNode, Manifest]) -> None:
+    node, layer = both
+    node.add_gpu()
+    make_newer(layers.path_of(node.root, layer.layer))
+    before = in_store(node)
+    _facts, outcome = boot_flow.boot(node, policy(delay_s=0), root=node.root)
+    assert (outcome.result, outcome.code) == ("compiled", "manifest_invalid")
+    assert "layout version 3, this program reads 2" in outcome.reason
+    assert before.items() <= in_store(node).items()
+
+
+@pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
+def test_a_boot_touches_nothing_that_a_newer_program_has_put_in_place(both: tuple[LayerNode, Manifest], document: str) -> None:
+    node, layer = both
+    node.add_gpu()
+    active = activate.activate(node.root, node, layer)
+    if document == ACTIVATION_JOURNAL:
+        activation_record.write_journal(node.root, activation_record.Journal(activation_record.ACTIVATE, active))
+    make_newer(node.root / document)
+    before = node.tree()
+    with pytest.raises(GpuNodeError, match="layout version 2") as caught:
+        boot_flow.boot(node, policy(delay_s=0), root=node.root)
+    assert caught.value.code == "activation_invalid"
+    assert node.driver_runs == []
+    assert node.tree() == before
+
+
+def test_a_seal_refuses_and_names_it(both: tuple[LayerNode, Manifest]) -> None:
+    node, layer = both
+    make_newer(layers.path_of(node.root, layer.layer))
+    before = in_store(node)
+    with pytest.raises(SealError, match="layout version 3, this program reads 2"):
+        seal_flow.seal(node.root, node, Containerd(node), SealRequest())
+    assert before.items() <= in_store(node).items()

@@ -1,0 +1,130 @@
+"""Which kernel boots by default: a real grub.cfg and grubenv of Debian 12 with two kernels, and what can be set in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import bootloader
+
+DATA = Path(__file__).parents[3] / "data/grub"
+CONFIG = (DATA / "debian12-two-cloud-kernels.cfg").read_text()
+SAVED = (DATA / "debian12-saved-entry.grubenv").read_text()
+NEW, OLD = "6.12.95+deb12-cloud-amd64", "6.1.0-56-cloud-amd64"
+UUID = "871f75b8-c4e6-54f8-8a1d-903c88776e73"
+ADVANCED = "Advanced options for Debian GNU/Linux"
+
+
+def make_root(root: Path, config: str | None = CONFIG, environment: str = "", defaults: str = "GRUB_DEFAULT=0\n") -> Path:
+    for folder in ("boot/grub", "etc/default/grub.d"):
+        (root / folder).mkdir(parents=True)
+    for kver in (NEW, OLD):
+        (root / f"boot/vmlinuz-{kver}").touch()
+    if config is not None:
+        (root / "boot/grub/grub.cfg").write_text(config)
+    if environment:
+        (root / "boot/grub/grubenv").write_text(environment)
+    (root / "etc/default/grub").write_text(defaults)
+    return root
+
+
+def with_default(value: str) -> str:
+    assert CONFIG.count('set default="0"') == 1
+    return CONFIG.replace('set default="0"', f'set default="{value}"')
+
+
+@pytest.mark.parametrize(
+    ("default", "kver"),
+    [
+        pytest.param("0", NEW, id="the first"),
+        pytest.param("1>0", NEW, id="by numbers"),
+        pytest.param("1>2", OLD, id="by numbers, the older"),
+        pytest.param("1>3", OLD, id="recovery mode of the older"),
+        pytest.param(f"gnulinux-advanced-{UUID}>gnulinux-{OLD}-advanced-{UUID}", OLD, id="by ids"),
+        pytest.param(f"{ADVANCED}>Debian GNU/Linux, with Linux {OLD}", OLD, id="by titles"),
+        pytest.param(f"1>Debian GNU/Linux, with Linux {OLD}", OLD, id="by number and title"),
+        pytest.param("1", NEW, id="a submenu's first entry"),
+        pytest.param(ADVANCED, NEW, id="a submenu by title"),
+        pytest.param("1>no such entry", NEW, id="a submenu's first where the name is wrong"),
+        pytest.param("0>2", NEW, id="no submenu"),
+        pytest.param("no such entry", NEW, id="GRUB takes the first where the name is wrong"),
+        pytest.param("7", NEW, id="GRUB takes the first where the number is too high"),
+        pytest.param("", NEW, id="nothing set"),
+        pytest.param("${saved_entry}", NEW, id="saved, and nothing was saved"),
+    ],
+)
+def test_the_default_entry_tells_the_kernel(tmp_path: Path, default: str, kver: str) -> None:
+    root = make_root(tmp_path, with_default(default), defaults="")
+    assert bootloader.default_kernel(root).kver == kver
+
+
+def test_a_default_that_begins_with_a_number_is_that_number(tmp_path: Path) -> None:
+    """As GRUB reads it, whatever follows; in the notation of C."""
+    menu = "".join(f"menuentry 'Linux {kver}' {{\n\tlinux /vmlinuz-{kver}\n}}\n" for kver in (NEW, OLD))
+    for default, kver in ((f"1 {NEW}", OLD), (f"0 {OLD}", NEW), ("01", OLD), ("0x1", OLD), (OLD, NEW), (f"Linux {OLD}", OLD)):
+        root = make_root(tmp_path / default.replace(" ", "-"), f'set default="{default}"\n{menu}', defaults="")
+        assert bootloader.default_kernel(root).kver == kver, default
+
+
+def test_a_first_entry_that_is_a_submenu_leads_to_its_own_first(tmp_path: Path) -> None:
+    menu = f"submenu 'Older' {{\n\tmenuentry 'old' {{\n\t\tlinux /vmlinuz-{OLD}\n\t}}\n}}\nmenuentry 'new' {{\n\tlinux /vmlinuz-{NEW}\n}}\n"
+    for default in ("", "no such entry", "0>7", "0"):
+        root = make_root(tmp_path / (default or "none"), f'set default="{default}"\n{menu}', defaults="")
+        assert bootloader.default_kernel(root).kver == OLD, default
+
+
+def test_a_saved_entry_counts_where_grub_asks_for_it(tmp_path: Path) -> None:
+    environment = f"# GRUB Environment Block\nsaved_entry=1>2\n{'#' * 900}"
+    assert bootloader.default_kernel(make_root(tmp_path / "a", with_default("${saved_entry}"), environment)).kver == OLD
+    assert bootloader.default_kernel(make_root(tmp_path / "b", CONFIG, environment)).kver == NEW
+    assert bootloader.default_kernel(make_root(tmp_path / "c", with_default("${saved_entry}"), SAVED)).kver == NEW
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "why"),
+    [
+        pytest.param(None, "", "is not there", id="no GRUB"),
+        pytest.param("", "", "no entry that boots a Linux kernel", id="an empty file"),
+        pytest.param("submenu 'Empty' {\n}\n", "", "no entry that boots a Linux kernel", id="an empty submenu"),
+        pytest.param(CONFIG, "next_entry=1>2\n", "for the next boot alone", id="another one, once"),
+        pytest.param(
+            with_default("${saved_entry}"), "prev_saved_entry=1>2\nsaved_entry=0\n", "for the next boot alone", id="the same, old way"
+        ),
+        pytest.param(f"{CONFIG}\nblscfg\n", "", "blscfg", id="entries elsewhere"),
+        pytest.param("menuentry 'Windows' {\n\tchainloader +1\n}\n", "", "no entry that boots", id="another system"),
+        pytest.param("menuentry 'Linux' {\n\tlinux /kernel ro\n}\n", "", "no entry that boots", id="a kernel without a release"),
+    ],
+)
+def test_what_cannot_be_told_is_not_guessed(tmp_path: Path, config: str | None, environment: str, why: str) -> None:
+    choice = bootloader.default_kernel(make_root(tmp_path, config, environment))
+    assert choice.kver == ""
+    assert why in choice.reason
+
+
+def test_a_custom_file_that_sets_a_default_is_not_followed(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    (root / "boot/grub/custom.cfg").write_text("set default=1\n")
+    assert "custom.cfg" in bootloader.default_kernel(root).reason
+
+
+@pytest.mark.parametrize(
+    ("defaults", "dropin", "config", "said"),
+    [
+        pytest.param("GRUB_DEFAULT=0\n", "", CONFIG, "", id="as configured"),
+        pytest.param('GRUB_DEFAULT="1>2"\n', "", CONFIG, "run update-grub", id="not yet in force"),
+        pytest.param("GRUB_DEFAULT=0\n", 'GRUB_DEFAULT="1>2"\n', CONFIG, "run update-grub", id="a drop-in comes later"),
+        pytest.param("GRUB_DEFAULT=saved\n", "", with_default("${saved_entry}"), "", id="saved"),
+        pytest.param("#GRUB_DEFAULT=4\n", "", CONFIG, "", id="a comment"),
+    ],
+)
+def test_a_configuration_that_is_not_in_force_is_said(tmp_path: Path, defaults: str, dropin: str, config: str, said: str) -> None:
+    root = make_root(tmp_path, config, defaults=defaults)
+    (root / "etc/default/grub.d/50-x.cfg").write_text(dropin)
+    warnings = bootloader.default_kernel(root).warnings
+    assert (said in " ".join(warnings)) if said else warnings == ()
+
+
+def test_a_kernel_that_grub_does_not_know_yet_is_said(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    (root / "boot/vmlinuz-6.12.99+deb12-cloud-amd64").touch()
+    assert "kernel 6.12.99+deb12-cloud-amd64 is installed and not in" in " ".join(bootloader.default_kernel(root).warnings)

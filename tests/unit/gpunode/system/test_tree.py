@@ -1,0 +1,114 @@
+"""What came, changed and went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Difference
+
+from tests.kit.node import FakeNode
+from tests.kit.values import entry
+
+
+def test_tells_added_replaced_and_deleted(node: FakeNode) -> None:
+    node.put("usr/bin/stays", "a")
+    node.put("usr/bin/changes", "a")
+    node.put("usr/bin/goes", "a")
+    before = footprint.listing(node.root)
+    node.put("usr/bin/comes", "a")
+    node.put("usr/bin/changes", "bb")
+    (node.root / "usr/bin/goes").unlink()
+    node.link("etc/link", "nowhere")
+    found = tree.difference(before, footprint.listing(node.root))
+    assert found == Difference(("etc/link", "usr/bin/comes"), ("usr/bin/changes",), ("usr/bin/goes",))
+
+
+def test_a_mode_is_a_change_and_a_look_is_none(node: FakeNode) -> None:
+    node.put("usr/bin/x", "a")
+    before = footprint.listing(node.root)
+    (node.root / "usr/bin/x").read_text()
+    assert tree.difference(before, footprint.listing(node.root)) == Difference((), (), ())
+    (node.root / "usr/bin/x").chmod(0o4755)
+    assert tree.difference(before, footprint.listing(node.root)).replaced == ("usr/bin/x",)
+
+
+@pytest.mark.parametrize(
+    ("path", "ignored"),
+    [
+        ("usr/lib/modules/6.1/modules.dep", True),
+        ("lib/modules/6.1/modules.alias.bin", True),
+        ("boot/initrd.img-6.1", True),
+        ("etc/ld.so.cache", True),
+        ("opt/gpu", True),
+        ("opt/gpu/x", True),
+        ("usr/lib/python3/__pycache__/x.pyc", True),
+        ("usr/lib/modules/6.1/updates/dkms/nvidia.ko", False),
+        ("opt/gpus", False),
+        ("etc/modules.conf", False),
+        ("boot/vmlinuz-6.1", False),
+    ],
+)
+def test_generated_files_and_scratch_are_ignored(path: str, ignored: bool) -> None:
+    assert footprint.is_ignored(path) is ignored
+
+
+def test_describes_files_links_and_folders(node: FakeNode) -> None:
+    node.put("usr/bin/x", "abc", 0o755)
+    node.link("usr/bin/y", "x")
+    file, link, folder = tree.describe(node.root, ["usr/bin/x", "usr/bin/y", "usr/bin"])
+    assert (file.type, file.mode, file.size, file.sha256) == ("file", 0o755, 3, entry("usr/bin/x").sha256)
+    assert (link.type, link.target, folder.type) == ("link", "x", "folder")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        pytest.param(lambda n: None, "", id="unchanged"),
+        pytest.param(lambda n: n.put("usr/bin/x", "abd"), "its sha256", id="the same size, another content"),
+        pytest.param(lambda n: (n.root / "usr/bin/x").chmod(0o600), "its mode", id="mode"),
+        pytest.param(lambda n: (n.root / "usr/bin/x").unlink(), "No such file", id="gone"),
+        pytest.param(lambda n: n.link("usr/bin/x", "y"), "its type", id="a link in its place"),
+    ],
+)
+def test_names_what_is_not_as_recorded(node: FakeNode, spoil: Callable[[FakeNode], object], message: str) -> None:
+    node.put("usr/bin/x", "abc")
+    entries = tree.describe(node.root, ["usr/bin/x"])
+    spoil(node)
+    found = tree.problems(node.root, entries)
+    assert len(found) == bool(message)
+    assert all(message in problem and "/usr/bin/x" in problem for problem in found)
+
+
+def test_hashes_alone_are_checked_too(node: FakeNode) -> None:
+    node.put("usr/bin/x", "abc")
+    right = {"usr/bin/x": entry("x").sha256}
+    assert tree.hash_problems(node.root, right) == ()
+    assert len(tree.hash_problems(node.root, {"usr/bin/x": "00", "usr/bin/gone": "00"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "decides"),
+    [("usr/lib/firmware/x", True), ("usr/bin/nvidia-smi", True), ("usr/src/x", False), ("etc/x", False), ("var/lib/dkms/x", False)],
+)
+def test_what_decides(path: str, decides: bool) -> None:
+    assert footprint.decides(entry(path)) is decides
+    assert not footprint.decides(entry(path, type="folder"))
+
+
+def test_what_somebody_else_put_there_during_a_build_is_not_the_drivers() -> None:
+    mine = [
+        "etc/OpenCL",
+        "etc/OpenCL/vendors",
+        "etc/OpenCL/vendors/nvidia.icd",
+        "etc/modprobe.d/blacklist-nouveau.conf",
+        "opt/azure/aks-gpu/dkms-marker",
+        "usr/bin/lib64/lib64/libGLX.so.0",
+        "usr/lib/firmware/nvidia/580.1/gsp_ga10x.bin",
+        "usr/lib/modules/6.1.0/updates/dkms/nvidia.ko",
+        "var/lib/dkms/mok.pub",
+    ]
+    others = ["etc/netplan/50-x.yaml", "etc/alternatives/cc", "opt/app/run", "usr/local/bin/mytool", "usr/lib/modules/6.1.0/kernel/x.ko"]
+    assert footprint.drivers_part([*others, *mine]) == sorted(mine)
