@@ -86,7 +86,7 @@ test-part-nvidia: setup
 test-part-faults: setup
 	pytest tests/unit -m faults -n 2 --durations=5
 
-# The artifact: built, installed elsewhere, run from there; ansible-test sanity on it.
+# The artifact: built, installed elsewhere, run from there; ansible-test sanity and Galaxy's importer on it.
 test-part-collection: setup
 	$(LAB) lab session -- pytest tests/collection --durations=5
 
