@@ -1,10 +1,10 @@
-# The commands of this project; CI calls the same names. README.md says what each is for.
+# The commands of this project. CI calls the same targets; docs/development.md says what each is for.
 SHELL := /bin/bash
 VENV := $(shell lab/setup.sh --venv)
 export PATH := $(CURDIR)/bin:$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
-# The lab needs root: namespaces, mounts, file owners. sudo would choose a PATH of its own.
+# The lab needs root for namespaces, mounts and file owners. sudo would set its own PATH, so `env` sets ours.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,ANSIBLE_CONFIG,PYTHONDONTWRITEBYTECODE,GPU_PREBAKE_CACHE,XDG_CACHE_HOME)
 LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 
@@ -15,7 +15,7 @@ export CHECKPOINT_DISABLE := 1
 setup:
 	@lab/setup.sh
 
-# Lint, types, unit: everyone runs this before each commit.
+# Run this before each commit: lint, types, unit tests.
 check: setup lint types unit
 
 lint:
@@ -36,25 +36,25 @@ types:
 unit:
 	pytest tests/unit -n 2
 
-# Bakes on a native node: what is refused, what fails, what is killed.
+# Bakes on a native node, among them those that are refused, fail or are killed.
 test-lab: setup
 	$(LAB) lab session -- pytest tests/lab --durations=5
 
-# The core scenarios: real images, real kernels in VMs.
+# The core scenarios: real images and real kernels, in VMs.
 test-vm: setup
 	$(LAB) lab.scenarios $(SCENARIO)
 
-# Power cuts in a VM inside a layer's transactions, the same three each time: one while files are put in place, two while they are taken away;
-# SEED=… takes others, PART=power takes others by itself.
+# Power cuts in a VM during a layer's transactions: one while its files are put in place, two while they are removed. They are the same
+# three in each run; SEED=… chooses others. `make test-all PART=power` chooses others in each run.
 test-power: setup
 	$(LAB) lab session -- pytest tests/power -s -k 'not twenty' --seed='$(or $(SEED),3506)'
 
 test: check test-lab test-vm test-power
 
-# Everything, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the
-# artifact), packer (the qemu builder), page (the demo's page in a browser), faults (each fault of the series that unit takes a part of),
-# scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems), grub (which kernel
-# a boot loader takes), power (power cuts in VMs), compare (whole images).
+# All tests, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the built
+# collection), packer (the qemu builder), page (the demo's page in a browser), faults (every fault of the series of which the unit tests take
+# a sample), scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems), grub
+# (which kernel a boot loader boots), power (power cuts in VMs), compare (whole images).
 PART ?= core nvidia collection packer page faults scenarios capture grub power compare
 test-all: $(addprefix test-part-,$(PART))
 
@@ -64,19 +64,19 @@ test-part-core: test
 test-part-capture: setup
 	$(LAB) lab session -- pytest tests/capture --durations=5
 
-# A disk with GRUB, booted by the BIOS: which kernel boots, and which a bake is for.
+# A disk with GRUB, booted by the BIOS: checks that a bake is for the kernel that boots.
 test-part-grub: setup
 	$(LAB) lab session -- pytest tests/grub --durations=5
 
-# Whole images booted in VMs and compared, the stand-in's and NVIDIA's; what was compared is left in build/compare/report.txt.
+# Boots whole images in VMs and compares them, with the stand-in driver and with NVIDIA's. build/compare/report.txt lists what was compared.
 test-part-compare: setup
 	$(LAB) lab session -- pytest tests/compare --durations=5
 
-# Packer's qemu builder, emulated: a user with sudo bakes, the disk boots with a GPU.
+# Packer's qemu builder, emulated: a user with sudo bakes, then the disk boots with a GPU.
 test-part-packer: setup
 	$(LAB) lab session -- pytest tests/packer --durations=5
 
-# As test-power, with more cuts.
+# Like test-power, with more power cuts.
 test-part-power: setup
 	$(LAB) lab session -- pytest tests/power -s -k twenty --seed='$(SEED)'
 
@@ -86,11 +86,11 @@ test-part-nvidia: setup
 test-part-faults: setup
 	pytest tests/unit -m faults -n 2 --durations=5
 
-# The artifact: built, installed elsewhere, run from there; ansible-test sanity and Galaxy's importer on it.
+# Builds the collection, installs it elsewhere and runs it from there; runs ansible-test sanity and Galaxy's importer on it.
 test-part-collection: setup
 	$(LAB) lab session -- pytest tests/collection --durations=5
 
-# The demo's page in a browser, which is installed for it.
+# The demo's page in a browser; installs chromium.
 test-part-page:
 	@lab/setup.sh chromium
 	pytest tests/page --durations=5
@@ -98,11 +98,11 @@ test-part-page:
 test-part-scenarios: setup
 	$(LAB) lab.scenarios --part scenarios
 
-# Bakes with Packer, boots three nodes, shows what each did.
+# Bakes with Packer, boots three nodes and shows what each did.
 demo: setup
 	@$(LAB) lab.demo.demo
 
-# Measures what has a budget, and what it is compared with; BENCH=… for some of bench/__main__.py's.
+# Measures what has a budget, and what it is compared with. BENCH=… runs only the named benchmarks of bench/__main__.py.
 bench: setup
 	@$(LAB) bench $(BENCH)
 

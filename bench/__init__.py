@@ -1,1 +1,1 @@
-"""Benchmarks: how long what must be quick takes, against its budget or an alternative. `make bench` runs them; docs/bench.md says how."""
+"""Benchmarks: the times of what must be quick, compared with a budget or an alternative. `make bench` runs them; see docs/bench.md."""

@@ -1,6 +1,6 @@
 """`python -m bench [NAME …]`: runs the benchmarks of BENCHES on one node, prints the table and writes build/bench/report.json.
 
-A benchmark is a function from a Ground to rows. To add one: a file like bench/boot_look.py, and its name in BENCHES.
+A benchmark is a function that takes a Ground and returns rows. To add one, write a file like bench/boot_look.py and name it in BENCHES.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BENCHES: dict[str, Callable[[Ground], list[Row]]] = {
 
 
 def main() -> int:
-    """Runs in a lab session; returns the exit status, which no figure changes."""
+    """Runs the benchmarks in a lab session and returns the exit status, which does not depend on the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks on a native node of the lab.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(BENCHES)}; all of them by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run, of {', '.join(BENCHES)}; default: all")
     names = parser.parse_args().names or list(BENCHES)
     unknown = sorted(set(names) - set(BENCHES))
     if unknown:
-        parser.error(f"no benchmark {', '.join(unknown)}: there are {', '.join(BENCHES)}")
+        parser.error(f"no benchmark is called {', '.join(unknown)}: choose from {', '.join(BENCHES)}")
     try:
         session.reexec([sys.executable, "-m", "bench", *names])
         shutil.rmtree(OUT, ignore_errors=True)

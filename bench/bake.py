@@ -1,6 +1,7 @@
-"""What a captured bake of NVIDIA's driver adds to the driver container's own work; and what its layer costs a node, against DKMS.
+"""The time that a captured bake of NVIDIA's driver adds to the driver container's own work, and the cost of its layer on a node, compared
+with DKMS.
 
-The bake comes from the lab's cache, whose key holds all code that bakes: its report carries the times that it took when it was made.
+The bake comes from the lab's cache, whose key depends on all code that bakes. Its report holds the times of the run that made it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from lab.machine import host
 from plugins.module_utils.gpunode.paths import STORE
 
 SHARE = 0.05
-"""What a bake may add, of the compile."""
+"""The time that a bake may add, as a share of the compile."""
 _BUILD = "build"
 
 
 def bench(ground: Ground) -> list[Row]:
-    """Rows in seconds of the bake, in milliseconds of its layer on the node."""
+    """Rows of the bake, in seconds, and of its layer on the node, in milliseconds."""
     image = bakedimage.bake("nvidia", mode=bakedimage.CAPTURED)
     bring(image.disk.path, ground.node.root, ground.folder / "store")
     return overhead(image.report, image.packer_s, image.made) + layer.stored(ground, "NVIDIA's layer", image.report["layer"])
@@ -36,13 +37,13 @@ def overhead(report: dict[str, Any], packer_s: float, made: str) -> list[Row]:
     building = "bake NVIDIA's driver: the driver container, build-only"
     return [
         row(building, [build_s], "s", made=made),
-        row("what the bake adds to it", [added_s], "s", budget=round(SHARE * build_s, 1), compared_with=building, made=made),
+        row("time that the bake adds to that", [added_s], "s", budget=round(SHARE * build_s, 1), compared_with=building, made=made),
         row("the whole packer build: pull, packages, bake", [packer_s], "s", compared_with=building, made=made),
     ]
 
 
 def bring(disk: Path, root: Path, scratch: Path) -> None:
-    """Puts the layers of a baked disk into the store of a node of the same base, beside those that are there."""
+    """Copies the layers of a baked disk into the store of a node of the same base, beside the layers that it has."""
     raw = scratch / "disk.raw"
     scratch.mkdir()
     host.run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], timeout_s=600)

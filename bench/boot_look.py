@@ -1,4 +1,4 @@
-"""The budgets of the boot side's first moments (facts, decision, verification, start), on the node itself, without Ansible."""
+"""The budgets of the beginning of a boot (facts, decision, verification, start of Python), on the node itself, without Ansible."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ RUNS = 20
 
 
 def bench(ground: Ground) -> list[Row]:
-    """Rows in milliseconds. Raises LabError when the node did not decide as the figures claim."""
+    """Rows in milliseconds. Raises LabError if the node's decision is not the one that the rows' names claim."""
     found = ground.python("onnode", ground.image, str(RUNS))
     if set(found["codes"]) != {"baked_layer_matches"}:
-        raise LabError(f"the node answers {found['codes']}, not baked_layer_matches: these figures would not be what they are called")
+        raise LabError(f"the node answers {found['codes']}, not baked_layer_matches: the figures would not measure what their names say")
     seconds = found["seconds"]
     two = "two captured layers of 500 entries"
     cold = "verify 100 MB of modules, page cache empty"

@@ -1,4 +1,4 @@
-"""`gpu_boot` from a controller: one module call without fact gathering, against the same look in ten tasks with it."""
+"""`gpu_boot` from a controller: one module call without fact gathering, compared with the same look in ten tasks with fact gathering."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NOTHING = paths.TOP / "bench/ping.yml"
 
 
 def bench(ground: Ground) -> list[Row]:
-    """Rows in seconds of a whole ansible-playbook, ssh connection kept open. Raises LabError when one does not see a baked layer."""
-    one, ten, none = "gpu_boot from a controller: one call", "the same look in ten tasks, facts gathered", "a play with one ping"
+    """Rows in seconds of a whole ansible-playbook, with the ssh connection kept open. Raises LabError if gpu_boot sees no baked layer."""
+    one, ten, none = "gpu_boot from a controller: one call", "the same look in ten tasks, with fact gathering", "a play with one ping"
     answer = ground.play(ONE_CALL, "--check", gpu_boot_image=ground.image)
     if "install-skip-build: baked_layer_matches" not in answer:
-        raise LabError(f"gpu_boot does not see the baked layer:\n{answer}")
+        raise LabError(f"gpu_boot does not see the baked layer. It answered:\n{answer}")
     works = {
         one: lambda: ground.play(ONE_CALL, "--check", gpu_boot_image=ground.image),
         ten: lambda: ground.play(TEN_TASKS, gpu_boot_image=ground.image),

@@ -1,8 +1,8 @@
-"""Where native rows are measured: a native node of the lab, baked (captured) with the stand-in, that believes it can use what was baked.
+"""Where native rows are measured: a native node of the lab with a captured bake of the stand-in, which decides to use the baked layer.
 
-Two things of the node are fake, and only these: the PCI bus in its sysfs (a folder with one H100's ids), because the machine has no
-GPU, and the kernel release that Python's os.uname answers, because the machine's own kernel runs, for which nothing can be baked.
-Without them a look would end after its first lines, or find nothing worth hashing, and the figures would flatter.
+Only two things on the node are fake: the PCI bus in its sysfs (a folder with the ids of one H100), because the machine has no GPU, and the
+kernel release that Python's os.uname returns, because the node runs the machine's own kernel, for which nothing can be baked. Without them
+a look would end after its first lines, or find nothing to hash, and the figures would be too good.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lab.nodes import base, inventory
 from lab.nodes.native import NativeNode
 
 CODE = "srv/bench"
-"""Where the node has the library and bench/onnode.py; outside all that a look reads."""
+"""The node's folder for the library and bench/onnode.py. A look does not read it."""
 
 _FAKE_GPU = """
 set -e
@@ -41,7 +41,7 @@ os.uname = lambda: os.uname_result((_real.sysname, _real.nodename, {kver!r}, _re
 
 @dataclass(frozen=True)
 class Ground:
-    """A node to measure on, driver image and kernel that it is baked for, and the folder for what the benchmarks write here."""
+    """A node to measure on, its driver image, the kernel that it is baked for, and a folder on this machine for the benchmarks' files."""
 
     node: NativeNode
     image: str
@@ -50,19 +50,19 @@ class Ground:
     folder: Path
 
     def play(self, playbook: Path, *arguments: str, **variables: str) -> str:
-        """Runs a playbook against the node; returns what it printed. Raises LabError when it fails."""
+        """Runs a playbook against the node and returns its output. Raises LabError if it fails."""
         words = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
         argv = ["ansible-playbook", "-i", str(self.hosts), *words, *arguments, str(playbook)]
         return host.run(argv, timeout_s=600, env={"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}).stdout
 
     def python(self, module: str, *words: str) -> Any:
-        """Runs a module of bench/ on the node; returns the JSON that it printed."""
+        """Runs a module of bench/ on the node and returns the JSON that it printed."""
         return json.loads(self.node.ssh(f"cd /{CODE} && exec python3 -m bench.{module} {' '.join(words)}", timeout_s=1800).stdout)
 
 
 @contextmanager
 def ground(folder: Path) -> Iterator[Ground]:
-    """A ground, baked and checked; its node is gone afterwards. Needs a lab session."""
+    """Creates and bakes a node, and destroys it afterwards. Needs a lab session."""
     driver = driverimage.build("standin")
     registry.push(driver.layout, driver.reference)
     kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
@@ -81,7 +81,7 @@ def ground(folder: Path) -> Iterator[Ground]:
 
 
 def _prepare(node: NativeNode, kver: str) -> None:
-    """The two fakes, and the code that measures."""
+    """Puts the two fakes and the measuring code on the node."""
     node.ssh(_FAKE_GPU)
     site = node.ssh("python3 -c 'import site; print(site.getsitepackages()[0])'").stdout.strip()
     folder = node.root / site.lstrip("/")

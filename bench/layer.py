@@ -1,5 +1,5 @@
-"""What putting a captured layer in place costs, and taking it away: against copying the same files, against DKMS, against depmod, and how
-it grows with the number of files.
+"""The cost of activating and deactivating a captured layer, compared with a copy of the same files, with DKMS and with depmod, and how it
+grows with the number of files.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from plugins.module_utils.gpunode.store import layers
 
 SIZES = (50, 500, 5000)
 BUDGETED = 500
-TOTAL_MB = 500  # of every layer: what grows is the number of files
-SMALL = (50, 40)  # files and MB of a layer that is about the indexes only
+TOTAL_MB = 500  # of each layer: only the number of files grows
+SMALL = (50, 40)  # files and MB of the layer for the rows about module indexes
 RUNS, RUNS_OF_DEPMOD = 5, 3
-TAKEN_MS, COPIED_MB = 200, 10  # the budget is that of a layer with so much that is copied
+TAKEN_MS, COPIED_MB = 200, 10  # the budget is for a layer of which no more than this is copied
 
 
 def bench(ground: Ground) -> list[Row]:
@@ -35,9 +35,9 @@ def _made_up(ground: Ground, count: int) -> list[Row]:
     copying = f"copy {what} with cp, and sync"
     budget = TAKEN_MS if count == BUDGETED else None
     return [
-        row(f"activate {what}, hashing apart", seconds["activate_apart"], budget=budget, compared_with=copying),
-        row(f"activate {what}, modules hashed", seconds["activate"], compared_with=copying),
-        row(f"deactivate {what}, all hashed", seconds["deactivate"], compared_with=copying),
+        row(f"activate {what}, without hashing", seconds["activate_apart"], budget=budget, compared_with=copying),
+        row(f"activate {what}, with modules hashed", seconds["activate"], compared_with=copying),
+        row(f"deactivate {what}, with all files hashed", seconds["deactivate"], compared_with=copying),
         row(f"verify {what} in the store", seconds["verify"], compared_with=copying),
         row(copying, seconds["copy"]),
     ]
@@ -47,16 +47,16 @@ def _indexes(ground: Ground, kver: str) -> list[Row]:
     files, size = SMALL
     seconds = ground.python("onlayer", "indexes", str(RUNS_OF_DEPMOD), kver, str(files), str(size))["seconds"]
     what = f"activate {files} files, {size} MB, for {kver}"
-    by_depmod = f"{what}, depmod run"
+    by_depmod = f"{what}, with a run of depmod"
     return [
-        row(f"{what}, indexes swapped", seconds["activate_apart"], compared_with=by_depmod),
+        row(f"{what}, with the indexes of the bake", seconds["activate_apart"], compared_with=by_depmod),
         row(by_depmod, seconds["activate_depmod_apart"]),
         row(f"depmod {kver} alone", seconds["depmod"]),
     ]
 
 
 def _kernels(ground: Ground) -> list[str]:
-    """The kernels of the node, and the generic one where its base was made: it has the most modules."""
+    """The kernels of the node, and also the generic one, which has the most modules, if the lab has made its base."""
     if cache.has("base", base.key_parts(base.GENERIC)):
         modules = base.root(base.GENERIC) / "usr/lib/modules"
         host.run(["cp", "-a", f"{modules}/.", str(ground.node.root / "usr/lib/modules")], timeout_s=600)
@@ -68,7 +68,7 @@ def _name_of(ground: Ground) -> str:
 
 
 def stored(ground: Ground, what: str, name: str) -> list[Row]:
-    """Rows of a layer that is in the node's store: both ways, and DKMS's own way out, which takes away less."""
+    """Rows of a layer in the node's store: its activation and deactivation, and `dkms remove`, which removes less."""
     found: dict[str, Any] = ground.python("onlayer", "stored", str(RUNS), name)
     seconds = found["seconds"]
     copied_mb = round(found["copied"] / 1000**2)
@@ -76,9 +76,9 @@ def stored(ground: Ground, what: str, name: str) -> list[Row]:
     budget = TAKEN_MS if copied_mb <= COPIED_MB else None
     by_dkms = f"dkms remove --all of {what}: modules and registration only"
     return [
-        row(f"activate {what} ({size}), hashing apart", seconds["activate_apart"], budget=budget, compared_with=by_dkms),
-        row(f"activate {what}, modules hashed", seconds["activate"], compared_with=by_dkms),
-        row(f"deactivate {what}, all of it", seconds["deactivate"], compared_with=by_dkms),
+        row(f"activate {what} ({size}), without hashing", seconds["activate_apart"], budget=budget, compared_with=by_dkms),
+        row(f"activate {what}, with modules hashed", seconds["activate"], compared_with=by_dkms),
+        row(f"deactivate {what}", seconds["deactivate"], compared_with=by_dkms),
         row(by_dkms, seconds["dkms_remove"]),
-        row(f"verify modules of {what}", seconds["verify_modules"], budget=250),
+        row(f"verify the modules of {what}", seconds["verify_modules"], budget=250),
     ]

@@ -1,8 +1,8 @@
-"""Runs on a node, with the library beside it: puts layers in place, takes them away, prints the seconds as JSON. Standard library only.
+"""Runs on a node, with the library beside it: activates and deactivates layers and prints the seconds as JSON. Standard library only.
 
-`python3 -m bench.onlayer made-up RUNS KVER FILES MB` makes a layer up in the node's store, and so does `… indexes` with the same words, for
-the sake of depmod; `… stored RUNS LAYER` takes one that is there. The root that a layer is put into, depmod, ldconfig and DKMS are the
-node's own, which is afterwards as it was.
+`python3 -m bench.onlayer made-up RUNS KVER FILES MB` makes up a layer in the node's store. `… indexes`, with the same arguments, does so to
+measure depmod. `… stored RUNS LAYER` uses a layer that is in the store. The layer is activated in the node's own root, with the node's own
+depmod, ldconfig and DKMS; afterwards the node is as it was.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ MB = 1000 * 1000
 ROOT = Path("/")
 HERE = Path("/srv/layer")
 _NAMES = ("nvidia", "nvidia-uvm")
-_VERSION = "580.126.08"  # not the stand-in's: both are in the store
+_VERSION = "580.126.08"  # not the stand-in's, because both are in the store
 
 
 def main() -> None:
-    """See the head of the file."""
+    """See the top of this file."""
     what, runs, *words = sys.argv[1:]
     found = stored(int(runs), words[0]) if what == "stored" else made_up(what, int(runs), words[0], int(words[1]), int(words[2]) * MB)
     json.dump(found, sys.stdout)
 
 
 def made_up(what: str, runs: int, kver: str, count: int, size: int) -> dict[str, object]:
-    """Seconds of each work on a layer of ``count`` files and ``size`` bytes, in turns; beside it what copies the same files, or depmod."""
+    """Seconds of each work on a layer of ``count`` files and ``size`` bytes, in turns, and of a copy of the same files, or of depmod."""
     before = _indexes(kver)
     layer = make(kver, count, size)
     place = Place(layer)
@@ -67,7 +67,7 @@ def made_up(what: str, runs: int, kver: str, count: int, size: int) -> dict[str,
 
 
 def stored(runs: int, name: str) -> dict[str, object]:
-    """The same for a layer of the store's, and of taking its registration away as one cleans an in-place bake up: by `dkms remove`."""
+    """The same for a layer in the store, and the seconds of `dkms remove`, with which one begins to clean up an in-place bake."""
     layer = layers.find(ROOT, name)
     before = _indexes(layer.identity.kver)
     place = Place(layer)
@@ -93,13 +93,13 @@ def _described(layer: Manifest) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Place:
-    """A layer of the store's. ``hashing`` are the seconds that reading modules and programs took in each activation, by its name."""
+    """A layer in the store. ``hashing`` holds the seconds for hashing modules and programs in each activation, by the activation's name."""
 
     layer: Manifest
     hashing: dict[str, list[float]] = field(default_factory=dict)
 
     def measure(self, works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-        """Seconds of each of ``works``; of those that activate also with the hashing apart."""
+        """Seconds of each of ``works``; for each activation also the seconds without hashing (the suffix ``_apart``)."""
         seconds = interleaved(works, runs)
         for name, hashing in self.hashing.items():
             # The first turn is not counted.
@@ -107,7 +107,7 @@ class Place:
         return seconds
 
     def activate(self, name: str = "activate", by_depmod: bool = False) -> None:
-        """As boot does: libraries and firmware are read later."""
+        """Activates the layer as a boot does: without hashing libraries and firmware, which a boot hashes later."""
         begun: list[float] = []
 
         def say(line: str) -> None:
@@ -134,7 +134,7 @@ def _must_be_none(problems: tuple[str, ...]) -> None:
 
 
 def _copy() -> None:
-    """The same files by cp, and made to last: an activation does that too."""
+    """Copies the same files with cp and flushes them to the disk, as an activation does."""
     _run("cp", "-a", str(HERE / "scratch"), str(HERE / "copied"))
     _run("sync", "-f", str(HERE / "copied"))
 
@@ -144,7 +144,7 @@ def _run(*argv: str) -> None:
 
 
 def make(kver: str, count: int, size: int) -> Manifest:
-    """A layer in the store, whose files lie below HERE once more. Its indexes are what depmod made on a first activation."""
+    """Makes a layer in the store and keeps a copy of its files below HERE. Its indexes are those that depmod made on a first activation."""
     scratch = HERE / "scratch"
     paths = _make_files(scratch, kver, count, size)
     parents = {str(parent) for path in paths for parent in Path(path).parents} - {"."}
@@ -183,8 +183,9 @@ def make(kver: str, count: int, size: int) -> Manifest:
 
 
 def _make_files(scratch: Path, kver: str, count: int, size: int) -> list[str]:
-    """Random contents in a driver's proportions: 12 % of the files are 98 % of the bytes and are linked, a fifth of them modules; the rest
-    are small and copied, like sources. A module is a real one with random bytes behind it, for depmod."""
+    """Makes files with random contents in a driver's proportions. 12 % of the files hold 98 % of the bytes and are linked; a fifth of all
+    bytes are in modules. The other files are small and copied, like sources. A module is a real module with random bytes appended, so that
+    depmod can read it."""
     generator = random.Random(count)
     module = _a_module(kver)
     large, copied, modules = count * 12 // 100, size // 50, size // 5

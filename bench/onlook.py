@@ -1,6 +1,6 @@
-"""Runs on a node: `python3 -m bench.onlook IMAGE` looks and decides, as a process of its own does, and prints the decision's code.
+"""Runs on a node: `python3 -m bench.onlook IMAGE` looks at the node and decides, as one process, and prints the code of the decision.
 
-It imports no more than that needs, so that the start of Python is not charged with what only benchmarks use.
+It imports only what that needs, so that the time of Python's start contains no imports that only benchmarks use.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ROOT = Path("/")
 
 
 def policy(image: str) -> Policy:
-    """A policy that wants the driver of ``image``, all else as it is by default."""
+    """A policy that wants the driver of ``image``; everything else has its default."""
     return Policy(reference.wanted(image))
 
 
 def facts(policy: Policy) -> Facts:
-    """A whole look at this node."""
+    """The facts of this node, complete."""
     runner = SystemRunner()
     return probe(ROOT, runner, Containerd(runner), policy.wanted)
 

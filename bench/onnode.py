@@ -25,19 +25,19 @@ from plugins.module_utils.gpunode.store.objects import Store
 from plugins.module_utils.gpunode.system import tree
 
 MB = 1000 * 1000
-ENTRIES = 500  # as many as NVIDIA's driver has
-# As a driver's modules are: nearly all of it in one file, which one core hashes alone.
+ENTRIES = 500  # about as many as NVIDIA's driver has
+# The sizes of a driver's modules: nearly all bytes are in one file, which one core must hash alone.
 MODULE_SIZES = {"nvidia": 90 * MB, "nvidia-modeset": 5 * MB, "nvidia-uvm": 4 * MB, "nvidia-drm": MB // 2, "nvidia-peermem": MB // 2}
 
 
 def main() -> None:
-    """See the head of the file."""
+    """See the top of this file."""
     image, runs = sys.argv[1:]
     json.dump(measure(image, int(runs)), sys.stdout)
 
 
 def measure(image: str, runs: int) -> dict[str, object]:
-    """Seconds by name, and what was decided, so that the caller knows what was timed."""
+    """Seconds by name, and the codes of the decisions, so that the caller can check what was timed."""
     policy = onlook.policy(image)
     look = {
         "facts": lambda: facts(policy),
@@ -59,7 +59,7 @@ def measure(image: str, runs: int) -> dict[str, object]:
 
 @contextlib.contextmanager
 def two_layers() -> Iterator[None]:
-    """The node's layer filled up to ENTRIES with small files, and the same once more for another kernel that the node has."""
+    """While entered, the store has the node's layer, filled up to ENTRIES with small files, and the same for another kernel of the node."""
     store = Store(ROOT)
     original = layers.read_all(ROOT)[0][0]
     kver = original.identity.kver
@@ -85,7 +85,7 @@ def two_layers() -> Iterator[None]:
 
 
 def for_kernel(layer: Manifest, kver: str) -> Manifest:
-    """The same layer, said to be for another kernel."""
+    """The same layer with another kernel release in its manifest."""
 
     def moved(path: str) -> str:
         return path.replace(layer.identity.kver, kver)
@@ -102,13 +102,13 @@ def for_kernel(layer: Manifest, kver: str) -> Manifest:
 
 
 def timed_decisions(policy: Policy, runs: int) -> list[float]:
-    """Seconds of one decision, each the mean of a hundred: one is too short for the clock."""
+    """Seconds of one decision, each the mean of a hundred decisions, because one is too short for the clock."""
     found = facts(policy)
     return [seconds / 100 for seconds in interleaved({"": lambda: [decide(found, policy) for _ in range(100)]}, runs)[""]]
 
 
 def make_modules(root: Path) -> dict[str, str]:
-    """Five files of 100 MB in all; path to hash."""
+    """Makes five files of 100 MB in all and returns the hash of each by its path."""
     hashes = {}
     for name, size in MODULE_SIZES.items():
         content = os.urandom(size)
@@ -120,14 +120,14 @@ def make_modules(root: Path) -> dict[str, str]:
 
 
 def verify(root: Path, hashes: dict[str, str]) -> None:
-    """What a look does with a layer's files; AssertionError when the files are not as they were made."""
+    """Hashes the files as a look at the node does. Raises AssertionError if they are not as they were made."""
     problems = tree.hash_problems(root, hashes)
     if problems:
         raise AssertionError(problems)
 
 
 def forget(root: Path) -> None:
-    """Takes the files out of the page cache."""
+    """Drops the files from the page cache."""
     for path in root.iterdir():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

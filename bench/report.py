@@ -1,4 +1,4 @@
-"""The rows as a table in the terminal and as build/bench/report.json (docs/bench.md)."""
+"""Writes the rows as a table for the terminal and as build/bench/report.json (see docs/bench.md)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SCHEMA = 2
 
 
 def document(rows: Sequence[Row], machine: str, load: Sequence[float]) -> dict[str, Any]:
-    """The report; `load` is the machine's load average before, between and after the benchmarks, `ratio` a row's value divided by that of
-    the row that it is compared with. Raises ValueError for a wrong name."""
+    """The report. `load` is the machine's load average before the first benchmark and after each. `ratio` is a row's value divided by the
+    value of the row that it is compared with. Raises ValueError for a name that occurs twice or does not exist."""
     by_name = {row.name: row for row in rows}
     if len(by_name) != len(rows):
-        raise ValueError("two rows have one name")
+        raise ValueError("two rows have the same name")
     each = [{**asdict(row), "kept": row.kept, "ratio": _ratio(row, by_name)} for row in rows]
     return {"schema": SCHEMA, "machine": machine, "load": [round(value, 1) for value in load], "rows": each}
 
@@ -31,7 +31,7 @@ def _ratio(row: Row, by_name: dict[str, Row]) -> float | None:
         return None
     other = by_name.get(row.compared_with)
     if other is None or (other.unit, other.clock) != (row.unit, row.clock):
-        raise ValueError(f"{row.name}: there is no row {row.compared_with!r} in the same unit and of the same clock to compare with")
+        raise ValueError(f"{row.name}: there is no row {row.compared_with!r} of the same unit and clock to compare it with")
     return round(row.value / other.value, 3)
 
 
@@ -44,7 +44,7 @@ def write(report: dict[str, Any], folder: Path) -> Path:
 
 
 def table(report: dict[str, Any]) -> Table:
-    """The rows for people."""
+    """The rows as a table for people."""
     load = ", ".join(f"{value:g}" for value in report["load"])
     shown = Table(title=f"Benchmarks, medians ({report['machine']}; load average {load})", title_justify="left")
     for title, justify in (("what", "left"), ("median", "right"), ("fastest to slowest", "right"), ("runs", "right"), ("clock", "left")):

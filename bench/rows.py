@@ -1,4 +1,4 @@
-"""One row of the report, and how rows come from repeated measurements: medians, with the fastest and the slowest run beside."""
+"""A row of the report, and how to make one from repeated measurements: the median, and the fastest and the slowest run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EMULATED = "emulated"
 
 @dataclass(frozen=True)
 class Row:
-    """A measured figure: `value` is the median of `runs`, `low` and `high` the extremes, all in `unit`.
+    """A measured figure: `value` is the median of `runs`, `low` and `high` are the fastest and the slowest run, all in `unit`.
 
-    `budget` (in `unit`) only on native warm rows: other figures are of the machine as much as of the product. `compared_with` is the
-    name of another row of the same unit and clock. `made` says when an earlier run has measured it, or is empty.
+    Only native warm rows have a `budget` (in `unit`): other figures depend on the machine as much as on the product. `compared_with` is the
+    name of another row of the same unit and clock. `made` is the time of an earlier run that measured the figure, or empty.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Row:
     made: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a budget where it would mean nothing."""
+        """Refuses a budget on a row for which it would mean nothing."""
         if self.budget is not None and self.clock != NATIVE_WARM:
             raise ValueError(f"{self.name}: a budget holds on native warm rows only, this one is {self.clock}")
 
     @property
     def kept(self) -> bool | None:
-        """Whether the median is within the budget; None without one."""
+        """Whether the median is within the budget; None without a budget."""
         return None if self.budget is None else self.value <= self.budget
 
 
@@ -52,14 +52,14 @@ def row(
     compared_with: str | None = None,
     made: str = "",
 ) -> Row:
-    """The row of repeated measurements in seconds; `unit` is s or ms, `budget` in that unit."""
+    """Makes a row of repeated measurements in seconds. `unit` is s or ms, and `budget` is in that unit."""
     scaled = [value * {"s": 1, "ms": 1000}[unit] for value in seconds]
     value, low, high = (round(x, 3) for x in (statistics.median(scaled), min(scaled), max(scaled)))
     return Row(name, value, unit, low, high, len(scaled), clock, budget, compared_with, made)
 
 
 def interleaved(works: Mapping[str, Callable[[], object]], runs: int) -> dict[str, list[float]]:
-    """Seconds of each work, measured in turns, so that what disturbs the machine meets all of them; one turn before is not counted."""
+    """Seconds of each work. The works take turns, so that a disturbance of the machine affects all. The first turn is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(runs + 1):
         for name, work in works.items():

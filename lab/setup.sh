@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes a fresh Debian machine ready: the lab's Debian packages and a Python environment, and says what it does.
-# usage: setup.sh [PACKAGE…] install what is missing, and these Debian packages too
-#        setup.sh --venv     print the Python environment's folder only (it may not be there yet)
+# Prepares a Debian machine for the lab: installs its Debian packages and creates its Python environment. It prints what it changes.
+# usage: setup.sh [PACKAGE…] also install these Debian packages
+#        setup.sh --venv     only print the folder of the Python environment, which may not exist yet
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
@@ -19,10 +19,10 @@ say() { echo "setup: $*"; }
 
 as_root=()
 if [ "$(id -u)" != 0 ]; then
-  command -v sudo >/dev/null || { say "not root and no sudo: run this as root, or install sudo" >&2; exit 1; }
+  command -v sudo >/dev/null || { say "not root, and sudo is not installed: run this as root, or install sudo" >&2; exit 1; }
   as_root=(sudo)
 fi
-[ -r /etc/debian_version ] || { say "this is not a Debian machine; the lab is tested on Debian 12 only" >&2; exit 1; }
+[ -r /etc/debian_version ] || { say "this is not a Debian machine: run the lab on Debian 12, the only system that it is tested on" >&2; exit 1; }
 
 mapfile -t wanted < <(grep -Ev '^(#|$)' "$here/packages.txt")
 wanted+=("$@")
@@ -34,9 +34,9 @@ if [ ${#missing[@]} -gt 0 ]; then
   say "installing Debian packages: ${missing[*]}"
   "${as_root[@]}" apt-get update -q
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-  # The lab starts a registry of its own when it needs one; Debian's package starts one on every address at once.
+  # The lab starts its own registry when it needs one. Debian's package starts one at once, on every address.
   if [[ " ${missing[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
-    say "stopping the registry service that Debian's docker-registry package started"
+    say "stopping the registry service that Debian's docker-registry package has started"
     "${as_root[@]}" systemctl disable --now docker-registry
   fi
 fi

@@ -1,4 +1,4 @@
-# For `packer validate` (make lint): every value that has no default, none of them real.
+# Made-up values for `packer validate` (make lint): one for each variable that a builder needs and that has no default.
 vars_file             = "/etc/gpu-prebake/driver.json"
 qemu_image            = "/var/lib/images/debian-12.qcow2"
 azure_subscription_id = "00000000-0000-0000-0000-000000000000"

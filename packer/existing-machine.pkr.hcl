@@ -1,6 +1,6 @@
-# Bakes into a machine that runs already (a native node of the lab, or one that you have prepared): Packer's null builder.
-# It exports nothing: shutting down and making an image of the machine's disk are the caller's steps.
-# Run with Packer 1.6.6 (packer build … existing-machine.pkr.hcl); later ones take plugins.pkr.hcl too (packer init packer).
+# Bakes into a machine that is already running (a native node of the lab, or one that you have prepared), with Packer's null builder.
+# It exports nothing: you shut the machine down and make an image of its disk yourself.
+# Run it with Packer 1.6.6 (packer build … existing-machine.pkr.hcl). A later Packer first needs packer init with plugins.pkr.hcl.
 
 variable "host" {
   type        = string
@@ -9,35 +9,35 @@ variable "host" {
 
 variable "port" {
   type        = number
-  description = "Its ssh port."
+  description = "The machine's ssh port."
   default     = 22
 }
 
 variable "user" {
   type        = string
-  description = "Who logs in: root, or somebody who may sudo."
+  description = "Login on the machine: root, or a user who may use sudo."
   default     = "root"
 }
 
 variable "private_key" {
   type        = string
-  description = "File with the private key for that login; empty: the keys of your ssh agent."
+  description = "File with the private key for the login. If empty, the keys of your ssh agent are used."
   default     = ""
 }
 
 variable "ansible_playbook" {
   type        = string
-  description = "The ansible-playbook to use."
+  description = "The ansible-playbook program to run."
   default     = "ansible-playbook"
 }
 
 variable "vars_file" {
   type        = string
-  description = "File (JSON or YAML) with the role's variables, by absolute path."
+  description = "Absolute path of a file (JSON or YAML) with the variables of the role nvidia_prebake."
 
   validation {
     condition     = substr(var.vars_file, 0, 1) == "/"
-    error_message = "The vars_file must be an absolute path: the playbook runs in its own folder."
+    error_message = "The vars_file must be an absolute path, because the playbook runs in its own folder."
   }
 }
 
@@ -58,25 +58,26 @@ build {
     playbook_file = "${path.root}/../playbooks/prebake.yml"
     user          = var.user
 
-    # Packer's proxy is 5 to 10 times slower, and scp through it fails against today's sshd.
+    # Packer's proxy is 5 to 10 times slower than a direct connection, and scp through it fails with a current sshd.
     use_proxy        = false
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True"]
 
-    # Packer's own --ssh-extra-args come first on the line and ours replace them, so its IdentitiesOnly is said again.
+    # Packer puts its own --ssh-extra-args first on the command line and ours replace them, so its IdentitiesOnly is repeated here.
     extra_arguments = [
       "--extra-vars", "@${var.vars_file}",
       "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
     ]
   }
 
-  # Your own steps stand before this one: it proves the machine as it will become an image, and fails the build where it is not right.
+  # Put your own provisioners before this one. It checks the machine in the state in which it becomes an image, and fails the build if the
+  # image must not ship.
   provisioner "ansible" {
     command       = var.ansible_playbook
     playbook_file = "${path.root}/../playbooks/seal.yml"
     user          = var.user
     use_proxy     = false
 
-    # Where gpu-prebake is the command, its report stays the bake's.
+    # If gpu-prebake is the command, this keeps the report of the bake: the seal's would replace it.
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
 
     extra_arguments = [

@@ -1,5 +1,5 @@
-# For Packer 1.8 and later, which fetch plugins: packer init packer/plugins.pkr.hcl. A file of its own, since Packer 1.6 refuses this
-# block and has the plugins built in: give it a template's file or the folder image/ alone.
+# Packer 1.8 and later download plugins: run packer init packer/plugins.pkr.hcl. Packer 1.6 has the plugins built in and refuses this block,
+# so it is in a file of its own: give Packer 1.6 only the file of a template, or the folder image/.
 packer {
   required_plugins {
     amazon = {

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Where a driver of ours, or what goes with it, would be found on a node. Silent where nothing is.
+# Prints each path and entry on a node that belongs to a driver of ours, or to what we install with it. Prints nothing if there is none.
 find /lib/modules/*/updates /usr/bin/lib64 /opt/azure /lib/firmware/nvidia /var/lib/gpu-prebake /var/log/gpu-prebake \
   /etc/modprobe.d /etc/ld.so.conf.d /etc/containerd/config.d /lib/udev/rules.d \
   \( -name '*nvidia*' -o -name '*nouveau*' -o -name '*gpu-prebake*' \) 2>/dev/null

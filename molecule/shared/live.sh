@@ -1,6 +1,6 @@
 #!/bin/bash
-# Everything by which a driver would show on a node: in the kernel, for the kernel, DKMS, the loader, the PATH, setuid files, initramfs
-# images. Silent where none is.
+# Prints every sign of a live driver on a node: loaded modules, modules on disk, DKMS, the loader's path, the PATH, setuid files and
+# initramfs images. Prints nothing if there is none.
 grep -o '^nvidia[a-z_]*' /proc/modules
 find /lib/modules/ -regex '.*/nvidia\(-uvm\|-modeset\|-drm\|-peermem\)?[.]ko.*'
 grep -hE ' nvidia(_uvm|_modeset|_drm|_peermem)?$' /lib/modules/*/modules.alias

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs on a node: prints what the driver left and does, a section each, for the verify playbooks. One round trip.
+# Runs on a node and prints the state of the driver in sections, so that a verify playbook needs only one round trip.
 look() { echo "@@ $1"; shift; "$@" 2>&1; }
-systemctl start containerd # waits for a start that is still under way
+systemctl start containerd # waits if containerd is still starting
 look version cat /sys/module/nvidia/version
 look state cat /sys/module/nvidia/initstate /sys/module/nvidia_uvm/initstate
 look loaded sh -c 'grep -o "^nvidia[a-z_]*" /proc/modules'

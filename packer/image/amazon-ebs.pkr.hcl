@@ -1,28 +1,28 @@
-# An AMI. Credentials as AWS's own tools take them (environment, profile, instance role), or by the variables.
+# Builds an AMI. Credentials come from where AWS's own tools find them (environment, profile, instance role), or from the variables.
 
 variable "aws_access_key" {
   type        = string
-  description = "amazon-ebs: access key; empty: AWS's own chain (environment, profile, instance role)."
+  description = "amazon-ebs: access key. If empty, credentials come from the environment, a profile or the instance role."
   default     = ""
 }
 
 variable "aws_secret_key" {
   type        = string
-  description = "amazon-ebs: its secret; give it as PKR_VAR_aws_secret_key."
+  description = "amazon-ebs: secret of the access key; set it in the environment, as PKR_VAR_aws_secret_key."
   default     = ""
   sensitive   = true
 }
 
 variable "aws_token" {
   type        = string
-  description = "amazon-ebs: session token of temporary credentials. They must last longer than the build."
+  description = "amazon-ebs: session token of temporary credentials, which must stay valid until the build has ended."
   default     = ""
   sensitive   = true
 }
 
 variable "aws_region" {
   type        = string
-  description = "amazon-ebs: the region to build in."
+  description = "amazon-ebs: region to build in."
   default     = "eu-central-1"
 
   validation {
@@ -33,42 +33,42 @@ variable "aws_region" {
 
 variable "aws_instance_type" {
   type        = string
-  description = "amazon-ebs: the build machine, x86_64. No GPU; more processors compile faster."
+  description = "amazon-ebs: type of the build machine, x86_64. It needs no GPU; more processors compile faster."
   default     = "c6i.xlarge"
 }
 
 variable "aws_subnet_id" {
   type        = string
-  description = "amazon-ebs: the subnet to build in; empty: the default VPC's."
+  description = "amazon-ebs: subnet to build in. If empty, the subnet of the default VPC."
   default     = ""
 }
 
 variable "aws_source_owner" {
   type        = string
-  description = "amazon-ebs: account whose image to begin with; the default is Debian's."
+  description = "amazon-ebs: account that owns the source image; the default is Debian's."
   default     = "136693071363"
 
   validation {
     condition     = length(var.aws_source_owner) > 0
-    error_message = "The aws_source_owner must be an account: an image by name alone may be anybody's."
+    error_message = "The aws_source_owner must be an account, because a name alone may be anybody's image."
   }
 }
 
 variable "aws_source_name" {
   type        = string
-  description = "amazon-ebs: the name of the image to begin with; the newest that fits is taken."
+  description = "amazon-ebs: name of the source image; of several that match, the newest is used."
   default     = "debian-12-amd64-*"
 }
 
 variable "aws_root_device" {
   type        = string
-  description = "amazon-ebs: the root device's name in the image to begin with: /dev/xvda in Debian's, /dev/sda1 in Ubuntu's."
+  description = "amazon-ebs: name of the root device in the source image: /dev/xvda for Debian, /dev/sda1 for Ubuntu."
   default     = "/dev/xvda"
 }
 
 variable "aws_user" {
   type        = string
-  description = "amazon-ebs: the login, in place of user: the one that the image to begin with has."
+  description = "amazon-ebs: login that the source image has; this builder does not use the variable user."
   default     = "admin"
 }
 
@@ -99,12 +99,12 @@ source "amazon-ebs" "image" {
     device_name           = var.aws_root_device
     volume_type           = "gp3"
     iops                  = 3000
-    throughput            = 125 # 1.6.6 does not know that both have defaults
+    throughput            = 125 # Packer 1.6.6 needs iops and throughput, although both have defaults
     volume_size           = var.disk_gb
     delete_on_termination = true
   }
 
-  # An image with a driver is tens of GB: two hours for the snapshot.
+  # An image with a driver has tens of GB; this allows two hours for its snapshot.
   aws_polling {
     delay_seconds = 30
     max_attempts  = 240

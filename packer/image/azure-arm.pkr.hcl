@@ -1,39 +1,39 @@
-# A managed image in Azure. The service principal comes from PKR_VAR_azure_client_secret and its neighbours, or use `az login`.
+# Builds a managed image in Azure. Log in with a service principal (azure_client_secret and the variables beside it) or with `az login`.
 
 variable "azure_subscription_id" {
   type        = string
-  description = "azure-arm: the subscription; not needed with azure_use_cli."
+  description = "azure-arm: subscription; not needed with azure_use_cli."
   default     = ""
 }
 
 variable "azure_tenant_id" {
   type        = string
-  description = "azure-arm: the service principal's tenant."
+  description = "azure-arm: tenant of the service principal."
   default     = ""
 }
 
 variable "azure_client_id" {
   type        = string
-  description = "azure-arm: the service principal's application id."
+  description = "azure-arm: application id of the service principal."
   default     = ""
 }
 
 variable "azure_client_secret" {
   type        = string
-  description = "azure-arm: its secret; give it as PKR_VAR_azure_client_secret."
+  description = "azure-arm: secret of the service principal; set it in the environment, as PKR_VAR_azure_client_secret."
   default     = ""
   sensitive   = true
 }
 
 variable "azure_use_cli" {
   type        = bool
-  description = "azure-arm: log in as `az login` did, without a service principal."
+  description = "azure-arm: use the login of `az login` in place of a service principal."
   default     = false
 }
 
 variable "azure_location" {
   type        = string
-  description = "azure-arm: the region to build in."
+  description = "azure-arm: region to build in."
   default     = "westeurope"
 
   validation {
@@ -44,19 +44,19 @@ variable "azure_location" {
 
 variable "azure_resource_group" {
   type        = string
-  description = "azure-arm: the resource group that the image goes to; it must be there."
+  description = "azure-arm: resource group for the image; it must exist already."
   default     = ""
 }
 
 variable "azure_vm_size" {
   type        = string
-  description = "azure-arm: the build machine. No GPU; more processors compile faster."
+  description = "azure-arm: size of the build machine. It needs no GPU; more processors compile faster."
   default     = "Standard_D4s_v5"
 }
 
 variable "azure_source" {
   type        = map(string)
-  description = "azure-arm: publisher, offer and sku of the image to begin with, of generation 2, as today's GPU sizes need."
+  description = "azure-arm: publisher, offer and sku of the source image. It must be of generation 2, which current GPU sizes need."
   default = {
     publisher = "Debian"
     offer     = "debian-12"

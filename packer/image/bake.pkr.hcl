@@ -1,5 +1,5 @@
-# The one build, for whichever builder `-only` names: upgrade, reboot, bake, seal, generalise. Your own steps stand before the seal;
-# nothing may come after the last step.
+# The build, for the builder that `-only` names: upgrade, reboot, bake, seal, generalise. Put your own provisioners before the seal, none
+# after the last one.
 
 build {
   sources = [
@@ -9,7 +9,7 @@ build {
     "source.qemu.image",
   ]
 
-  # The reboot cuts the connection inside this step, so that Packer cannot remove its copies; the last step does.
+  # The reboot cuts the connection during this step, so Packer cannot remove its copies of the scripts; the last step removes them.
   provisioner "shell" {
     scripts           = ["${path.root}/../scripts/settle.sh", "${path.root}/../scripts/upgrade.sh"]
     environment_vars  = ["UPGRADE=${var.upgrade}", "REBOOT=${var.reboot}"]
@@ -18,7 +18,7 @@ build {
     skip_clean        = true
   }
 
-  # Tries to log in again until the machine is back.
+  # Packer tries to log in until the machine is up again.
   provisioner "shell" {
     scripts             = ["${path.root}/../scripts/settle.sh", "${path.root}/../scripts/containerd.sh"]
     execute_command     = local.execute
@@ -30,26 +30,25 @@ build {
     playbook_file = "${path.root}/../../playbooks/prebake.yml"
     user          = build.User
 
-    # Packer's proxy is 5 to 10 times slower, and scp through it fails against today's sshd.
+    # Packer's proxy is 5 to 10 times slower than a direct connection, and scp through it fails with a current sshd.
     use_proxy        = false
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True"]
 
-    # Packer's own --ssh-extra-args come first on the line and ours replace them, so its IdentitiesOnly is said again.
+    # Packer puts its own --ssh-extra-args first on the command line and ours replace them, so its IdentitiesOnly is repeated here.
     extra_arguments = [
       "--extra-vars", "@${var.vars_file}",
       "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
     ]
   }
 
-  # Proves the image, and fails the build where it is not what it is said to be. Its report is in the image, and where
-  # nvidia_prebake_seal_report_path says.
+  # Seals the image: fails the build if the image must not ship. The report is in the image, and also at nvidia_prebake_seal_report_path.
   provisioner "ansible" {
     command       = var.ansible_playbook
     playbook_file = "${path.root}/../../playbooks/seal.yml"
     user          = build.User
     use_proxy     = false
 
-    # Where gpu-prebake is the command, its report stays the bake's.
+    # If gpu-prebake is the command, this keeps the report of the bake: the seal's would replace it.
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
 
     extra_arguments = [
@@ -58,7 +57,7 @@ build {
     ]
   }
 
-  # It removes Packer's copies of the scripts itself: on Azure nobody is left afterwards who could.
+  # This script itself removes Packer's copies of the scripts, because on Azure it also removes the login.
   provisioner "shell" {
     script          = "${path.root}/../scripts/generalise.sh"
     execute_command = local.execute

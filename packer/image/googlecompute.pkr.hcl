@@ -1,39 +1,39 @@
-# An image in Google Compute Engine. Credentials are Application Default Credentials: GOOGLE_APPLICATION_CREDENTIALS names a service
-# account's file, or `gcloud auth application-default login`, or this machine's own service account. These need no variable.
+# Builds an image in Google Compute Engine. It uses Application Default Credentials, which need no variable here: the service account file
+# that GOOGLE_APPLICATION_CREDENTIALS names, `gcloud auth application-default login`, or the service account of Packer's machine.
 
 variable "google_project_id" {
   type        = string
-  description = "googlecompute: the project to build in."
+  description = "googlecompute: project to build in."
   default     = ""
 }
 
 variable "google_zone" {
   type        = string
-  description = "googlecompute: the zone to build in."
+  description = "googlecompute: zone to build in."
   default     = "europe-west4-a"
 }
 
 variable "google_machine_type" {
   type        = string
-  description = "googlecompute: the build machine. No GPU; more processors compile faster."
+  description = "googlecompute: type of the build machine. It needs no GPU; more processors compile faster."
   default     = "n2-standard-4"
 }
 
 variable "google_source_project" {
   type        = string
-  description = "googlecompute: the project of the image to begin with."
+  description = "googlecompute: project of the source image."
   default     = "debian-cloud"
 }
 
 variable "google_source_family" {
   type        = string
-  description = "googlecompute: its family; the newest is taken."
+  description = "googlecompute: family of the source image; its newest image is used."
   default     = "debian-12"
 }
 
 variable "google_subnetwork" {
   type        = string
-  description = "googlecompute: the subnetwork to build in; empty: the default network's."
+  description = "googlecompute: subnetwork to build in. If empty, that of the default network."
   default     = ""
 }
 
@@ -51,7 +51,7 @@ source "googlecompute" "image" {
   image_name   = local.full_name
   image_family = var.image_name
 
-  # Creating an image of a disk this size takes longer than the five minutes that are the default.
+  # Creating an image of a disk of this size takes longer than the default of five minutes.
   state_timeout = "30m"
 
   communicator         = "ssh"

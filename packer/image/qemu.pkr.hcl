@@ -1,32 +1,32 @@
-# A qcow2 file from a qcow2 file. For KVM by default; no GPU.
+# Builds a qcow2 file from a qcow2 file, with KVM by default. It needs no GPU.
 
 variable "qemu_image" {
   type        = string
-  description = "qemu: the disk to begin with, a qcow2 file by path or URL."
+  description = "qemu: path or URL of the source disk, a qcow2 file."
   default     = ""
 }
 
 variable "qemu_image_checksum" {
   type        = string
-  description = "qemu: its checksum (sha256:…, or file: and a URL of a list), or none for a file of your own."
+  description = "qemu: checksum of the source disk (sha256:…, or file: and the URL of a list of checksums), or none for a file of your own."
   default     = "none"
 }
 
 variable "qemu_output" {
   type        = string
-  description = "qemu: the folder for the result, which must not be there yet; the file in it has the image's name and .qcow2."
+  description = "qemu: folder for the result, which must not exist yet. The file in it has the image's name and the suffix .qcow2."
   default     = "build/packer-qemu"
 }
 
 variable "qemu_seed_files" {
   type        = list(string)
-  description = "qemu: user-data and meta-data for cloud-init, given as a CD labelled cidata (needs xorriso); they make the login. Empty: no CD."
+  description = "qemu: files user-data and meta-data, with which cloud-init creates the login, from a CD labelled cidata (needs xorriso). If empty, no CD."
   default     = []
 }
 
 variable "qemu_accelerator" {
   type        = string
-  description = "qemu: kvm, hvf, or tcg, which emulates and is 10 to 30 times slower."
+  description = "qemu: kvm, hvf or tcg. tcg emulates the processor and is 10 to 30 times slower."
   default     = "kvm"
 
   validation {
@@ -37,13 +37,13 @@ variable "qemu_accelerator" {
 
 variable "qemu_cpus" {
   type        = number
-  description = "qemu: processors of the build machine."
+  description = "qemu: number of processors of the build machine."
   default     = 2
 }
 
 variable "qemu_memory_mb" {
   type        = number
-  description = "qemu: its memory."
+  description = "qemu: memory of the build machine, in MB."
   default     = 4096
 
   validation {
@@ -54,13 +54,13 @@ variable "qemu_memory_mb" {
 
 variable "qemu_arguments" {
   type        = list(list(string))
-  description = "qemu: more of QEMU's arguments, each a list ([\"-cpu\", \"host\"]); one that Packer gives too is replaced."
+  description = "qemu: further arguments for QEMU, each a list ([\"-cpu\", \"host\"]). They replace arguments of the same name that Packer gives."
   default     = []
 }
 
 variable "qemu_boot_wait" {
   type        = string
-  description = "qemu: how long Packer waits before it tries ssh."
+  description = "qemu: how long Packer waits before it first tries ssh."
   default     = "10s"
 }
 
@@ -69,7 +69,7 @@ source "qemu" "image" {
   iso_url      = var.qemu_image
   iso_checksum = var.qemu_image_checksum
 
-  # A copy, no overlay: 1.6.6 calls qemu-img without the backing file's format, which today's refuses.
+  # A copy, not an overlay: Packer 1.6.6 calls qemu-img without the format of the backing file, and a current qemu-img refuses that.
   use_backing_file = false
   format           = "qcow2"
   disk_size        = "${var.disk_gb}G"

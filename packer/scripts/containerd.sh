@@ -1,5 +1,6 @@
 #!/bin/sh
-# Has containerd there, with config.d imported, where the driver container puts the nvidia runtime. Does nothing where both are so.
+# Installs containerd and makes its configuration import config.d, where the driver container puts the nvidia runtime. Skips what is
+# already done.
 set -eu
 
 if ! command -v containerd >/dev/null; then
@@ -14,7 +15,7 @@ if [ ! -s "$config" ]; then
     echo 'version = 2' >"$config"
 fi
 if ! grep -q '^imports' "$config"; then
-    # A top-level key stands above the first table.
+    # A top-level key must be above the first table.
     sed -i '1i imports = ["/etc/containerd/config.d/*.toml"]' "$config"
     systemctl restart containerd
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The last step: takes out what makes this machine this machine, so that each node of the image is a new one.
+# The last step: removes the identity of the build machine, so that each node from the image is a new machine.
 set -eu
 
 rm -rf /root/.ansible /root/.ansible_async
@@ -16,13 +16,13 @@ if [ "$PACKER_BUILDER_TYPE" = azure-arm ]; then
     waagent -force -deprovision+user
 fi
 
-# Stopped, because at shutdown it would write a seed again, the same for every node.
+# Stop this service: at shutdown it would write a seed again, and every node would begin with the same seed.
 systemctl stop systemd-random-seed
-# Empty, not absent: an absent one makes the next boot a first boot with systemd's presets.
+# Empty the file but keep it: without the file, systemd treats the next boot as a first boot and applies its presets.
 : >/etc/machine-id
 rm -f /var/lib/dbus/machine-id /var/lib/systemd/random-seed
 find /var/log/journal -mindepth 1 -delete 2>/dev/null || true
-# Packer's copies of its scripts, this one too.
+# Packer's copies of the scripts, including this one.
 rm -f /tmp/script_*.sh
 sync
 echo "generalised"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Upgrades all packages (UPGRADE=true) and reboots (REBOOT=auto, always, never): the driver is built for the kernel that will boot, so a
-# new one has to be there, and running, before the bake. The reboot cuts Packer's connection (expect_disconnect).
+# Upgrades all packages (UPGRADE=true) and reboots (REBOOT=auto, always, never). The driver is built for the kernel that will boot, so a new
+# kernel must be installed, and running, before the bake. The reboot cuts Packer's connection (expect_disconnect).
 set -eu
 
 kernels() {
@@ -10,7 +10,7 @@ kernels() {
 before=$(kernels | sort)
 if [ "$UPGRADE" = true ]; then
     export DEBIAN_FRONTEND=noninteractive
-    # A question about a changed configuration file would wait for ever: keep what is there.
+    # Keep changed configuration files: a question about one would wait for ever.
     keep="-o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold -o DPkg::Lock::Timeout=300"
     apt-get update -q
     # shellcheck disable=SC2086 # several words
@@ -18,7 +18,7 @@ if [ "$UPGRADE" = true ]; then
 fi
 
 case $REBOOT in
-always) why="asked to" ;;
+always) why="the variable reboot is always" ;;
 auto)
     why=
     [ "$(kernels | sort)" = "$before" ] || why="the upgrade changed the kernels"
@@ -29,9 +29,9 @@ esac
 if [ -n "$why" ]; then
     echo "rebooting: $why"
     systemctl reboot
-    # Nothing else may begin before the connection is cut.
+    # Wait here, so that no further step begins before the connection is cut.
     sleep 300
-    echo "no reboot after 300 s" >&2
+    echo "the machine has not rebooted after 300 s" >&2
     exit 1
 fi
 echo "no reboot: kernel $(uname -r)"

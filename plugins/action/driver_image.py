@@ -1,4 +1,4 @@
-"""Runs the module of this name, and brings an archive that is on the controller: see plugin_utils/imagearchive.py."""
+"""Runs the module of this name and copies an image archive from the controller to the node: see plugin_utils/imagearchive.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ansible_collections.gpu.prebake.plugins.plugin_utils.imagearchive import Im
 
 
 class ActionModule(ImageArchiveAction):
-    """A pull of seconds: it has no log of its own, and nothing is followed."""
+    """Never followed: a pull takes seconds and has no log of its own."""
 
     def is_followed(self) -> bool:
         return False

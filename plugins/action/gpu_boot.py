@@ -1,4 +1,4 @@
-"""Runs the module of this name: in one call, or followed where ``progress`` asks for it. See plugin_utils/."""
+"""Runs the module of this name: as one module call, or followed if the option ``progress`` is on. See plugin_utils/."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _BESIDE_DEADLINE_S = 300.0
 
 
 class ActionModule(ImageArchiveAction):
-    """A boot step; nobody may pay for lines that nobody asked for."""
+    """A boot. It is followed only on request, because following costs the controller more calls than the one module call."""
 
     log = "/var/log/gpu-prebake/boot.log"
 

@@ -1,4 +1,4 @@
-"""Runs the module of this name, and brings a signing key that is on the controller: see plugin_utils/signingkey.py."""
+"""Runs the module of this name and takes a signing key from the controller to the node: see plugin_utils/signingkey.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ansible_collections.gpu.prebake.plugins.plugin_utils.signingkey import Sign
 
 
 class ActionModule(SigningKeyAction):
-    """A look of seconds: nothing is followed."""
+    """Never followed: it only reads, which takes seconds."""
 
     def is_followed(self) -> bool:
         return False

@@ -1,4 +1,6 @@
-"""Runs the module of this name and shows the compile's lines as they come: see plugin_utils/followed.py. Brings a signing key along."""
+"""Runs the module of this name, shows the compile's lines as they arrive (plugin_utils/followed.py) and takes a signing key from the
+controller to the node (plugin_utils/signingkey.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ _BESIDE_TRIES_S = 1800.0
 
 
 class ActionModule(SigningKeyAction):
-    """A bake, always followed."""
+    """A bake. It is always followed."""
 
     log = "/var/log/gpu-prebake/bake.log"
 

@@ -1,4 +1,4 @@
-"""What the collection's modules share: one way out for an error, and results that JSON can carry."""
+"""What the collection's modules share: the one place that turns an error into a module failure, and results that JSON can carry."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .gpunode.errors import GpuNodeError, InterruptedRunError
 def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, Any]]) -> None:
     """Runs ``body`` and exits with its results; a GpuNodeError becomes the module's failure with its code and details.
 
-    An OSError (a full disk, a read-only filesystem) names its file in the same way. Told to stop by SIGTERM, the module unwinds like after
-    any failure, once: a further signal must not cut that short.
+    An OSError (a full disk, a read-only filesystem) fails the module in the same way, and the message names the file. On SIGTERM the module
+    cleans up as after any failure. Only the first signal counts: a second one must not interrupt the clean-up.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -35,7 +35,7 @@ def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, 
 def _interrupt(number: int, _frame: object) -> None:
     signal.signal(number, signal.SIG_IGN)
     raise InterruptedRunError(
-        "told to stop: a bake has taken back what it had begun, a boot goes on from this node's record; run it again to finish"
+        "stopped by a signal: run it again to finish; a bake has rolled its changes back, a boot continues from the node record"
     )
 
 
@@ -52,7 +52,7 @@ def plan_result(plan: Plan) -> dict[str, Any]:
 
 
 def outcome_result(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as a module returns it: the plan's fields, then what came of it; its code and reason win."""
+    """An outcome as a module returns it: the plan's fields and the outcome's own; where both have a field, the outcome's is used."""
     return {
         **plan_result(outcome.plan),
         "action": outcome.action.value,
@@ -70,7 +70,7 @@ def outcome_result(outcome: Outcome) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, enums and tuples as what JSON has."""
+    """Dataclasses, enums and tuples as types that JSON has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, enum.Enum):

@@ -1,8 +1,9 @@
-"""An action that runs its module asynchronously, shows the lines of the node's progress log as they come, and returns the module's
-own result.
+"""An action that runs its module asynchronously, shows the lines of the module's progress log on the node as they arrive, and returns the
+module's own result.
 
-The connection may be lost meanwhile: the module goes on, and is found again. On an interrupt the module is told to stop, and takes back
-what it has begun. No job file stays on the node, except where the connection never comes back; then the next run removes it.
+If the connection is lost, the module continues and the action finds it again. On an interrupt the action sends the module a signal to stop,
+and the module rolls back what it has begun. No job file stays on the node, unless the connection never comes back; then the next run
+removes it.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from . import jobscript
 
 POLL_S = 1.0
 SILENCE_S = 30.0
-"""After so many seconds without a line, it is said that the step is alive."""
+"""After this many seconds without a line, the action reports that the module still runs."""
 LOST_S = 300.0
-"""So long a node may be out of reach."""
+"""How long a node may be unreachable before the action gives up."""
 RETRY_S = 5.0
 STOP_S = 120
 DEAD_LOOKS = 3
-"""So often a job must be found without a process before it counts as dead: between two of its processes there may be none."""
+"""How many times in a row a job must be found without a process before it counts as dead: for a moment between two of its processes there
+may be none."""
 INTERRUPTED_FOLDER = "GPU_PREBAKE_INTERRUPTED"
-"""Environment: a folder on the controller for what interrupted modules answered, since Ansible itself no longer listens then."""
+"""Environment variable: a folder on the controller for the answers of interrupted modules, because Ansible itself no longer reads them."""
 
 # Terminal control sequences, then any other control character but the tab.
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_EMPTY = re.compile(r"\s*(?:\d+\.\d\d)?\s*")  # at most the time that stands before each line
+_EMPTY = re.compile(r"\s*(?:\d+\.\d\d)?\s*")  # nothing, or only the time that begins each line
 _ASYNC_KEYS = ("ansible_job_id", "finished", "results_file", "started")
 
 Answer = TypeVar("Answer")
@@ -46,12 +48,12 @@ display = Display()
 
 
 def clean(line: str) -> str:
-    """A line of a log as it may be shown: without anything that a terminal would obey."""
+    """A line of a log that is safe to show: without control sequences that a terminal would obey."""
     return _CONTROLS.sub("?", _SEQUENCES.sub("", line.rstrip("\r\n")))
 
 
 class Lines:
-    """Cuts what comes of a log into lines; a line that is not complete yet waits for its rest."""
+    """Splits a log that arrives in pieces into lines; an incomplete line is kept until its rest arrives."""
 
     def __init__(self) -> None:
         self._pending = ""
@@ -62,17 +64,17 @@ class Lines:
         return [clean(line) for line in whole if not _EMPTY.fullmatch(line)]
 
     def rest(self) -> list[str]:
-        """What is left at the end."""
+        """The incomplete line that is left at the end, if any."""
         pending, self._pending = self._pending, ""
         return [] if _EMPTY.fullmatch(pending) else [clean(pending)]
 
 
 class Stopped(BaseException):
-    """The signal that ended this worker; no task may catch it."""
+    """Raised by the signal that ends this worker. A BaseException, so that no task catches it."""
 
 
 class FollowedAction(ActionBase):
-    """Subclasses say which log, for how long, and when."""
+    """Subclasses define which log to follow, how long the module may take, and when to follow it."""
 
     _supports_check_mode = True
     _supports_async = True
@@ -80,15 +82,15 @@ class FollowedAction(ActionBase):
     """The module's progress log on the node."""
 
     def limit_s(self) -> float:
-        """Seconds after which the module must have ended by itself."""
+        """Seconds within which the module must have ended by itself."""
         raise NotImplementedError
 
     def is_followed(self) -> bool:
-        """Whether this call is to be followed; if not, it is one plain module call."""
+        """Whether this call is followed; if not, it is one plain module call."""
         raise NotImplementedError
 
     def argument_s(self, name: str, default: float) -> float:
-        """A number among the task's arguments; what is none is left to the module to refuse."""
+        """A number among the task's arguments, or the default if it is not a number: the module then refuses it."""
         try:
             return float(self._task.args.get(name, default))
         except (TypeError, ValueError):
@@ -116,7 +118,7 @@ class FollowedAction(ActionBase):
     # --- the job ----------------------------------------------------------------------------------------------------
 
     def _begin(self) -> str | None:
-        """The inode of the log that an earlier run left; None where nothing can be followed: the module then says why it cannot run."""
+        """The inode of the log that an earlier run left; None if nothing can be followed: the module then reports why it cannot run."""
         return jobscript.begun(self._ask(jobscript.begin(self.log)))
 
     def _follow(self, arguments: dict[str, Any], task_vars: dict[str, Any], passed_inode: str) -> dict[str, Any]:
@@ -142,19 +144,19 @@ class FollowedAction(ActionBase):
             self._release_signals()
 
     def _watch(self, jid: str, tmp: str, passed_inode: str) -> bool:
-        """Shows the log's lines until the job has ended; returns whether there is a result. Raises AnsibleConnectionFailure."""
+        """Shows the log's lines until the job has ended; returns whether it left a result. Raises AnsibleConnectionFailure."""
         lines, inode, offset, dead = Lines(), "", 0, 0
         spoke = time.monotonic()
         while True:
             script = jobscript.look(self.log, passed_inode, offset, jid, tmp)
             seen = self._patiently(lambda script=script: jobscript.looked(self._ask(script)))
-            if inode and seen.inode != inode:  # another run's file: this one's has ended
+            if inode and seen.inode != inode:  # a file of another run: this run's log has ended
                 lines, offset = Lines(), 0
             inode = seen.inode if seen.inode != passed_inode else ""
             offset += len(seen.data.encode("utf-8", "surrogateescape"))
             fresh = lines.take(seen.data)
             if not fresh and time.monotonic() - spoke > SILENCE_S:
-                fresh = ["still at it, without a line for a while"]
+                fresh = ["still running, no output for a while"]
             if fresh:
                 spoke = time.monotonic()
                 self._show(fresh)
@@ -166,29 +168,30 @@ class FollowedAction(ActionBase):
                 time.sleep(POLL_S)
 
     def _patiently(self, ask: Callable[[], Answer | None]) -> Answer:
-        """Asks until there is an answer: a connection may be gone for a while. Raises AnsibleConnectionFailure after LOST_S."""
+        """Asks until there is an answer, because a connection may be lost for a while. Raises AnsibleConnectionFailure after LOST_S."""
         begin = time.monotonic()
         while True:
             try:
                 answer = ask()
                 if answer is not None:
                     return answer
-                error = AnsibleConnectionFailure("the node answers, and not with what it was asked for")
+                error = AnsibleConnectionFailure("the node answered, but not with the state of its module")
             except AnsibleConnectionFailure as failure:
                 error = failure
             if time.monotonic() - begin > LOST_S:
                 raise error
-            self._show([f"out of reach, its work goes on; asking again: {clean(str(error).strip().splitlines()[-1])[-160:]}"])
+            self._show([f"unreachable, its work continues; trying again: {clean(str(error).strip().splitlines()[-1])[-160:]}"])
             self._connection.reset()
             time.sleep(RETRY_S)
 
     def _ask(self, script: str) -> str:
-        """What a script printed. It goes to the shell's input: with an empty one ssh would allocate a terminal, which changes line ends."""
+        """What a script printed. The script goes to the shell's standard input: if that were empty, ssh would allocate a terminal, which
+        changes line ends."""
         done = self._low_level_execute_command("/bin/sh", in_data=script, encoding_errors="surrogateescape")
         return str(done["stdout"])
 
     def _show(self, lines: list[str]) -> None:
-        """One call for many lines: each is an event to whoever drives Ansible. Nothing of a task under no_log."""
+        """Shows many lines in one call, because each call is an event for the program that drives Ansible. Shows nothing under no_log."""
         if lines and not self._task.no_log:
             display.display("\n".join(f"{self._host_name} | {line}" for line in lines))
 
@@ -208,14 +211,14 @@ class FollowedAction(ActionBase):
             failed=True,
             code="module_died",
             msg="the module's process on the node ended without a result: it was killed, or the node ran out of memory. The end of "
-            f"{self.log} on the node tells how far it had come; the next run takes back or goes on",
+            f"{self.log} on the node shows how far it had come. Run it again: the next run rolls back or continues",
         )
 
     # --- an interrupt -----------------------------------------------------------------------------------------------
 
     def _catch_signals(self) -> None:
         def stopped(number: int, _frame: object) -> None:
-            for ignored in self._handlers:  # Ansible sends SIGTERM after SIGINT at once; what is being stopped must get to its end
+            for ignored in self._handlers:  # Ansible sends SIGTERM right after SIGINT, which must not interrupt the stopping
                 signal.signal(ignored, signal.SIG_IGN)
             self._signal = number
             raise Stopped
@@ -229,7 +232,7 @@ class FollowedAction(ActionBase):
             os.kill(os.getpid(), self._signal)  # to the worker's own handler, which ends it
 
     def _stop(self, jid: str, tmp: str) -> None:
-        """Tells the module to stop and leaves its answer for whoever drives Ansible."""
+        """Stops the module and leaves its answer for the program that drives Ansible."""
         try:
             answer = jobscript.stopped(self._ask(jobscript.stop(jid, tmp, STOP_S)))
         except AnsibleConnectionFailure as error:

@@ -1,4 +1,4 @@
-"""An action that brings an image archive from the controller to the node, for the modules that fetch a driver image."""
+"""An action that copies an image archive from the controller to the node, for the modules that fetch a driver image."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .followed import FollowedAction
 
 
 class ImageArchiveAction(FollowedAction):
-    """Where an archive is on the controller, a first call in check mode asks whether it is needed, and only then it is copied.
+    """If an archive is on the controller, first runs the module in check mode to ask whether it needs the archive, and copies it only then.
 
-    The copy lies in the task's own temporary folder, which is removed after the task, also an asynchronous one.
+    The copy lies in the task's temporary folder, which is removed after the task, also after an asynchronous one.
     """
 
     def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +24,8 @@ class ImageArchiveAction(FollowedAction):
         try:
             local = self._find_needle("files", path)
         except AnsibleError as error:
-            return {"failed": True, "code": "image_archive", "msg": f"image archive {path} is not on the controller: {error}"}
+            advice = "correct the path, or set image_archive_remote_src if it is on the node"
+            return {"failed": True, "code": "image_archive", "msg": f"image archive {path} is not on the controller: {advice}: {error}"}
         arguments.update(image_archive=local, image_archive_remote_src=True)
         if not self._task.check_mode:
             asked = self._ask_module(arguments, task_vars)

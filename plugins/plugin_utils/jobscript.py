@@ -1,7 +1,7 @@
-"""The shell lines that a followed module needs on its node: make the jobs' folder, look once, stop.
+"""The shell scripts that a followed module needs on its node: create the jobs' folder, look once, stop the module.
 
-Plain sh and coreutils, since each look costs the node something while it compiles. Job files are those of Ansible's async_wrapper: while
-the module runs they begin with ``{"started":``, afterwards they hold its result.
+They use only sh, coreutils and the like, because each look takes time from a node that compiles. Job files are those of Ansible's
+async_wrapper: while the module runs they begin with ``{"started":``, afterwards they hold its result.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import shlex
 from dataclasses import dataclass
 
 JOBS = "/run/gpu-prebake/jobs"
-"""Where job files lie on a node: gone with a reboot, and never part of an image."""
+"""The folder of the job files on a node. A reboot empties it, and it is never part of an image."""
 
 MOST_BYTES = 65536
-"""How much of a log one look fetches."""
+"""How much of a log one look fetches at most."""
 
 _MARK = "gpu-prebake-look"
 
-# Sets `alive` to 1 if a process runs a file of the job's temporary folder: the wrapper, or the module. Shells that only mention that
-# folder, as this one does, have it further back in their command line.
+# Sets `alive` to 1 if a process runs a file of the job's temporary folder: the wrapper or the module. In such a process the file is the
+# second word of the command line; shells that only mention the folder, such as this one, have it further back.
 _ALIVE = """
 alive=0
 for p in $(grep -lsaF -- "$tmp/" /proc/[0-9]*/cmdline); do
@@ -29,18 +29,18 @@ done
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at the node found."""
+    """The answer of one look at the node."""
 
     state: str
-    """``running``, ``done`` (its result is there) or ``dead`` (it ended without one)."""
+    """The job's: ``running``, ``done`` (its result is there) or ``dead`` (it ended without a result)."""
     inode: str
-    """Which file the log is; empty where there is none."""
+    """The log's inode, which identifies the file; empty without a log."""
     data: str
-    """What is new in it."""
+    """The new part of the log."""
 
 
 def begin(log: str) -> str:
-    """Makes the jobs' folder, removes what ended jobs of lost callers left there, and prints the inode of the log that is there."""
+    """Creates the jobs' folder, removes the results of ended jobs that nobody fetched, and prints the inode of the existing log."""
     return (
         f"umask 077; mkdir -p {JOBS} && chmod 0700 {JOBS} && cd {JOBS} || exit 1; "
         'for f in *; do [ -f "$f" ] || continue; case $(head -c 11 "$f") in \'{"started":\') ;; *) rm -f "$f" ;; esac; done; '
@@ -49,14 +49,14 @@ def begin(log: str) -> str:
 
 
 def begun(output: str) -> str | None:
-    """The inode that ``begin`` printed, empty without a log; None where it did not get that far."""
+    """The inode that ``begin`` printed, empty without a log; None if ``begin`` failed earlier."""
     _before, mark, rest = output.partition(_MARK)
     return rest.strip() if mark else None
 
 
 def look(log: str, passed_inode: str, offset: int, jid: str, tmp: str) -> str:
-    """Prints the job's state, the log's inode, and what the log has from ``offset`` bytes on, unless it still is the file that was there
-    before the run (``passed_inode``)."""
+    """Prints the job's state, the log's inode, and the log from byte ``offset`` on, unless the log is still the file of an earlier run
+    (``passed_inode``)."""
     return (
         f"log={shlex.quote(log)}; job={shlex.quote(f'{JOBS}/{jid}')}; tmp={shlex.quote(tmp)}; signal=; "
         'state=running; case $(head -c 11 "$job" 2>/dev/null) in \'{"started":\'|"") '
@@ -69,7 +69,7 @@ def look(log: str, passed_inode: str, offset: int, jid: str, tmp: str) -> str:
 
 
 def looked(output: str) -> Look | None:
-    """What ``look`` printed; None where it cannot be read."""
+    """The output of ``look``, parsed; None if it cannot be parsed."""
     _before, mark, rest = output.partition(_MARK)
     head, newline, data = rest.partition("\n")
     words = head.strip().rstrip(".").split()
@@ -79,9 +79,9 @@ def looked(output: str) -> Look | None:
 
 
 def stop(jid: str, tmp: str, wait_s: int) -> str:
-    """Tells the module to stop, waits until it has, prints the result that it left, and removes the job's file.
+    """Sends the module SIGTERM, waits until it has stopped, prints the result that it left, and removes the job file.
 
-    It goes on to its end when the connection, or who called, is gone.
+    The script runs to its end even if the connection or the caller is gone.
     """
     return (
         f"trap '' HUP PIPE; job={shlex.quote(f'{JOBS}/{jid}')}; tmp={shlex.quote(tmp)}; signal=TERM; "
@@ -94,5 +94,5 @@ def stop(jid: str, tmp: str, wait_s: int) -> str:
 
 
 def stopped(output: str) -> str:
-    """The module's result as JSON that ``stop`` printed; empty where it left none."""
+    """The module's result as JSON, as ``stop`` printed it; empty if the module left none."""
     return output.partition(_MARK)[2].strip()

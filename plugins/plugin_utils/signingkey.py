@@ -1,8 +1,8 @@
-"""An action that brings a signing key from the controller to the node for as long as its module runs.
+"""An action that takes a signing key from the controller to the node for as long as its module runs.
 
-A key, its certificate and a PIN go through the connection's input into files of root's in memory, below /run: no argument of a program and
-no temporary folder of Ansible's, which lies on the node's disk, ever holds them. Whoever ends first takes them away: the module, which
-goes on when the connection is lost, or this action.
+The key, its certificate and a PIN are sent through the connection's standard input into files in memory, below /run, that belong to root.
+They are never in a program's arguments, nor in Ansible's temporary folder, which lies on the node's disk. The module and this action both
+remove them, so that they are gone as soon as the first of the two has ended; the module continues if the connection is lost.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .followed import FollowedAction
 
 _VAULT = b"$ANSIBLE_VAULT;"
 _NOT_IN_MEMORY = 9
-# Standard input: base64, so that no byte of it means anything to whatever lies between.
+# Standard input is base64, so that a shell or terminal on the way does not interpret any byte of it.
 _WRITE = """
 umask 077
 case "$(stat -f -c %T /run)" in tmpfs|ramfs) ;; *) exit {not_in_memory} ;; esac
@@ -31,7 +31,7 @@ mkdir -p {folder} && base64 -d > {file}
 
 
 class SigningKeyAction(FollowedAction):
-    """Replaces the module's signing options by paths on the node."""
+    """Gives the module paths on the node in place of its signing options."""
 
     def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """The module's result."""
@@ -44,7 +44,8 @@ class SigningKeyAction(FollowedAction):
         try:
             contents = self._contents(key, certificate, pin, is_remote)
         except (AnsibleError, OSError) as error:
-            return {"failed": True, "code": "signing_key", "msg": f"the signing key or its certificate cannot be read: {error}"}
+            message = f"the signing key or its certificate cannot be read on the controller: {error}"
+            return {"failed": True, "code": "signing_key", "msg": message}
         try:
             for name, content in contents.items():
                 failed = self._write(folder, name, content)
@@ -57,7 +58,7 @@ class SigningKeyAction(FollowedAction):
                 self._low_level_execute_command(f"rm -rf {shlex.quote(folder)}")
 
     def _contents(self, key: str, certificate: str, pin: str, is_remote: bool) -> dict[str, bytes]:
-        """What has to be brought, by the option that it belongs to."""
+        """The contents to send, each by the option that it belongs to."""
         found = {}
         if key and not is_remote and not key.startswith("pkcs11:"):
             found["key"] = self._read(key)
@@ -68,17 +69,17 @@ class SigningKeyAction(FollowedAction):
         return found
 
     def _read(self, path: str) -> bytes:
-        """A file on the controller, out of its vault where it is in one."""
+        """The contents of a file on the controller, decrypted if Ansible Vault encrypted it."""
         data = Path(self._find_needle("files", path)).read_bytes()
         if data.startswith(_VAULT):
             return bytes(self._loader._vault.decrypt(data, filename=path))
         return data
 
     def _write(self, folder: str, name: str, content: bytes) -> dict[str, Any] | None:
-        """Puts a secret into memory on the node; returns what failed."""
+        """Writes a secret into memory on the node; returns the failure as a result, or None."""
         script = _WRITE.format(not_in_memory=_NOT_IN_MEMORY, folder=shlex.quote(folder), file=shlex.quote(f"{folder}/{name}"))
         done = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", in_data=base64.b64encode(content) + b"\n")
         if done["rc"] == 0:
             return None
-        reason = "its /run is not in memory (no tmpfs)" if done["rc"] == _NOT_IN_MEMORY else str(done["stderr"]).strip()
-        return {"failed": True, "code": "signing_key", "msg": f"the signing key cannot be brought to the machine: {reason}"}
+        reason = "its /run is not a tmpfs, so not in memory" if done["rc"] == _NOT_IN_MEMORY else str(done["stderr"]).strip()
+        return {"failed": True, "code": "signing_key", "msg": f"the signing key cannot be written to the machine's memory: {reason}"}

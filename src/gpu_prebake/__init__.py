@@ -1,3 +1,3 @@
-"""The controller's driver: bakes into images and brings up nodes with Ansible, shows each step, and leaves a report."""
+"""The program on the controller: it runs the collection's playbooks with Ansible, shows each step, and writes a report."""
 
 __version__ = "0.2.0-dev"

@@ -1,4 +1,4 @@
-"""The command line: commands of our own, or ansible-playbook's own arguments (Packer's ansible provisioner)."""
+"""The command line: our own commands, or ansible-playbook's own arguments, as Packer's ansible provisioner gives them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REPORT_VARIABLE = "GPU_PREBAKE_REPORT"
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the collection's playbook that it runs, what --help says, and variables that the user's own override."""
+    """A command: the collection's playbook that it runs, its text for --help, and variables that the user's own values override."""
 
     name: str
     playbook: str
@@ -33,23 +33,23 @@ class Command:
 
 
 COMMANDS = (
-    Command("bake", "prebake", "Bake an NVIDIA driver into the images of machines (role nvidia_prebake)."),
-    Command("seal", "seal", "Prove that baked images are what they are said to be, last in their build (playbooks/seal.yml)."),
-    Command("boot", "boot", "Bring up the NVIDIA driver of live nodes (role gpu_boot).", {"gpu_boot_progress": True}),
-    Command("remove", "remove", "Take away what was baked or brought up here, and say what is left (role gpu_remove)."),
+    Command("bake", "prebake", "Bake an NVIDIA driver into the images of build machines. It runs the role nvidia_prebake."),
+    Command("seal", "seal", "Prove that baked images may ship, as the last step of a build. It runs playbooks/seal.yml."),
+    Command("boot", "boot", "Bring up the NVIDIA driver of live nodes. It runs the role gpu_boot.", {"gpu_boot_progress": True}),
+    Command("remove", "remove", "Uninstall what was baked or brought up; list what is left. It runs the role gpu_remove."),
 )
 
 _EPILOG = f"""\b
 Exit statuses:
 {exits.table()}
 
-Called with ansible-playbook's own arguments (gpu-prebake -i INVENTORY PLAYBOOK), it runs that playbook and ends with Ansible's own exit
-status: the `command` of Packer's ansible provisioner.
+Called with ansible-playbook's own arguments (gpu-prebake -i INVENTORY PLAYBOOK), it runs that playbook and returns Ansible's own exit
+status. So it can be the `command` of Packer's ansible provisioner.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Ends the process with the exit status."""
+    """Runs the program and ends the process with its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and is_playbook_call(words):
         sys.exit(_as_ansible_playbook(words))
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def is_playbook_call(words: Sequence[str]) -> bool:
-    """Whether the arguments are ansible-playbook's: they begin with an option that is none of ours, or with a playbook."""
+    """Whether the arguments are for ansible-playbook: the first is an option that is not ours, or a playbook."""
     first = words[0]
     if first in ("--help", "-h", "--version"):
         return False
@@ -65,7 +65,7 @@ def is_playbook_call(words: Sequence[str]) -> bool:
 
 
 def version() -> str:
-    """As ansible-playbook words it: Packer reads the first number, takes it for Ansible's, and writes its inventory to suit."""
+    """All versions, Ansible's first: Packer takes the first number for Ansible's version and writes its inventory accordingly."""
     found = report.versions(_collection_or_none())
     lines = [f"gpu-prebake [core {found['ansible_core']}]"]
     lines += [f"  {name.replace('_', ' ')} version = {text or 'not found'}" for name, text in found.items()]
@@ -79,9 +79,9 @@ def _show_version(context: click.Context, _parameter: click.Parameter, value: bo
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Versions, Ansible's first.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show versions and exit.")
 def cli() -> None:
-    """NVIDIA drivers baked into images, and brought up on GPU nodes."""
+    """Bake NVIDIA drivers into images, and bring them up on GPU nodes."""
 
 
 def _report_option(name: str) -> click.Option:
@@ -92,7 +92,7 @@ def _report_option(name: str) -> click.Option:
         show_default=True,
         envvar=REPORT_VARIABLE,
         show_envvar=True,
-        help="Where the report goes, JSON.",
+        help="File for the report (JSON).",
     )
 
 
@@ -131,7 +131,7 @@ def _run_command(command: Command, report_path: Path, values: dict[str, Any]) ->
         vault_prompts=request.vault_prompts(values["ask_vault_pass"], values["vault_id"]),
         report=report_path,
     )
-    # An inventory that none of Ansible's plugins can read is an error, and not an empty one.
+    # With this setting an inventory that none of Ansible's plugins can read is an error; by default Ansible goes on with an empty one.
     return session.play(asked, collection, {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True", **collection.environment}, _console())
 
 

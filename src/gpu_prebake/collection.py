@@ -1,4 +1,4 @@
-"""Where the collection is: the clone that this program runs from, or wherever Ansible has it installed."""
+"""Finds the collection: the clone that this program runs from, or the folder where Ansible has it installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CollectionMissingError(Exception):
 
 @dataclass(frozen=True)
 class Collection:
-    """The collection: its folder, version, and what Ansible must be told to find it."""
+    """The collection: its folder, its version, and the environment variables with which Ansible finds it."""
 
     folder: Path
     version: str
@@ -27,7 +27,7 @@ class Collection:
     is_clone: bool
 
     def playbook(self, name: str) -> str:
-        """What ansible-playbook takes for one of the collection's playbooks."""
+        """The argument with which ansible-playbook runs one of the collection's playbooks."""
         return str(self.folder / f"playbooks/{name}.yml") if self.is_clone else f"{NAME}.{name}"
 
 
@@ -44,7 +44,7 @@ def find() -> Collection:
         if (path / "galaxy.yml").is_file():
             return Collection(path, _galaxy_version(path), {}, False)
     raise CollectionMissingError(
-        f"the collection {NAME} is not installed where Ansible looks: install it (ansible-galaxy collection install), "
+        f"the collection {NAME} is not installed where Ansible looks for collections: install it (ansible-galaxy collection install), "
         "or run gpu-prebake from a clone"
     )
 
@@ -54,7 +54,7 @@ def _clone(top: Path) -> Collection:
     config = os.environ.get("ANSIBLE_CONFIG", "")
     if not config:
         environment["ANSIBLE_CONFIG"] = str(top / "ansible.cfg")
-    elif Path(config).resolve() != top / "ansible.cfg":  # the user's own: it stays, and finds the clone too
+    elif Path(config).resolve() != top / "ansible.cfg":  # the user's own configuration: it stays in force, and finds the clone too
         paths = ConfigManager().get_config_value("COLLECTIONS_PATHS")
         environment["ANSIBLE_COLLECTIONS_PATH"] = os.pathsep.join([str(top / "collections"), *map(str, paths)])
     return Collection(top, _galaxy_version(top), environment, True)

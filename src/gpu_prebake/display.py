@@ -1,4 +1,4 @@
-"""Shows a run: live where there is a terminal, plain lines with time and node where there is none."""
+"""Shows a run: live on a terminal, elsewhere as plain lines with time and node."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _STYLES = {"ok": "green", "changed": "yellow", "failed": "bold red", "unreachabl
 
 
 def short(name: str) -> str:
-    """A step's name without the role that it is in."""
+    """A step's name without the role's name before it."""
     return name.rpartition(" : ")[2] or name
 
 
 def failure(result: Mapping[str, Any]) -> str:
-    """What a failed step says: its code, where it has one, and its message."""
+    """The text for a failed step: its code, if it has one, and its message."""
     code = result.get("code")
     text = str(result.get("msg") or result.get("censored") or result.get("stderr") or "failed without a message")
     return f"{code}: {text}" if code else text
 
 
 def message(step: Step, result: Mapping[str, Any]) -> str:
-    """What an ended step has to say besides its outcome: why it failed, or what it is there to tell."""
+    """The text for an ended step, besides its outcome: why it failed, or the message of a debug task."""
     if step.outcome in ("failed", "unreachable", "ignored"):
         return failure(result)
-    told = result.get("msg", "") if result.get("_ansible_verbose_always") else ""
-    return "\n".join(map(str, told)) if isinstance(told, list) else str(told)
+    text = result.get("msg", "") if result.get("_ansible_verbose_always") else ""
+    return "\n".join(map(str, text)) if isinstance(text, list) else str(text)
 
 
 class Plain(Watcher):
-    """Lines without control codes: time, node, what."""
+    """Plain lines without control codes: time, node, event."""
 
     def __init__(self, console: Console, hide: Callable[[str], str]) -> None:
         self._out, self._hide = console, hide
 
     def showing(self) -> AbstractContextManager[object]:
-        """Nothing to keep up to date meanwhile."""
+        """Does nothing: plain lines need no updating."""
         return nullcontext()
 
     def began(self, node: Node, step: Step) -> None:
@@ -62,7 +62,7 @@ class Plain(Watcher):
             self._print(f"{node.name}: {line}")
 
     def waiting(self, node: Node, step: Step, seconds: float) -> None:
-        self._print(f"{node.name}: {short(step.name)}: still at it after {seconds:.0f} s")
+        self._print(f"{node.name}: {short(step.name)}: still running after {seconds:.0f} s")
 
     def said(self, text: str) -> None:
         for line in text.splitlines():
@@ -74,7 +74,7 @@ class Plain(Watcher):
 
 
 class OnTerminal(Watcher):
-    """What has ended scrolls up; below it stand the nodes at work, with their last lines."""
+    """Ended steps scroll up; below them are the nodes that are at work, with their last lines."""
 
     def __init__(self, console: Console, hide: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._hide, self._clock = console, hide, clock
@@ -82,10 +82,10 @@ class OnTerminal(Watcher):
         self._spinner = Spinner("dots")
 
     def showing(self) -> AbstractContextManager[object]:
-        """While it is entered, the nodes at work are kept up to date."""
+        """Keeps the display of the nodes at work up to date while this context is entered."""
         return Live(get_renderable=self._working, console=self._console, refresh_per_second=5, transient=True)
 
-    def began(self, node: Node, step: Step) -> None:  # noqa: ARG002 - the node has it
+    def began(self, node: Node, step: Step) -> None:  # noqa: ARG002 - the node holds the step
         self._nodes[node.name] = node
 
     def ended(self, node: Node, step: Step, result: Mapping[str, Any]) -> None:
@@ -115,5 +115,5 @@ class OnTerminal(Watcher):
 
 
 def make(console: Console, hide: Callable[[str], str]) -> Plain | OnTerminal:
-    """The display that fits where the output goes."""
+    """The display that suits the output: a terminal or not."""
     return OnTerminal(console, hide) if console.is_terminal else Plain(console, hide)

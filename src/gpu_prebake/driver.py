@@ -1,4 +1,5 @@
-"""Runs ansible-playbook through ansible-runner: events as they come, passwords answered, an interrupt that ends it cleanly."""
+"""Runs ansible-playbook through ansible-runner: passes its events on as they arrive, answers its password prompts, and on an interrupt ends
+it cleanly."""
 
 from __future__ import annotations
 
@@ -20,19 +21,19 @@ from ansible_runner.config.command import CommandConfig
 from gpu_prebake.nodes import Run
 
 GRACE_S = 150.0
-"""After an interrupt the modules on the nodes take back what they have begun; then Ansible is killed."""
+"""How long, after an interrupt, the modules on the nodes have to roll back what they have begun. Then Ansible is killed."""
 INTERRUPTED_FOLDER = "GPU_PREBAKE_INTERRUPTED"  # as in the collection's plugin_utils/followed.py
 _POLL_S = 0.5
 
 
 def program() -> str:
-    """The ansible-playbook of this Python's environment; else the one on PATH."""
+    """The ansible-playbook of this Python's environment, or else the one on PATH."""
     beside = Path(sys.executable).with_name("ansible-playbook")
     return str(beside) if beside.exists() else "ansible-playbook"
 
 
 class Driver:
-    """One run of ansible-playbook; ``answers`` are passwords by the prompt that asks for them (a regular expression)."""
+    """One run of ansible-playbook. ``answers`` holds each password by the prompt that asks for it (a regular expression)."""
 
     def __init__(self, run: Run, arguments: Sequence[str], environment: Mapping[str, str], answers: Mapping[str, str]) -> None:
         self.run, self.arguments, self.environment, self.answers = run, list(arguments), dict(environment), dict(answers)
@@ -40,7 +41,7 @@ class Driver:
         self._interrupted_at = 0.0
 
     def play(self) -> int:
-        """Ansible's own exit status. What interrupted modules answered is then with the run's nodes."""
+        """Runs it and returns Ansible's own exit status. The nodes of the run then hold the answers of interrupted modules."""
         with tempfile.TemporaryDirectory(prefix="gpu-prebake-") as folder, self._catching_signals():
             answers = Path(folder) / "interrupted"
             answers.mkdir()
@@ -52,7 +53,7 @@ class Driver:
             return int(runner.rc if runner.rc is not None else 1)
 
     def _config(self, folder: str, answers: Path) -> CommandConfig:
-        # ansible-runner takes settings given as arguments only where this file is there too.
+        # ansible-runner reads settings that are given as arguments only if this file exists too.
         settings = {"suppress_ansible_output": True, "suppress_output_file": True, "pexpect_timeout": _POLL_S}
         (Path(folder) / "env").mkdir()
         (Path(folder) / "env/settings").write_text(json.dumps(settings), encoding="utf-8")
@@ -65,7 +66,7 @@ class Driver:
             fact_cache_type="",
         )
         config.prepare_run_command(program(), cmdline_args=self.arguments)
-        for name in ("ANSIBLE_HOST_KEY_CHECKING", "ANSIBLE_RETRY_FILES_ENABLED"):  # ansible-runner's choices are not the user's
+        for name in ("ANSIBLE_HOST_KEY_CHECKING", "ANSIBLE_RETRY_FILES_ENABLED"):  # the user's choices, not ansible-runner's
             given = {**os.environ, **self.environment}.get(name)
             if given is None:
                 config.env.pop(name, None)
@@ -90,7 +91,7 @@ class Driver:
                 os.kill(self.run.pid, signal.SIGINT)
 
     def _each_half_second(self) -> bool:
-        """Whether Ansible is to be killed: an interrupt before it has begun, a second one, or one that takes too long."""
+        """Whether to kill Ansible: after an interrupt before it has begun, after a second interrupt, or if the stopping takes too long."""
         self.run.tick()
         if not self.interrupts:
             return False
@@ -105,13 +106,13 @@ class Driver:
             except (OSError, ValueError):
                 answer = {
                     "code": "interrupted",
-                    "msg": f"interrupted in the step {node.step.name!r}, which may still be at work on the node; run it again",
+                    "msg": f"interrupted in the step {node.step.name!r}, which may still run on the node; run it again",
                 }
             node.interrupted = answer
 
 
 def prompts(ask_pass: bool, ask_become: bool, vault_prompts: Sequence[str]) -> list[tuple[str, str]]:
-    """What must be asked here: the prompt that is shown, and the pattern of Ansible's own, which the answer is for."""
+    """The passwords to ask for: the prompt to show, and the pattern of Ansible's own prompt, which the answer goes to."""
     asked = []
     if ask_pass:
         asked.append(("SSH password", r"^SSH password:\s*?$"))

@@ -6,7 +6,7 @@ import enum
 
 
 class Exit(enum.IntEnum):
-    """Why the program ended as it did; the docstring of each is its line in the table."""
+    """Why the program ended; MEANINGS has a sentence for each."""
 
     OK = 0
     ERROR = 1
@@ -19,12 +19,12 @@ class Exit(enum.IntEnum):
 
 MEANINGS = {
     Exit.OK: "every node did what was asked",
-    Exit.ERROR: "Ansible or this program broke down",
-    Exit.USAGE: "an option, the inventory, a playbook or a variables file cannot be meant or read",
+    Exit.ERROR: "Ansible or gpu-prebake itself failed",
+    Exit.USAGE: "invalid option, or an inventory, playbook or variables file that cannot be read",
     Exit.NOTHING: "no node matches the inventory and --limit",
-    Exit.FAILED: "a node failed; the report has its code",
-    Exit.UNREACHABLE: "a node could not be reached, and none failed",
-    Exit.INTERRUPTED: "interrupted; the report has the state of each node",
+    Exit.FAILED: "a node failed; the report shows its code",
+    Exit.UNREACHABLE: "a node could not be reached, and no node failed",
+    Exit.INTERRUPTED: "interrupted; the report shows the state of each node",
 }
 
 

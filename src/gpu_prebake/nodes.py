@@ -1,4 +1,4 @@
-"""What Ansible's events say of each node: the step that it is in, the steps behind it, its last lines, what came of it."""
+"""What Ansible's events say about each node: its current step, the steps that have ended, its last lines, its results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 LINES_KEPT = 200
 SILENCE_S = 30.0
-_PROMPT = re.compile(r"(SSH|BECOME|Vault) password.*:\s*$")  # asked and answered already
+_PROMPT = re.compile(r"(SSH|BECOME|Vault) password.*:\s*$")  # the password was asked for and given already
 _LINE = re.compile(r"(\S+) \| (.*)")
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -20,13 +20,13 @@ _ENDED = {"runner_on_ok": "ok", "runner_on_failed": "failed", "runner_on_skipped
 
 
 def clean(text: str) -> str:
-    """A line as a terminal may see it: nothing that it would obey."""
+    """A line that is safe to show: without control sequences that a terminal would obey."""
     return _CONTROLS.sub("?", _SEQUENCES.sub("", text.rstrip("\r\n")))
 
 
 @dataclass
 class Step:
-    """One task on one node; seconds on the controller."""
+    """One task on one node, with its time in seconds as the controller measures it."""
 
     name: str
     began: float
@@ -67,7 +67,7 @@ class Node:
 
 
 class Watcher:
-    """Is told what happens, to show it."""
+    """Receives what happens in a run, to show it."""
 
     def began(self, node: Node, step: Step) -> None:
         """A step began."""
@@ -79,14 +79,14 @@ class Watcher:
         """A step ended."""
 
     def waiting(self, node: Node, step: Step, seconds: float) -> None:
-        """A step has been without a sign of life for a while; it has taken ``seconds`` so far."""
+        """A step has shown no output for a while; it has taken ``seconds`` so far."""
 
     def said(self, text: str) -> None:
-        """Ansible said something that is no step: a warning, an error, a difference."""
+        """Ansible printed something that belongs to no step: a warning, an error, a difference."""
 
 
 class Run:
-    """Takes in the events of one run, in their order."""
+    """Collects the events of one run, in their order."""
 
     def __init__(
         self, watcher: Watcher, hide: Callable[[str], str], verbosity: int = 0, clock: Callable[[], float] = time.monotonic
@@ -99,7 +99,7 @@ class Run:
         self._watcher, self._hide, self._verbosity, self._clock = watcher, hide, verbosity, clock
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """One event of ansible-runner. Returns False: no copy of it is to be kept on disk."""
+        """Takes one event of ansible-runner. Returns False, so that ansible-runner keeps no copy of it on disk."""
         self.pid = event.get("pid") or self.pid
         kind, data, text = event.get("event", ""), event.get("event_data") or {}, event.get("stdout") or ""
         if kind == "runner_on_start":
@@ -124,7 +124,7 @@ class Run:
         return False
 
     def tick(self) -> None:
-        """Called often: says which steps have not been heard of for a while."""
+        """Called often: reports each step that has shown no output for a while."""
         now = self._clock()
         for node in self.nodes.values():
             if node.step and now - node.heard > SILENCE_S:
@@ -169,12 +169,12 @@ class Run:
         self._watcher.ended(node, step, result)
 
     def _close(self, data: Mapping[str, Any]) -> None:
-        """Ansible's own account at the end: a failure that a playbook has rescued is none."""
+        """Takes over Ansible's own summary at the end: a failure that a playbook has rescued does not count."""
         self.has_ended = True
         for node in self.nodes.values():
             node.failed = node.failed if node.name in data.get("failures", {}) else None
             node.unreachable = node.unreachable if node.name in data.get("dark", {}) else ""
-            node.changed = node.name in data.get("changed", {})  # a result under no_log does not say it
+            node.changed = node.name in data.get("changed", {})  # the result of a task under no_log does not show it
 
     def _output(self, text: str) -> None:
         for raw in text.splitlines():

@@ -1,4 +1,4 @@
-"""The options of ansible-playbook's users, which each command has, and the command line that they give."""
+"""The options of ansible-playbook that each command takes too, and the command line that they become."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ from typing import Any
 import click
 
 _VALUE, _LIST, _FLAG, _COUNT = "value", "list", "flag", "count"
-# Flags as ansible-playbook has them (the long form is handed on), kind, help.
+# The flags of ansible-playbook (the long one is passed on), the kind of value, the help text.
 _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
-    (("-i", "--inventory"), _LIST, "Inventory file, folder or script, or host names with a comma."),
-    (("-l", "--limit"), _VALUE, "Only these hosts, a pattern."),
-    (("-e", "--extra-vars"), _LIST, "Variables: key=value, JSON or YAML, or @FILE."),
-    (("-C", "--check"), _FLAG, "Only say what would be done."),
-    (("-D", "--diff"), _FLAG, "Show differences."),
-    (("-t", "--tags"), _LIST, "Only plays and tasks with these tags."),
-    (("--skip-tags",), _LIST, "None with these tags."),
-    (("-f", "--forks"), _VALUE, "How many hosts at a time."),
+    (("-i", "--inventory"), _LIST, "Inventory file, folder or script, or host names with a comma (node1,)."),
+    (("-l", "--limit"), _VALUE, "Run only on hosts that match this pattern."),
+    (("-e", "--extra-vars"), _LIST, "Set variables: key=value, JSON or YAML, or @FILE."),
+    (("-C", "--check"), _FLAG, "Change nothing; only show what would be done."),
+    (("-D", "--diff"), _FLAG, "Show what changes, or would change."),
+    (("-t", "--tags"), _LIST, "Run only plays and tasks with these tags."),
+    (("--skip-tags",), _LIST, "Skip plays and tasks with these tags."),
+    (("-f", "--forks"), _VALUE, "Number of hosts to work on at the same time."),
     (("-u", "--user"), _VALUE, "User to log in as."),
     (("-c", "--connection"), _VALUE, "Connection plugin."),
     (("-T", "--timeout"), _VALUE, "Seconds to wait for a connection."),
     (("--private-key", "--key-file"), _VALUE, "File with the private key for the login."),
-    (("-k", "--ask-pass"), _FLAG, "Ask for the login's password."),
-    (("--connection-password-file", "--conn-pass-file"), _VALUE, "File with the login's password."),
+    (("-k", "--ask-pass"), _FLAG, "Ask for the login password."),
+    (("--connection-password-file", "--conn-pass-file"), _VALUE, "File with the login password."),
     (("--ssh-common-args",), _VALUE, "Arguments for ssh, sftp and scp."),
     (("--ssh-extra-args",), _VALUE, "Arguments for ssh only."),
     (("--sftp-extra-args",), _VALUE, "Arguments for sftp only."),
     (("--scp-extra-args",), _VALUE, "Arguments for scp only."),
-    (("-b", "--become"), _FLAG, "Become another user; the plays ask for root by themselves."),
-    (("--become-method",), _VALUE, "How: sudo, su, doas and others."),
-    (("--become-user",), _VALUE, "Which user."),
-    (("-K", "--ask-become-pass"), _FLAG, "Ask for the password for that."),
-    (("--become-password-file", "--become-pass-file"), _VALUE, "File with the password for that."),
-    (("--vault-id",), _LIST, "Vault identity: LABEL@FILE, or LABEL@prompt."),
-    (("-J", "--ask-vault-pass", "--ask-vault-password"), _FLAG, "Ask for the vault's password."),
-    (("--vault-password-file", "--vault-pass-file"), _LIST, "File with the vault's password."),
-    (("-v", "--verbose"), _COUNT, "Ansible's own output too; -vvv for more."),
+    (("-b", "--become"), _FLAG, "Become another user; not needed for root, which the plays become by themselves."),
+    (("--become-method",), _VALUE, "How to become another user: sudo, su, doas and others."),
+    (("--become-user",), _VALUE, "Which user to become."),
+    (("-K", "--ask-become-pass"), _FLAG, "Ask for the password for becoming another user."),
+    (("--become-password-file", "--become-pass-file"), _VALUE, "File with the password for becoming another user."),
+    (("--vault-id",), _LIST, "Vault identity: LABEL@FILE or LABEL@prompt."),
+    (("-J", "--ask-vault-pass", "--ask-vault-password"), _FLAG, "Ask for the vault password."),
+    (("--vault-password-file", "--vault-pass-file"), _LIST, "File with the vault password."),
+    (("-v", "--verbose"), _COUNT, "Show Ansible's own output too; -vvv shows more."),
 )
-# Options whose value may begin with a dash are joined to it, as ansible-playbook itself needs it.
+# The values of these options may begin with a dash, so ansible-playbook needs them joined to the option (--option=value).
 _JOINED = ("--ssh-common-args", "--ssh-extra-args", "--sftp-extra-args", "--scp-extra-args")
 
 
@@ -48,12 +48,12 @@ def long_flag(flags: tuple[str, ...]) -> str:
 
 
 def parameter(flags: tuple[str, ...]) -> str:
-    """The name that its value has."""
+    """The name under which click hands over the option's value."""
     return long_flag(flags).lstrip("-").replace("-", "_")
 
 
 def params() -> list[click.Parameter]:
-    """The options for a command."""
+    """The options of a command, for click."""
     found: list[click.Parameter] = []
     for flags, kind, text in _OPTIONS:
         name = parameter(flags)

@@ -1,4 +1,4 @@
-"""Keeps secrets that came by the command line out of what is shown and written."""
+"""Keeps secrets from the command line out of everything that is shown or written."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SECRET_NAMES = re.compile(
     re.IGNORECASE,
 )
 _SHORTEST = 4
-"""A shorter secret is no secret, and taking it out of every text would make that unreadable."""
+"""A shorter value is not hidden: it is hardly a secret, and hiding it wherever it occurs would make texts unreadable."""
 
 
 class Redactor:
-    """Knows the values that must not be seen."""
+    """Replaces values that must not be seen."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets: list[str] = []
@@ -29,14 +29,14 @@ class Redactor:
             self.add(secret)
 
     def add(self, secret: str) -> None:
-        """One more value to hide, and each line of it."""
+        """Adds a value to hide, and each of its lines."""
         for part in {secret, *secret.splitlines()}:
             if len(part.strip()) >= _SHORTEST and part not in self._secrets:
                 self._secrets.append(part)
         self._secrets.sort(key=len, reverse=True)
 
     def learn(self, name: str, value: Any) -> None:
-        """Takes in what is secret in a variable by its name, also inside mappings and lists."""
+        """Adds the values of a variable that are secret by their names, also inside mappings and lists."""
         if isinstance(value, Mapping):
             for key, item in value.items():
                 self.learn(name if _is_secret(name) else str(key), item)
@@ -53,7 +53,7 @@ class Redactor:
         return text
 
     def data(self, value: Any, name: str = "") -> Any:
-        """What JSON can hold, without the secrets: by value, and by the names they stand under."""
+        """Data for JSON without the secrets: without the known values, and without values whose names are those of secrets."""
         if isinstance(value, Mapping):
             return {str(key): self.data(item, name if _is_secret(name) else str(key)) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -68,8 +68,8 @@ def _is_secret(name: str) -> bool:
 
 
 def extra_vars(values: Iterable[str]) -> dict[str, Any]:
-    """The variables of ``-e`` options as far as they can be read here: ``@file``, JSON or YAML, ``key=value``. A vaulted or missing file
-    is Ansible's business; of it only the name is known."""
+    """The variables of ``-e`` options, as far as they can be read here: ``@file``, JSON or YAML, ``key=value``. A missing file, or one that
+    Ansible Vault encrypted, gives no variables here; Ansible reads it, or reports the error."""
     found: dict[str, Any] = {}
     for value in values:
         if value.startswith("@"):

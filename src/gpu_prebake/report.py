@@ -1,4 +1,5 @@
-"""The report of a run, as docs/cli.md describes it: versions, and for each node outcome, reason, driver, sizes, time of each step."""
+"""The report of a run, as docs/cli.md describes it: versions, and for each node its outcome, reason, driver, sizes and the time of each
+step."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ _FAILURE_FIELDS = ("container_output", "dkms_log", "log", "replaced", "deleted",
 
 
 def versions(collection: Collection | None) -> dict[str, str]:
-    """What ran."""
+    """The versions of all programs that took part."""
     return {
         "gpu_prebake": __version__,
         "collection": collection.version if collection else "",
@@ -31,7 +32,7 @@ def versions(collection: Collection | None) -> dict[str, str]:
 
 
 def node(one: Node) -> dict[str, Any]:
-    """One node's part."""
+    """One node's part of the report."""
     entry: dict[str, Any] = {
         "name": one.name,
         "outcome": one.outcome,
@@ -60,7 +61,7 @@ def node(one: Node) -> dict[str, Any]:
 
 
 def _bake(result: Mapping[str, Any]) -> dict[str, Any]:
-    """From prebake_layer's result; its whole report stands under ``bake``."""
+    """From prebake_layer's result; its own report, complete, is under ``bake``."""
     report = result.get("report") or {}
     identity = report.get("identity") or {}
     entry: dict[str, Any] = {
@@ -81,7 +82,7 @@ def _bake(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _boot(result: Mapping[str, Any]) -> dict[str, Any]:
-    """From gpu_boot's result, a failure's too."""
+    """From gpu_boot's result, also after a failure."""
     arguments = (result.get("invocation") or {}).get("module_args") or {}
     entry = {
         "action": result.get("action", ""),
@@ -96,7 +97,7 @@ def _boot(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Writes it, by rename: who looks sees an old one or the whole new one."""
+    """Writes the report to a new file and renames it, so that a reader sees either the old or the complete new report."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -104,7 +105,7 @@ def write(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def summary(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a node."""
+    """One line for each node, and the message of each that did not succeed."""
     lines = []
     for entry in entries:
         what = [str(entry[key]) for key in ("action", "reason_code", "driver_version", "code") if entry.get(key)]

@@ -1,4 +1,4 @@
-"""What is asked for, whether by a command of ours or by ansible-playbook's own arguments, as Packer gives them."""
+"""What a run is asked to do, by one of our commands or by ansible-playbook's own arguments, as Packer gives them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-# These ask ansible-playbook for an answer, or talk with a person: there is nothing to follow.
+# With these ansible-playbook only prints an answer, or talks with a person: there is nothing to follow.
 _ANSWERS = ("-h", "--help", "--list-hosts", "--list-tasks", "--list-tags", "--syntax-check", "--step")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One run. ``arguments`` is ansible-playbook's whole command line; what else is here was read out of it."""
+    """One run. ``arguments`` is ansible-playbook's whole command line; the other fields are what it says."""
 
     command: str
     arguments: tuple[str, ...]
@@ -30,12 +30,12 @@ class Request:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a command of ours, with our exit statuses."""
+        """Whether this is one of our commands, with our exit statuses."""
         return self.command != "ansible-playbook"
 
 
 class _UnreadableError(Exception):
-    """Arguments that ansible-playbook will refuse itself."""
+    """These arguments cannot be parsed; ansible-playbook itself will refuse them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,12 +44,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def asks_only(arguments: Sequence[str]) -> bool:
-    """Whether ansible-playbook is only asked something."""
+    """Whether ansible-playbook is only asked for an answer, such as ``--list-hosts``."""
     return any(word in _ANSWERS for word in arguments)
 
 
 def from_playbook_arguments(words: Sequence[str], report: Path | None) -> Request:
-    """A request with ansible-playbook's own command line; ``--report FILE`` among it is ours."""
+    """A request from ansible-playbook's own command line. Only ``--report FILE`` in it is ours."""
     arguments, named = _without_report(words)
     try:
         found, _ = _parser().parse_known_args(arguments)
@@ -71,7 +71,7 @@ def from_playbook_arguments(words: Sequence[str], report: Path | None) -> Reques
 
 
 def vault_prompts(ask: bool, vault_ids: Sequence[str]) -> tuple[str, ...]:
-    """The labels for which Ansible will prompt; empty text for the vault without one."""
+    """The labels of the vaults for which Ansible will prompt; an empty label for the vault that has none."""
     labels = [
         label for label, at, source in (text.rpartition("@") for text in vault_ids) if at and source in ("prompt", "prompt_ask_vault_pass")
     ]

@@ -1,4 +1,4 @@
-"""One run from request to exit status: display, driver, report."""
+"""One run, from the request to the exit status: display, driver, report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_HOSTS = ("leaves us with no hosts to target", "no hosts matched")
 
 
 def play(request: Request, collection: Collection | None, environment: Mapping[str, str], console: Console) -> int:
-    """Runs it and returns the exit status: ours for our commands, Ansible's own for its own arguments."""
+    """Runs the request and returns the exit status: ours for our commands, Ansible's own for ansible-playbook's arguments."""
     redactor = Redactor()
     redactor.learn("", extra_vars(request.extra_vars))
     answers = _ask(request, redactor)
@@ -53,7 +53,7 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
     for line in report.summary(entries):
         shown.said(line)
     if status is Exit.NOTHING:
-        shown.said("no node matches the inventory and --limit: nothing was done")
+        shown.said("no node matches the inventory and --limit, so nothing was done: check both")
     if request.report:
         report.write(request.report, document)
         shown.said(f"report: {request.report}")
@@ -61,7 +61,7 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
 
 
 def exit_status(rc: int, run: Run, was_interrupted: bool) -> Exit:
-    """What Ansible's exit status and what was seen of each node mean together."""
+    """Our exit status, from Ansible's exit status and the outcome of each node."""
     outcomes = {node.outcome for node in run.nodes.values()}
     if was_interrupted:
         return Exit.INTERRUPTED

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import cache, host
+from lab.machine import cache, host
 from tests.collection.conftest import Artifact
 
 PINS = Path(__file__).with_name("galaxy-importer.txt")

@@ -63,7 +63,11 @@ def test_an_interrupted_bake_is_taken_back_and_says_so(unchanged: Bakery, tmp_pa
     out, _ = process.communicate(timeout=180)
     assert process.returncode == 130, out
     node = json.loads((tmp_path / "r.json").read_text())["nodes"][0]
-    assert (node["outcome"], node["code"], node["unfinished_step"]) == ("interrupted", "interrupted", "Build, assert and record")
+    assert (node["outcome"], node["code"], node["unfinished_step"]) == (
+        "interrupted",
+        "interrupted",
+        "Build the driver, check it and record the layer",
+    )
     assert jobs(unchanged) == ""
 
 

@@ -36,10 +36,10 @@ def node(built: Built) -> Iterator[VM]:
 
 def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: Built) -> None:
     order = [
-        "rebooting: asked to",
+        "rebooting: the variable reboot is always",
         "settled: kernel",
-        "default: Build, assert and record: changed",
-        "default: Prove the image",
+        "default: Build the driver, check it and record the layer: changed",
+        "default: Seal the image",
         "generalised",
     ]
     # The first "settled" is that of the boot before.

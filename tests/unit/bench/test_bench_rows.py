@@ -35,11 +35,11 @@ def test_rows_of_layers_and_of_the_bake_are_one_report(monkeypatch: pytest.Monke
     rows = [*layer.bench(ground), *bake.overhead(REPORT, 120.0, ""), *layer.stored(ground, "NVIDIA's layer", "large")]
     found = {row["name"]: row for row in report.document(rows, "here", [])["rows"]}
     assert {name: row["kept"] for name, row in found.items() if name.startswith("activate") and row["budget"]} == {
-        "activate 500 files, 500 MB, hashing apart": True,
-        "activate the stand-in's layer (501 files, 333 MB, 10 MB of it copied), hashing apart": True,
+        "activate 500 files, 500 MB, without hashing": True,
+        "activate the stand-in's layer (501 files, 333 MB, 10 MB of it copied), without hashing": True,
     }
-    assert "activate NVIDIA's layer (501 files, 333 MB, 60 MB of it copied), hashing apart" in found
-    assert found["activate 5000 files, 500 MB, hashing apart"]["ratio"] == 1.0
+    assert "activate NVIDIA's layer (501 files, 333 MB, 60 MB of it copied), without hashing" in found
+    assert found["activate 5000 files, 500 MB, without hashing"]["ratio"] == 1.0
 
 
 def test_all_but_the_build_is_what_the_bake_adds() -> None:
