@@ -1,6 +1,7 @@
 """Captured bakes that end at one of their steps, by SIGKILL or because the store breaks: what stays, and what the next one makes of it.
 
-tests/capture/onnode.py runs the bake and names its steps. On trees each change of a file is one: tests/unit/gpunode/bake/test_interrupted.py.
+tests/capture/onnode.py runs the bake and names its steps. On trees each change of a file is one:
+tests/unit/gpunode/bake/test_interrupted.py.
 """
 
 from __future__ import annotations
