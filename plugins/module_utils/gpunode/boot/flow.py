@@ -21,11 +21,10 @@ from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
 from .apply import Apply
-from .decide import decide
 from .facts import Facts
+from .look import look
 from .plan import Outcome, Plan, Step
 from .policy import Policy, check_figures
-from .probe import probe
 
 
 def boot(
@@ -80,12 +79,6 @@ def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[
 def may_need_image(facts: Facts, plan: Plan) -> bool:
     """Whether carrying ``plan`` out would fetch the driver image, or could once GPUs that are late have come."""
     return not facts.image_present and (Step.PULL_IMAGE in plan.steps or plan.code == "gpu_missing")
-
-
-def look(root: Path, runner: Runner, containerd: Containerd, policy: Policy, marker_path: str) -> tuple[Facts, Plan]:
-    """Facts and plan, nothing touched."""
-    facts = probe(root, runner, containerd, policy.wanted, marker_path)
-    return facts, decide(facts, policy)
 
 
 def _wait_for_gpus(root: Path, policy: Policy, deadline: Deadline) -> None:
