@@ -20,7 +20,8 @@ from ..util import files
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
-from .apply import Apply
+from .apply import carry_out
+from .context import BootRun
 from .facts import Facts
 from .look import look
 from .plan import Outcome, Plan, Step
@@ -57,7 +58,8 @@ def boot(
             facts, plan = look(root, runner, containerd, policy, marker_path)
         say(f"{plan.action.value}: {plan.code}: {plan.reason}")
         try:
-            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path, source, resumed).run(plan)
+            run = BootRun(root, runner, containerd, policy, facts, deadline, events, plan, marker_path, source, resumed)
+            outcome = carry_out(run)
         except GpuNodeError as error:
             say(f"failed: {error.code}: {error}")
             error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
