@@ -16,27 +16,30 @@ description:
   - Taking away removes only what was put there and is unchanged since, by content, mode and owner, and restores what had made way.
   - Taking away unloads the layer's modules first, those of its version and no others; the driver's own services are stopped for it. Loading
     is the business of M(gpu.prebake.gpu_boot).
+# BEGIN options of module gpu_layer: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   layer:
     description:
-      - Name of the layer, as its folder in the store is called. Needed for C(active) and C(absent).
-      - With C(inactive), another layer that is active stays; without a name, whatever is active is taken away.
+      - Name of the layer, which is the name of its folder in the store. Needed for O(state=active) and O(state=absent).
+      - With O(state=inactive), an active layer of another name stays. Without a name, whatever layer is active is deactivated.
     type: str
   state:
     description:
-      - C(active) puts the layer in place, C(inactive) takes it away, C(absent) drops it from the store.
-      - A layer that is active is not dropped, and one that was baked in place can neither be put in place nor dropped.
+      - V(active) activates the layer, V(inactive) deactivates it, V(absent) discards it from the store.
+      - An active layer cannot be discarded. A layer that was baked in place can neither be activated nor discarded.
     type: str
     choices: [active, inactive, absent]
     default: active
   in_use:
     description:
-      - What to do with C(inactive) while something has the driver open. C(refuse) names it and touches nothing.
-      - C(until_reboot) takes the files away all the same. Until the node reboots the modules stay, and what runs on them may fail.
-      - On a node where a GPU operator or a distribution has a driver too, modules that are used are left in any case.
+      - What to do with O(state=inactive) if the driver is in use. V(refuse) fails, names who uses it, and touches nothing.
+      - V(until_reboot) removes the files all the same. The modules stay until the node reboots, and work that uses them may fail until
+        then.
+      - If a GPU operator or a distribution also has a driver on the node, modules that are in use stay in any case.
     type: str
     choices: [refuse, until_reboot]
     default: refuse
+# END options of module gpu_layer
 attributes:
   check_mode:
     support: full
@@ -141,11 +144,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation imp
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
-ARGUMENTS: options.Spec = {
-    "layer": {"type": "str"},
-    "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
-    "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
-}
+ARGUMENTS = options.argument_spec("gpu_layer")
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:

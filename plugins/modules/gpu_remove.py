@@ -15,43 +15,53 @@ description:
   - The driver's own services are stopped, and modules are unloaded, dependents first, never by force. Where somebody else uses the driver,
     it fails with the code C(driver_in_use), names who, and has removed nothing.
   - Interrupted at any point, the next run goes on. A second run changes nothing.
+# BEGIN options of module gpu_remove: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   scope:
     description:
-      - C(everything) takes the driver, the records and reports of bakes and boots, and the logs.
-      - C(driver) takes the driver and the records that say what is ours; captured layers stay inert in the store, and so do reports,
-        release notes in the store and logs.
+      - What to remove. V(everything) removes the driver, the records and reports of bakes and boots, captured layers, and the logs.
+      - V(driver) removes the driver and the records that say what is ours. Captured layers stay inert in the store for a later boot.
+        Reports, release notes in the store and logs stay too.
     type: str
     choices: [everything, driver]
     default: everything
   images:
-    description: Whether the driver images that our documents mention go from containerd too, by every name that they have there.
+    description: Whether to remove from containerd also the driver images that our documents mention, under every name that they have there.
+      A later boot or bake then pulls again.
     type: bool
     default: false
   in_use:
     description:
-      - What to do where a module cannot be unloaded. C(refuse) removes nothing.
-      - C(until_reboot) removes the files all the same. Until the node reboots the module stays, and what runs on it may fail.
+      - What to do if the driver is in use and a module therefore cannot be unloaded. V(refuse) fails, names who uses it, and removes
+        nothing.
+      - V(until_reboot) removes the files all the same. The module stays until the node reboots, and work that uses it may fail until then.
     type: str
     choices: [refuse, until_reboot]
     default: refuse
   restart_containerd:
-    description: C(auto) restarts containerd once if its configuration changed, C(never) says so and leaves it.
+    description:
+      - What to do if containerd's configuration has changed. V(auto) restarts containerd, once.
+      - V(never) does not restart it and reports that a restart is needed.
     type: str
     choices: [auto, never]
     default: auto
   deadline_s:
-    description: Seconds for stopping services and unloading, and again for containerd's restart.
+    description: Seconds for stopping services and unloading modules, and as many again for a restart of containerd.
     type: float
     default: 300
   marker_path:
-    description: Where the driver container writes its marker.
+    description:
+      - Absolute path on the machine at which the driver container writes its marker. Bake, seal, boot and removal need the same one.
+      - The default is where the aks-gpu driver images write it.
     type: str
     default: /opt/azure/aks-gpu/dkms-marker
   release_notes:
-    description: File in the image that got one line of what was baked; that line goes, others stay.
+    description:
+      - Absolute path of a file in the image that gets one line for each layer that is baked.
+      - The next bake replaces these lines, and a removal of everything deletes them. Other lines of the file stay.
     type: str
     default: /var/lib/gpu-prebake/release-notes.txt
+# END options of module gpu_remove
 attributes:
   check_mode:
     support: full
@@ -154,15 +164,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.reques
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
-ARGUMENTS: options.Spec = {
-    "scope": {"type": "str", "choices": ["everything", "driver"], "default": "everything"},
-    "images": {"type": "bool", "default": False},
-    "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
-    "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
-    "deadline_s": {"type": "float", "default": 300},
-    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-    "release_notes": {"type": "str", "default": "/var/lib/gpu-prebake/release-notes.txt"},
-}
+ARGUMENTS = options.argument_spec("gpu_remove")
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
