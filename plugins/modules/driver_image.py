@@ -6,12 +6,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: driver_image
-short_description: Have a driver image in containerd under its canonical name
+short_description: Fetch a driver image into containerd under its canonical reference
 version_added: 0.1.0
 description:
-  - Sees that a driver image is in containerd's C(k8s.io) namespace under exactly the reference by which driver containers are run,
-    and fetches it only if it is not, from a registry or from an archive.
-  - Labels it as pinned, so that image garbage collection leaves it.
+  - Makes sure that a driver image is in containerd's C(k8s.io) namespace, under exactly the reference by which driver containers are run.
+    If it is not there, the module fetches it, from a registry or from an archive.
+  - Labels the image as pinned, so that kubelet's image garbage collection does not remove it.
 # BEGIN options of module driver_image: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   image:
@@ -100,17 +100,17 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says whether the image would be fetched.
+    description: Reports whether the image would be fetched. Fetches nothing.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Have the driver image
+- name: Fetch the driver image
   gpu.prebake.driver_image:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
 
-- name: Have it from a registry of one's own, with a login and a private authority
+- name: Fetch it from a private registry, with a login and a private certificate authority
   gpu.prebake.driver_image:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
     pull_image: registry.example.com:5000/aks/aks-gpu-cuda:580.126.09-20260430040408
@@ -118,7 +118,7 @@ EXAMPLES = r"""
     registry_password: "{{ vault_registry_password }}"
     registry_ca: "{{ lookup('ansible.builtin.file', 'registry-ca.pem') }}"
 
-- name: Have it without a network
+- name: Fetch it without a network
   gpu.prebake.driver_image:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
     image_archive: /srv/images/aks-gpu-cuda-580.126.09.tar
@@ -126,27 +126,27 @@ EXAMPLES = r"""
 
 RETURN = r"""
 image:
-  description: The canonical reference.
+  description: The canonical reference of the image.
   returned: success
   type: str
   sample: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
 digest:
-  description: Digest of what the reference names in containerd; empty in check mode where it is not there.
+  description: Digest of what the reference names in containerd. Empty in check mode if the image is not there.
   returned: success
   type: str
   sample: "sha256:0f1e2d"
 config_digest:
-  description: Digest of the image's config for this machine's architecture, equal through every registry and archive; empty if unknown.
+  description: Config digest of the image for this machine's architecture, the same in every registry and archive. Empty if unknown.
   returned: success
   type: str
   sample: "sha256:4b5a69"
 image_wanted:
-  description: In check mode, whether the image would be fetched.
+  description: Whether the image would be fetched.
   returned: in check mode
   type: bool
   sample: true
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: registry_login

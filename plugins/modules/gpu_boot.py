@@ -6,14 +6,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_boot
-short_description: Bring up the NVIDIA driver of a GPU node, baked or not
+short_description: Bring up the NVIDIA driver of a GPU node, whether its image was baked or not
 version_added: 0.1.0
 description:
-  - Looks at the node, decides with a reason code and a sentence, and carries that out under one deadline. C(install-skip-build) where
-    what was baked matches exactly, C(install) where it does not or was never baked, nothing where no driver belongs.
-  - Loads the modules, checks that the driver answers, restarts containerd if and only if its configuration changed, writes the node
+  - Looks at the node, decides what to do, and does it under one deadline. The decision has a reason code and a reason in words.
+  - If what was baked matches this node exactly, the driver container runs with C(install-skip-build). If it does not match, or if nothing
+    was baked, the driver container runs with C(install). If this node should have no driver, nothing is installed.
+  - Then loads the modules, checks that the driver answers, restarts containerd only if its configuration changed, and writes the node
     record. A second run changes nothing and runs no container.
-  - While it runs, C(/var/log/gpu-prebake/boot.log) on the node can be followed.
+  - While the module runs, C(/var/log/gpu-prebake/boot.log) on the node can be followed.
 # BEGIN options of module gpu_boot: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   image:
@@ -156,7 +157,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Shows the plan and touches nothing.
+    description: Returns the plan and changes nothing.
   diff_mode:
     support: full
     description: Shows the planned steps.
@@ -170,7 +171,7 @@ EXAMPLES = r"""
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
     expected_gpus: 8
 
-- name: Bring up the driver of a node that reaches no registry, and whose image does not hold the driver image
+- name: Bring up the driver of a node that reaches no registry and has no driver image
   gpu.prebake.gpu_boot:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
     image_archive: /srv/images/aks-gpu-cuda-580.126.09.tar
@@ -178,52 +179,53 @@ EXAMPLES = r"""
 
 RETURN = r"""
 action:
-  description: What the driver container was asked for.
+  description: What the driver container was asked to do, such as C(install), or C(none).
   returned: success
   type: str
   sample: install-skip-build
 reason_code:
-  description: Why, as a word that never changes (docs/codes.md).
+  description: The reason as a word whose meaning never changes (docs/codes.md).
   returned: success
   type: str
   sample: baked_layer_matches
 reason:
-  description: Why, in words.
+  description: The reason in words.
   returned: success
   type: str
   sample: baked cuda 580.126.09 (open) for exactly kernel 6.1.0-45-cloud-amd64, every file verified
 result:
   description:
-    - What came of it, C(fast), C(compiled), C(ready), C(nothing), or C(planned) in check mode.
-    - C(removed) where a layer that was in place has been taken away, because no driver belongs on this node.
+    - What came of it. C(fast) means without a compile, C(compiled) with one, C(ready) that the driver was right already, C(nothing) that
+      nothing was done, and C(planned) is the answer of check mode.
+    - C(removed) means that an active layer was deactivated because this node should have no driver.
   returned: success
   type: str
   sample: fast
 refused:
-  description: The rungs of the ladder that were not taken, each with code and reason.
+  description: The ways to a driver (rungs of the ladder) that were not taken, each with its code and reason.
   returned: success
   type: list
   elements: dict
   sample: [{"rung": "already-right", "code": "never_initialised", "reason": "this node has no record of an installation"}]
 planned_steps:
-  description: Steps of the plan.
+  description: The steps of the plan.
   returned: success
   type: list
   elements: str
   sample: [run-container, load-modules, check-driver, restart-containerd, write-record, start-services]
 steps:
-  description: Steps taken, each with name, seconds and outcome.
+  description: The steps that were taken, each with name, seconds and outcome.
   returned: success
   type: list
   elements: dict
   sample: [{"name": "load-modules", "seconds": 0.8, "outcome": "ok"}]
 provisional:
-  description: Whether the image must be pulled before the plan is final.
+  description: Whether the driver image must be pulled before the plan is final.
   returned: success
   type: bool
   sample: false
 image_wanted:
-  description: In check mode, whether the driver image would be fetched.
+  description: Whether the driver image would be fetched.
   returned: in check mode
   type: bool
   sample: false
@@ -238,23 +240,23 @@ containerd_restarted:
   type: bool
   sample: true
 module_version:
-  description: Version of the module in the kernel; empty where there is none.
+  description: Version of the driver module in the kernel. Empty if none is loaded.
   returned: success
   type: str
   sample: 580.126.09
 device_check:
-  description: C(answered), C(waived), or empty where it was not asked.
+  description: C(answered) if the driver answered, C(waived) if its answer was not required, empty if it was not asked.
   returned: success
   type: str
   sample: answered
 node_warnings:
-  description: What is worth knowing and no failure.
+  description: Warnings that are not failures.
   returned: success
   type: list
   elements: str
   sample: []
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: no_device

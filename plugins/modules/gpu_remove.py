@@ -6,15 +6,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_remove
-short_description: Take away the NVIDIA driver that was baked or brought up here
+short_description: Uninstall the NVIDIA driver that was baked or brought up here
 version_added: 0.1.0
 description:
-  - Takes away what M(gpu.prebake.prebake_layer) and M(gpu.prebake.gpu_boot) put on this node or into this image, and says what it left.
-  - Goes by our own documents. Only what we placed goes, and only while it is unchanged since, by hash. A file that was edited, a driver
-    that is not ours, and packages that a driver container installed stay and are named.
-  - The driver's own services are stopped, and modules are unloaded, dependents first, never by force. Where somebody else uses the driver,
-    it fails with the code C(driver_in_use), names who, and has removed nothing.
-  - Interrupted at any point, the next run goes on. A second run changes nothing.
+  - Removes what M(gpu.prebake.prebake_layer) and M(gpu.prebake.gpu_boot) put on this node or into this image, and lists what it left.
+  - Removes only files that our own documents list, and only if their hashes are unchanged since we placed them. Files that were edited,
+    drivers that are not ours, and packages that a driver container installed stay, and are listed in RV(left).
+  - First stops the driver's own services and unloads the modules, dependents first and never by force. If something else uses the driver,
+    the module fails with the code C(driver_in_use), names the user, and has removed nothing.
+  - After an interruption at any point, the next run continues. A second run changes nothing.
 # BEGIN options of module gpu_remove: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   scope:
@@ -65,19 +65,19 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says what would go and what would stay, and touches nothing.
+    description: Returns what would be removed and what would stay. Changes nothing.
   diff_mode:
     support: full
-    description: Shows the paths that go and what is left.
+    description: Shows the paths that are removed, and what is left.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Take away all that is ours
+- name: Uninstall everything that is ours
   gpu.prebake.gpu_remove:
 
-- name: Take away the driver and its images, keep reports and logs
+- name: Uninstall the driver and its images, keep reports and logs
   gpu.prebake.gpu_remove:
     scope: driver
     images: true
@@ -85,7 +85,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 result:
-  description: What came of it, C(removed), C(nothing) where nothing of ours is here, or C(planned) in check mode.
+  description: What came of it, C(removed), C(nothing) if nothing of ours is here, or C(planned) in check mode.
   returned: success
   type: str
   sample: removed
@@ -95,19 +95,19 @@ reason:
   type: str
   sample: 57 paths went, 3 things are left and named
 removed:
-  description: Paths that went; a folder stands for all that was in it.
+  description: Paths that were removed. A folder stands for everything that was in it.
   returned: success
   type: list
   elements: str
   sample: ["/usr/bin/nvidia-smi", "/var/lib/dkms/nvidia/580.126.09"]
 restored:
-  description: Paths of the system's own files that a captured layer had replaced or deleted, and that are back.
+  description: Paths of the system's own files that a captured layer had replaced or deleted, and that were restored.
   returned: success
   type: list
   elements: str
   sample: []
 left:
-  description: What stays, each with what it is and why.
+  description: What stays, each with what it is and why it stays.
   returned: success
   type: list
   elements: dict
@@ -119,7 +119,7 @@ services:
   elements: str
   sample: [nvidia-persistenced]
 modules:
-  description: Modules that were unloaded, in this order.
+  description: Modules that were unloaded, in the order of unloading.
   returned: success
   type: list
   elements: str
@@ -141,13 +141,13 @@ reboot_needed:
   type: bool
   sample: false
 steps:
-  description: Steps taken, each with name, seconds and outcome.
+  description: The steps that were taken, each with name, seconds and outcome.
   returned: success
   type: list
   elements: dict
   sample: [{"name": "remove-files", "seconds": 0.2, "outcome": "ok"}]
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: driver_in_use

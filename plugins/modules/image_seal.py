@@ -9,11 +9,12 @@ module: image_seal
 short_description: Prove that an image is what a bake says it is
 version_added: 0.1.0
 description:
-  - Looks at a finished image, last in its build, or mounted somewhere. Inert, so that nothing of a driver is live outside the
-    store. Covered, so that the kernel that boots has a layer. Usable, so that a node finds the driver image, the tools for the fallback
-    and space. Right, so that the decision, replayed for each kernel and GPU generation, takes the fast path.
-  - Fails when one of these does not hold. The report stays in the image, C(/var/lib/gpu-prebake/seal-report.json).
-  - What a layer that was baked in place has put there is meant to be live; all else that would be refused is refused there too.
+  - Checks a finished image, as the last step of its build, or mounted on another machine.
+  - The image must be inert, which means that nothing of a driver is live outside the store; covered, which means that the kernel that
+    boots has a layer; usable, which means that a node finds the driver image, the tools to compile for itself, and space; and right, which
+    means that the decision, replayed for each kernel and GPU generation, takes the fast path.
+  - Fails if one of these is not the case. The report stays in the image, as C(/var/lib/gpu-prebake/seal-report.json).
+  - The files of a layer that was baked in place are live on purpose. Everything else is checked in the same way.
 # BEGIN options of module image_seal: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   root:
@@ -66,25 +67,25 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Looks at everything and writes no report.
+    description: Checks everything and writes no report.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Prove the image
+- name: Seal the image
   gpu.prebake.image_seal:
     uncovered: fail
     gpu_generations: [ampere, hopper]
 
-- name: Prove an image that is mounted on this machine
+- name: Seal an image that is mounted on this machine
   gpu.prebake.image_seal:
     root: /mnt/image
 """
 
 RETURN = r"""
 report:
-  description: What was found. On failure too.
+  description: What was found, also if the image is refused.
   returned: always
   type: dict
   sample: {"kernels": ["6.1.0-45-cloud-amd64"], "refusals": [], "notes": [], "replayed": [{"gpu": "hopper", "code": "baked_layer_matches"}]}
@@ -94,7 +95,7 @@ summary:
   type: str
   sample: "sealed: inert, kernel 6.1.0-45-cloud-amd64 covered, fast path for turing, ampere, hopper, ada"
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: seal_refused

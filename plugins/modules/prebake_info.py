@@ -6,10 +6,11 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: prebake_info
-short_description: Tell whether a bake may begin here, and what it still needs
+short_description: Check whether a bake can begin here, and what it still needs
 version_added: 0.1.0
 description:
-  - Looks at inputs, machine, kernels, space, foreign drivers and containerd, and fails with what to do when a bake must not begin.
+  - Checks options, machine, kernels, free space, foreign drivers and containerd. If a bake must not begin, the module fails and says what
+    to do.
   - Changes nothing.
 # BEGIN options of module prebake_info: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
@@ -111,13 +112,13 @@ options:
 attributes:
   check_mode:
     support: full
-    description: It changes nothing in either mode.
+    description: Does the same as without check mode, since it changes nothing.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Look before baking
+- name: Check the machine before a bake
   gpu.prebake.prebake_info:
     image: mcr.microsoft.com/aks/aks-gpu-cuda:580.126.09-20260430040408
   register: found
@@ -136,24 +137,24 @@ arch:
   type: str
   sample: x86_64
 missing_packages:
-  description: Packages that a compile needs and that are not installed.
+  description: Packages that the bake needs and that are not installed.
   returned: success
   type: list
   elements: str
   sample: [libc6-dev]
 nouveau:
-  description: What the bake makes of nouveau, in words.
+  description: What the bake will do about nouveau, in words.
   returned: success
   type: str
   sample: "no installed kernel has a module nouveau: nothing is written"
 notes:
-  description: What is worth saying and no reason to refuse.
+  description: Warnings that are no reason to refuse the bake.
   returned: success
   type: list
   elements: str
   sample: []
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: foreign_driver

@@ -9,12 +9,12 @@ module: prebake_layer
 short_description: Bake an NVIDIA driver into this image
 version_added: 0.1.0
 description:
-  - Runs the driver container's C(build-only), asserts what it left, and records it in a manifest, last; in I(mode) C(captured) for each
-    of several kernels.
-  - A failure takes back what the build added. The same inputs again change nothing.
-  - The driver image must be there already (M(gpu.prebake.driver_image)), and so must compiler and headers.
-  - Nouveau is settled too, see O(blacklist_nouveau); making an initramfs anew takes seconds for each kernel.
-  - While it runs, C(/var/log/gpu-prebake/bake.log) on the machine can be followed.
+  - Runs the driver container with C(build-only), checks what it built, and, as the last step, records it in a manifest. With
+    O(mode=captured), it can do so for several kernels, one after the other.
+  - If the build fails, what it added is removed again. Another run with the same options changes nothing.
+  - The driver image (M(gpu.prebake.driver_image)), a compiler and kernel headers must be there already.
+  - Nouveau is blacklisted too, see O(blacklist_nouveau). This may need new initramfs images, which takes seconds for each kernel.
+  - While the module runs, C(/var/log/gpu-prebake/bake.log) on the machine can be followed.
 # BEGIN options of module prebake_layer: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   image:
@@ -134,7 +134,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Says whether it would bake, from the layers that are there; builds nothing.
+    description: Reports, from the layers that are there, whether it would bake. Builds nothing.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
@@ -148,32 +148,32 @@ EXAMPLES = r"""
 
 RETURN = r"""
 report:
-  description: What was baked; also in C(/var/lib/gpu-prebake/bake-report.json) of the image. Empty in check mode.
+  description: What was baked. The image has it as C(/var/lib/gpu-prebake/bake-report.json). Empty in check mode.
   returned: success
   type: dict
   sample: {"layer": "cuda-580.126.09-open-6.1.0-45-cloud-amd64", "build_seconds": 92.1}
 release_note:
-  description: The line for the image's release notes.
+  description: The lines for the image's release notes, one for each layer.
   returned: success, not in check mode
   type: str
   sample: "nvidia-prebake: cuda 580.126.09 (open) for kernel 6.1.0-45-cloud-amd64, from reg/aks-gpu-cuda:580.126.09-20260430040408"
 container_output:
-  description: On a failed build, the last lines of the container's output.
+  description: The last lines of the container's output.
   returned: failure of a build
   type: str
   sample: "make: *** [Makefile:3: all] Error 2"
 dkms_log:
-  description: On a failed build, the last lines of DKMS's log.
+  description: The last lines of DKMS's log.
   returned: failure of a build
   type: str
   sample: "nvidia.c:12:5: error: implicit declaration of function 'foo'"
 log:
-  description: On a failed build, the path of the container's log on the machine.
+  description: The path of the container's log on the machine.
   returned: failure of a build
   type: str
   sample: /var/log/gpu-prebake/gpuprebuild-1.log
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: compile_failed
