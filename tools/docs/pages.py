@@ -52,7 +52,8 @@ def _needed() -> dict[str, list[str]]:
     found = {f"plugins/modules/{module}.py": [f"module {module}"] for module in MODULES}
     for role, entry_points in ROLES.items():
         found[f"roles/{role}/meta/argument_specs.yml"] = [f"role {role} {entry_point}" for entry_point in entry_points]
-        found[f"roles/{role}/README.md"] = [f"role {role} main"]
+        playbooks = [playbook for playbook, table in PLAYBOOKS.items() if _variables(table, f"{role}_")]
+        found[f"roles/{role}/README.md"] = [f"role {role} main", *(f"playbook {playbook}" for playbook in playbooks)]
     return found
 
 
