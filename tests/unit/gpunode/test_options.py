@@ -12,7 +12,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import options
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import control, gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import MODULES, PLAYBOOKS, ROLES, Option, Table
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import DRIVER, EVERYTHING
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import manifest
 
 TOP = Path(__file__).parents[3]
 PLUGINS = TOP / "plugins"
@@ -125,13 +130,28 @@ def test_each_variable_belongs_to_a_role_or_playbook() -> None:
     assert set(VARIABLES) == known
 
 
+CHOICES = [
+    pytest.param("BAKE", "mode", (manifest.CAPTURED, manifest.IN_PLACE), id="mode"),
+    pytest.param("BAKE", "flavour", ("any", gpus.OPEN, gpus.PROPRIETARY), id="flavour"),
+    pytest.param("SEAL", "uncovered", (report.REPORTED, report.FAIL), id="uncovered"),
+    pytest.param("REMOVE", "scope", (EVERYTHING, DRIVER), id="scope"),
+    pytest.param("REMOVE", "in_use", (control.REFUSE, control.UNTIL_REBOOT), id="in_use"),
+    pytest.param("LAYER", "state", (flow.ACTIVE, flow.INACTIVE, flow.ABSENT), id="state"),
+]
+
+
+@pytest.mark.parametrize(("table", "name", "known"), CHOICES)
+def test_the_library_knows_the_choices(table: str, name: str, known: tuple[str, ...]) -> None:
+    assert getattr(options, table)[name].choices == known
+
+
 # --- the library's requests -------------------------------------------------------------------------------------------
 
 
-def source_of(request: str) -> Path:
+def source_of(name: str) -> Path:
     """The file of the library that defines a request."""
-    found = [path for path in PLUGINS.rglob("gpunode/**/*.py") if re.search(rf"^class {request}\b", path.read_text(), re.MULTILINE)]
-    assert len(found) == 1, f"{request}: {found}"
+    found = [path for path in PLUGINS.rglob("gpunode/**/*.py") if re.search(rf"^class {name}\b", path.read_text(), re.MULTILINE)]
+    assert len(found) == 1, f"{name}: {found}"
     return found[0]
 
 
