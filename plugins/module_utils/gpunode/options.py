@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from . import paths
+
 
 class Option(NamedTuple):
     """One option of a module, a role or a playbook.
@@ -220,7 +222,7 @@ _RELEASE_NOTES = Option(
         "Absolute path of a file in the image that gets one line for each layer that is baked.",
         "The next bake replaces these lines, and a removal of everything deletes them. Other lines of the file stay.",
     ),
-    default="/var/lib/gpu-prebake/release-notes.txt",
+    default=f"/{paths.RELEASE_NOTES}",
     variables=("nvidia_prebake_release_notes", "gpu_remove_release_notes"),
     fields=("BakeRequest.release_notes", "RemoveRequest.release_notes"),
 )
