@@ -2,7 +2,7 @@
 
 A region stands between two comments, ``BEGIN options of …`` and ``END options of …``. What stands after "of" says what is in it:
 ``module NAME``, ``role NAME ENTRY_POINT``, ``playbook NAME`` or ``variables NAME NAME …``. A module, an argument_specs.yml and a page (.md)
-each show options in their own way.
+each show options in their own way. In a page, ``<!-- default of VARIABLE -->…<!-- end -->`` holds a default alone, within a sentence.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ BY = "written by make docs from plugins/module_utils/gpunode/options.py, do not 
 _BEGIN = r"(?P<begin>(?P<indent> *)(?P<comment># |<!-- )BEGIN options of (?P<what>[\w.]+(?: [\w.]+)*))"
 _END = r"(?P=indent)(?P=comment)END options of (?P=what)(?: -->)?$"
 _REGION = re.compile(rf"^{_BEGIN}.*?^{_END}", re.MULTILINE | re.DOTALL)
+_DEFAULT = re.compile(r"(<!-- default of (\w+) -->).*?(<!-- end -->)")
 
 
 class MissingRegionError(Exception):
@@ -37,8 +38,8 @@ def pages(top: Path) -> dict[str, str]:
         for what in needed.get(name, ()):
             if what not in regions:
                 raise MissingRegionError(f"{name}: a comment 'BEGIN options of {what}' and one 'END options of {what}' must be there")
-        if regions:
-            found[name] = _REGION.sub(partial(_region, name), text)
+        if regions or _DEFAULT.search(text):
+            found[name] = _REGION.sub(partial(_region, name), _DEFAULT.sub(_default, text))
     return found
 
 
@@ -64,6 +65,10 @@ def _region(name: str, match: re.Match[str]) -> str:
     return "\n".join([f"{match['begin']}: {BY}{close}", *body, f"{indent}{comment}END options of {match['what']}{close}"])
 
 
+def _default(match: re.Match[str]) -> str:
+    return f"{match[1]}{render.scalar(_known()[match[2]].option.default)}{match[3]}"
+
+
 def _body(what: str, name: str, indent: str) -> list[str]:
     """The lines of a region of the file ``name``. Raises KeyError for what is in no table."""
     kind, *words = what.split()
@@ -74,9 +79,14 @@ def _body(what: str, name: str, indent: str) -> list[str]:
     elif kind == "playbook":
         variables = _variables(PLAYBOOKS[words[0]], "")
     else:
-        known = {variable.name: variable for role in ROLES for group in _groups(role, "main") for variable in group}
+        known = _known()
         variables = [known[word] for word in words]
     return render.role_options(variables, indent) if name.endswith(".yml") else render.markdown_table(variables)
+
+
+def _known() -> dict[str, Variable]:
+    """Every variable of a role, by its name."""
+    return {variable.name: variable for role in ROLES for group in _groups(role, "main") for variable in group}
 
 
 def _groups(role: str, entry_point: str) -> list[list[Variable]]:

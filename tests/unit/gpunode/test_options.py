@@ -200,7 +200,7 @@ def test_no_plugin_repeats_a_path_or_an_option() -> None:
     assert found == []
 
 
-GENERATED = re.compile(r"^ *(?:# |<!-- )BEGIN options of .*?END options of ", re.MULTILINE | re.DOTALL)
+GENERATED = re.compile(r"^ *(?:# |<!-- )BEGIN options of .*?END options of |<!-- default of .*?<!-- end -->", re.MULTILINE | re.DOTALL)
 TEXTS = [path for folder in ("docs", "molecule", "packer", "playbooks", "roles", "inventory") for path in (TOP / folder).rglob("*.*")]
 TEXTS = sorted(path for path in [*TEXTS, TOP / "README.md"] if path.suffix in (".md", ".yml", ".hcl", ".j2", ".json"))
 
