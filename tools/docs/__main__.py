@@ -6,7 +6,7 @@ import difflib
 import sys
 from pathlib import Path
 
-from .pages import MissingRegionError, pages
+from .pages import PageError, pages
 
 TOP = Path(__file__).parents[2]
 
@@ -15,7 +15,7 @@ def main(arguments: list[str], top: Path = TOP) -> int:
     """Returns the exit status: 1 where ``--check`` finds a difference, or where a file cannot be written."""
     try:
         wanted = pages(top)
-    except MissingRegionError as error:
+    except PageError as error:
         print(error)
         return 1
     differences = [text for name in sorted(wanted) if (text := difference(top, name, wanted[name]))]

@@ -23,12 +23,12 @@ _REGION = re.compile(rf"^{_BEGIN}.*?^{_END}", re.MULTILINE | re.DOTALL)
 _DEFAULT = re.compile(r"(<!-- default of (\w+) -->).*?(<!-- end -->)")
 
 
-class MissingRegionError(Exception):
-    """A file lacks the two comments between which its options are written."""
+class PageError(Exception):
+    """A file lacks the two comments between which its options are written, or names something that is in no table."""
 
 
 def pages(top: Path) -> dict[str, str]:
-    """Each file that is written, whole or in part, by its path below ``top``, and the text that it must have. Raises MissingRegionError."""
+    """Each file that is written, whole or in part, by its path below ``top``, and the text that it must have. Raises PageError."""
     found = {f"roles/{role}/defaults/main.yml": defaults(role) for role in ROLES}
     needed = _needed()
     by_hand = {str(page.relative_to(top)) for page in (top / "README.md", *(top / "docs").glob("*.md"))}
@@ -37,9 +37,12 @@ def pages(top: Path) -> dict[str, str]:
         regions = {match["what"] for match in _REGION.finditer(text)}
         for what in needed.get(name, ()):
             if what not in regions:
-                raise MissingRegionError(f"{name}: a comment 'BEGIN options of {what}' and one 'END options of {what}' must be there")
+                raise PageError(f"{name}: a comment 'BEGIN options of {what}' and one 'END options of {what}' must be there")
         if regions or _DEFAULT.search(text):
-            found[name] = _REGION.sub(partial(_region, name), _DEFAULT.sub(_default, text))
+            try:
+                found[name] = _REGION.sub(partial(_region, name), _DEFAULT.sub(_default, text))
+            except KeyError as error:
+                raise PageError(f"{name}: {error.args[0]} is asked for, and is in no table of options") from error
     return found
 
 

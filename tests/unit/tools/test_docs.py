@@ -65,6 +65,19 @@ def test_a_region_that_is_gone_is_named(copy: Path, capsys: pytest.CaptureFixtur
     assert "roles/gpu_boot/README.md: a comment 'BEGIN options of role gpu_boot main'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- default of gpu_boot_x -->1<!-- end -->\n",
+        "<!-- BEGIN options of variables gpu_boot_x -->\n<!-- END options of variables gpu_boot_x -->\n",
+    ],
+)
+def test_a_variable_that_is_in_no_table_is_named(text: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / "docs/cli.md").write_text(text)
+    assert tool.main(["--check"], copy) == 1
+    assert capsys.readouterr().out == "docs/cli.md: gpu_boot_x is asked for, and is in no table of options\n"
+
+
 @pytest.mark.parametrize("value", [True, False, 3, 780.0, 0.5, "", "/", "auto", "yes", "1.0", "{{ x }}", "a: b", ("a", "b"), ()])
 def test_yaml_reads_a_scalar_as_the_value_that_it_was(value: object) -> None:
     assert yaml.safe_load(render.scalar(value)) == (list(value) if isinstance(value, tuple) else value)
