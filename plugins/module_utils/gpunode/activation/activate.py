@@ -1,7 +1,7 @@
-"""Putting a captured layer in place, taking it away, dropping it: each a transaction.
+"""Activates a captured layer, as a transaction: afterwards it is completely in place and recorded, or not at all.
 
-Journal first, then files, then what programs make of them, then DKMS's tree, then the record; each lasts before what depends on it begins.
-Interrupted at any point, the next run takes an activation back and finishes a deactivation (R7). The caller holds contract.LOCK.
+The order is journal, files, generated files, DKMS's tree, record. Each is flushed to the disk before the next one relies on it. If the run
+is interrupted at any point, the next one rolls the activation back (rule R7). The caller holds ``paths.LOCK``.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from .verify import verify
 
 
 def activate(root: Path, runner: Runner, layer: Manifest, say: Say = say_nothing, hash_user_space: bool = True) -> Activation:
-    """Puts ``layer`` in place and returns what is in place then; the same layer again changes nothing.
+    """Activates ``layer`` and returns the activation record. If the layer is active already, no file is changed.
 
-    Without ``hash_user_space``, libraries and firmware that are linked are not read; ``verify`` must follow before anything counts as
-    done. Raises LayerError, DataError, CommandError: nothing was changed then, or all of it was taken back.
+    Without ``hash_user_space``, libraries and firmware that are linked are not read; the caller must ``verify`` them before it relies on
+    them. Raises LayerError, DataError, CommandError: then nothing was changed, or all of it was rolled back. If the rollback fails
+    too, the code is ``activation_unfinished``, and the next run rolls back.
     """
     resume(root, runner, say)
     active = activation_record.read(root)
@@ -45,7 +46,8 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = say_nothing
         changed = verify(root)
         if changed:
             raise LayerError(
-                f"layer {layer.layer} is active, and changed since: {'; '.join(changed[:5])}: deactivate it and look at what stays",
+                f"layer {layer.layer} is active, and files of it were changed since: {'; '.join(changed[:5])}: deactivate it, then look at "
+                "the files that stay",
                 code="activation_changed",
                 details={"problems": list(changed)},
             )
@@ -55,7 +57,7 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = say_nothing
 
 
 def _of_this_machine(root: Path, active: Activation) -> Activation:
-    """On a copy of another machine's disk, a caller who wants the layer active makes it this machine's."""
+    """Writes this machine's id into the record: on a copy of another machine's disk, the layer now belongs to this machine."""
     mine = replace(active, machine_id=host.machine_id(root))
     if mine != active:
         activation_record.write(root, mine)
@@ -63,13 +65,13 @@ def _of_this_machine(root: Path, active: Activation) -> Activation:
 
 
 def refuse_another(active: Activation | None, layer: Manifest) -> None:
-    """Raises LayerError where another layer than ``layer`` is active."""
+    """Raises LayerError if a layer other than ``layer`` is active."""
     if active and active.layer != layer.layer:
-        raise LayerError(f"layer {active.layer} is active: deactivate it before {layer.layer} is put in place", code="layer_active")
+        raise LayerError(f"layer {active.layer} is active: deactivate it before you activate {layer.layer}", code="layer_active")
 
 
 def indexes_were_swapped(activation: Activation) -> bool:
-    """Whether the kernel's module indexes came from the bake, instead of a run of depmod."""
+    """Whether the kernel's module indexes were taken from the bake, and not made by a run of depmod."""
     return any(one.program == DEPMOD and one.swapped for one in activation.derived)
 
 
@@ -101,12 +103,12 @@ class _Activating:
             activated=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
             placed=in_order(e for e in layer.files if e.type != "folder" or e.path in self.replaced),
             folders=folders,
-            originals=generated_files.keep(self.root, self.store, layer.originals),
+            originals=generated_files.back_up(self.root, self.store, layer.originals),
             derived=generated_files.plan(self.root, self.store, layer),
         )
         self._begin("journal")
         activation_record.write_journal(self.root, Journal(ACTIVATE, planned))
-        with _taken_back_on_failure(self.root, self.runner, planned, self.say):
+        with _rolled_back_on_failure(self.root, self.runner, planned, self.say):
             record = self._put(planned)
             self._begin("record")
             activation_record.write(self.root, record)
@@ -116,16 +118,16 @@ class _Activating:
         return record
 
     def _put(self, planned: Activation) -> Activation:
-        """Everything between journal and record."""
+        """Takes all steps between the journal and the record. Returns the record."""
         with self._hashing() as hashed:
             self._begin("stage")
             how = self._stage(planned)
-            # What was kept aside lasts from here on too: nothing has made way before.
+            # This also flushes the backups: nothing may be replaced or deleted before it.
             self._begin("flush-staged")
             self.placing.flush()
             damaged = hashed.result()
         if damaged:
-            raise LayerError(f"{'; '.join(damaged[:5])}: bake anew", code="layer_damaged", details={"problems": list(damaged)})
+            raise LayerError(f"{'; '.join(damaged[:5])}: bake again", code="layer_damaged", details={"problems": list(damaged)})
         self._begin("place")
         self._place(planned, how)
         made = tuple(self._derive(one) for one in planned.derived)
@@ -140,9 +142,9 @@ class _Activating:
 
     @contextmanager
     def _hashing(self) -> Iterator[Future[tuple[str, ...]]]:
-        """Hashes beside the work what needs no hash before it."""
+        """Runs the body, and hashes meanwhile, in a thread, the files that need not be verified before they are placed."""
         with ThreadPoolExecutor(max_workers=1) as pool:
-            yield pool.submit(self.store.problems, preconditions.others(self.layer.files) if self.hash_user_space else ())
+            yield pool.submit(self.store.problems, preconditions.unread(self.layer.files) if self.hash_user_space else ())
 
     def _stage(self, planned: Activation) -> dict[str, str]:
         described = {entry.path: entry for entry in self.layer.files if entry.type == "folder"}
@@ -155,7 +157,7 @@ class _Activating:
         return how
 
     def _place(self, planned: Activation, how: dict[str, str]) -> None:
-        # Folders come after what was in them, which sorts behind them.
+        # In reverse order, so that the contents of a folder are deleted before the folder.
         for path in sorted(self.layer.deleted, reverse=True):
             self._delete(path, planned)
         for entry in planned.placed:
@@ -166,7 +168,8 @@ class _Activating:
         if any(kept.entry.path == path and kept.entry.type == "folder" for kept in planned.originals):
             if not self.placing.remove_folder(path):
                 raise LayerError(
-                    f"/{path}: the layer deletes this folder, and it holds something else on this node", code="original_changed"
+                    f"/{path}: the layer deletes this folder, but on this node other files are in it: move them away",
+                    code="original_changed",
                 )
         else:
             self.placing.device(path.rpartition("/")[0])
@@ -179,7 +182,9 @@ class _Activating:
         try:
             self.placing.place(entry, how[entry.path], entry.path in self.replaced)
         except FileExistsError as error:
-            raise LayerError(f"/{entry.path}: somebody put it there meanwhile: find out who", code="path_taken") from error
+            raise LayerError(
+                f"/{entry.path}: another program created it during the activation: find out which, then repeat", code="path_taken"
+            ) from error
 
     def _derive(self, one: activation_record.Derived) -> activation_record.Derived:
         if one.swapped:
@@ -197,16 +202,16 @@ def _is_dkms(entry: Entry) -> bool:
 
 
 @contextmanager
-def _taken_back_on_failure(root: Path, runner: Runner, planned: Activation, say: Say) -> Iterator[None]:
+def _rolled_back_on_failure(root: Path, runner: Runner, planned: Activation, say: Say) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        say(f"activate: failed, taking it back: {error}")
+        say(f"activate: failed, rolling back: {error}")
         try:
             finish_taking_away(root, runner, planned, say, interrupted=True)
-        except Exception as second:  # whatever it is, the journal stays and the next run takes it back
+        except Exception as second:  # whatever it is, the journal stays, and the next run rolls back
             raise LayerError(
-                f"{error}; and it could not be taken back yet: {second}: run the same again once that is mended",
+                f"{error}; and the rollback failed: {second}: correct that, then run the same again",
                 code="activation_unfinished",
             ) from error
         raise

@@ -1,4 +1,4 @@
-"""Deactivating the layer that is active, and finishing what an interrupted run began."""
+"""Deactivates the active layer, and finishes or rolls back what an interrupted run left."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .take_away import TakenAway, take_away
 
 
 def deactivate(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway:
-    """Takes away what is active, if anything is; where the record of that is damaged, what the manifests account for.
+    """Deactivates the active layer, if there is one. If its record is damaged, takes away what the layers' manifests account for.
 
-    Raises LayerError, DataError where the record is of a newer layout, CommandError; the next run goes on then.
+    Raises LayerError, CommandError, and DataError if the record has a newer layout. The next run then continues.
     """
     try:
         resumed = resume(root, runner, say)
@@ -28,9 +28,9 @@ def deactivate(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway:
     except DataError as error:
         if any(activation_record.is_newer(one) for one in activation_record.problems(root)):
             raise
-        say(f"{error}: what the layers' manifests account for is taken away")
+        say(f"{error}: taking away what the layers' manifests account for")
         with disk_errors_named():
-            return _take_away_unrecorded(root, runner, say)
+            return _take_away_by_manifests(root, runner, say)
     if active is None:
         return resumed or TakenAway("")
     with disk_errors_named():
@@ -40,7 +40,7 @@ def deactivate(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway:
 
 
 def resume(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway | None:
-    """Finishes or takes back what an interrupted run left; None where there was nothing to take away.
+    """Rolls back an interrupted activation, or finishes an interrupted deactivation. Returns what it took away; None if nothing.
 
     Raises LayerError, DataError, CommandError.
     """
@@ -49,29 +49,30 @@ def resume(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway | No
         Store(root).sweep()
     if journal is None:
         return None
-    record = _record_beside(root, say)
+    record = _readable_record(root, say)
     with disk_errors_named():
         if journal.operation == ACTIVATE and record:
-            say(f"resume: layer {record.layer} is in place")
+            say(f"resume: layer {record.layer} is active")
             files.remove_durably(root / ACTIVATION_JOURNAL)
             return None
-        say(f"resume: {'take back' if journal.operation == ACTIVATE else 'finish taking away'} layer {journal.activation.layer}")
+        what = "roll back the activation" if journal.operation == ACTIVATE else "finish the deactivation"
+        say(f"resume: {what} of layer {journal.activation.layer}")
         return finish_taking_away(root, runner, journal.activation, say, interrupted=True)
 
 
-def _record_beside(root: Path, say: Say) -> Activation | None:
-    """The record, where there is a journal, which says all that a damaged one could."""
+def _readable_record(root: Path, say: Say) -> Activation | None:
+    """The activation record; None if there is none or it is damaged. The journal beside it says all that a damaged one could."""
     try:
         return activation_record.read(root)
     except DataError as error:
         if activation_record.is_newer(error):
             raise
-        say(f"{error}: the journal says it too")
+        say(f"{error}: the journal is used instead")
         return None
 
 
 def finish_taking_away(root: Path, runner: Runner, activation: Activation, say: Say, interrupted: bool) -> TakenAway:
-    """Takes ``activation`` away, then the documents that name it, then what was kept aside for it."""
+    """Takes ``activation`` away, then removes its record and its journal, then drops its backups from the store."""
     done = take_away(root, runner, activation, say, interrupted)
     steps.begin(say, steps.TAKE_AWAY, "forget")
     files.remove_durably(root / ACTIVATION)
@@ -83,16 +84,17 @@ def finish_taking_away(root: Path, runner: Runner, activation: Activation, say: 
     return done
 
 
-def _take_away_unrecorded(root: Path, runner: Runner, say: Say) -> TakenAway:
-    """What is in place gets a journal that can be read, so that a run that is interrupted here is ended by the next."""
+def _take_away_by_manifests(root: Path, runner: Runner, say: Say) -> TakenAway:
+    """Takes away what ``recovery`` finds in place. Writes a readable journal for it first, so that the next run can finish an interrupted
+    one."""
     actives = recovery.in_place(root)
     recovery.copy_aside(root, say)
     done = TakenAway(", ".join(one.layer for one in actives))
     for one in actives:
         activation_record.write_journal(root, Journal(DEACTIVATE, one))
         done.add(finish_taking_away(root, runner, one, say, interrupted=True))
-        for path in () if one.activated else recovery.lost(root, one):
-            done.keep(path, "what was there before the layer is not in the store any more")
+        for path in () if one.activated else recovery.not_restored(root, one):
+            done.keep(path, "what was there before the layer is no longer in the store, so it is not restored")
     for path in (ACTIVATION, ACTIVATION_JOURNAL):
         files.remove_durably(root / path)
     return done

@@ -1,4 +1,4 @@
-"""Removing a layer from the store."""
+"""Discards a layer: removes it from the store."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .steps import Say, say_nothing
 
 
 def discard(root: Path, runner: Runner, layer_name: str, say: Say = say_nothing) -> bool:
-    """Drops a layer and what only it needed from the store; returns whether it was there.
+    """Removes a layer, and the objects that only it needed, from the store. Returns whether the layer was there.
 
-    Raises LayerError while the layer is active, was baked in place, or is of a newer layout than this program knows.
+    Raises LayerError if the layer is active, was baked in place, or has a newer layout than this program knows; DataError, CommandError.
     """
     resume(root, runner, say)
     path = droppable(root, layer_name)
     was_there = path.exists()
     with disk_errors_named():
-        # Without its manifest a layer is garbage, whenever the rest goes.
+        # The manifest first: without it the rest is garbage, which a later run can remove too.
         steps.begin(say, steps.DISCARD, "manifest")
         files.remove_durably(path)
         steps.begin(say, steps.DISCARD, "folder")
@@ -33,6 +33,6 @@ def discard(root: Path, runner: Runner, layer_name: str, say: Say = say_nothing)
         try:
             Store(root).collect()
         except DataError as error:
-            say(f"objects stay: {error}")
+            say(f"the store's objects stay: {error}")
         steps.begin(say, steps.DISCARD, "done")
     return was_there

@@ -1,4 +1,4 @@
-"""What a disk says, as an error of ours."""
+"""Turns the errors of a full, read-only or broken filesystem into errors of ours, with a code for each cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BY_ERRNO = {errno.ENOSPC: "no_space", errno.EDQUOT: "no_space", errno.EROFS: "r
 
 @contextmanager
 def disk_errors_named() -> Iterator[None]:
-    """A full or read-only filesystem becomes an error of ours with a code of its own."""
+    """Raises LayerError in place of an OSError of the body, with the code ``no_space``, ``read_only`` or, for any other, ``os_error``."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a caller wants of a layer, as one call under the one lock: for the module gpu_layer and the command line."""
+"""Activates, deactivates or discards a layer by name, under the lock: for the module gpu_layer and the command line."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _DOING = {ACTIVE: "an activation", INACTIVE: "a deactivation", ABSENT: "a discar
 
 @dataclass
 class LayerChange:
-    """What came of it. ``how`` counts files by the way in which they are in place; paths are absolute.
+    """The result. ``how`` counts files by the way in which they were put in place. Paths are absolute.
 
-    ``kept`` says what stays of the layer and why, ``left`` what else of a driver does. ``modules`` were unloaded and ``services`` stopped
-    for it; ``resident`` are modules of the layer's version that are in the kernel still.
+    ``kept`` says what stays of the layer and why, ``left`` what else of a driver stays. ``modules`` were unloaded and ``services`` stopped
+    for it; ``resident`` are modules of the layer's version that are still loaded.
     """
 
     state: str
@@ -65,19 +65,20 @@ def set_state(
     in_use: str = LAYER["in_use"].default,
     live: bool = True,
 ) -> LayerChange:
-    """Brings a layer to ``state``: ``active`` in place, ``inactive`` taken away, ``absent`` dropped from the store.
+    """Brings a layer to ``state``: ``active`` activates it, ``inactive`` deactivates it, ``absent`` discards it.
 
-    Taking away unloads the layer's modules first where ``root`` is ``live``: the system of the kernel that runs. While somebody has them,
-    BootError names who and nothing is touched, unless ``in_use`` is ``until_reboot``: then they stay, and are named. ``check`` only says
-    whether it would change something, and raises what would refuse it. Raises GpuNodeError; BusyError when another run is under way.
+    If ``root`` is ``live``, the system of the running kernel, a deactivation unloads the layer's modules first. If they are in use, it
+    raises BootError, which names the holders, and changes nothing; with ``in_use`` ``until_reboot`` they stay loaded instead, and the
+    result names them. ``check`` only says whether something would change, and raises any error that would refuse it. Raises GpuNodeError;
+    BusyError if another run is under way.
     """
     host.require_root()
     if state not in _DOING:
-        raise InputError(f"state: {state!r} is none of {', '.join(_DOING)}")
+        raise InputError(f"state: {state!r} is not one of {', '.join(_DOING)}")
     if not layer and state != INACTIVE:
-        raise InputError(f"layer: state {state} needs the name of a layer")
+        raise InputError(f"layer: the state {state} needs the name of a layer")
     host.require_system(root, "root")
-    with _way_out_told(state):
+    with _deactivation_advised(state):
         if not check:
             with files.locked(paths.LOCK, _DOING[state]):
                 return _set_state(runner, state, layer, say, root, in_use if live else None)
@@ -88,15 +89,15 @@ def set_state(
 
 
 @contextmanager
-def _way_out_told(state: str) -> Iterator[None]:
-    """Where the record of what is in place is damaged, nothing but a deactivation goes."""
+def _deactivation_advised(state: str) -> Iterator[None]:
+    """Adds advice to the error about a damaged activation record: then only a deactivation is possible."""
     try:
         yield
     except DataError as error:
         if state == INACTIVE or error.code != "activation_invalid" or activation_record.is_newer(error):
             raise
         how = "python3 -m gpunode.command deactivate, or gpu_layer with state: inactive"
-        advice = f"deactivate first ({how}): that goes by the layers' manifests"
+        advice = f"deactivate first ({how}): that uses the layers' manifests instead"
         raise DataError(f"{error}: {advice}", code=error.code, details=error.details) from error
 
 
@@ -128,23 +129,24 @@ def _unload(
     names = _own_modules(root, active)
     if not names:
         return (), ()
-    say("taking away: unload modules")
+    say("unloading the layer's modules")
     try:
         return control.unload(root, runner, Deadline(_UNLOAD_S), names)
     except BootError as error:
         if in_use == REFUSE:
             raise
-        say(f"modules stay until the next reboot: {error}")
+        say(f"the modules stay loaded until the next reboot: {error}")
         return (), ()
 
 
 def _is_damaged(root: Path) -> bool:
-    """Whether which layer is in place cannot be read: then whatever the manifests account for is taken away, whatever the name."""
+    """Whether the activation record or its journal is damaged. Then a deactivation takes away what the manifests account for, whichever
+    layer is named."""
     return any(not activation_record.is_newer(error) for error in activation_record.problems(root))
 
 
 def _in_place(root: Path) -> Activation | None:
-    """The layer that is in place, by the record, or where that is damaged by the manifests."""
+    """The layer that is in place: by the record, or, if that is damaged, by the manifests."""
     return next(iter(recovery.found(root)), None) if _is_damaged(root) else activation_record.read(root)
 
 

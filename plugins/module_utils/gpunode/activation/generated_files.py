@@ -1,7 +1,7 @@
-"""Files that a program makes out of others: the kernel's ``modules.*`` (depmod) and ``ld.so.cache`` (ldconfig).
+"""Backs up and makes the generated files: the kernel's ``modules.*`` (depmod) and ``ld.so.cache`` (ldconfig).
 
-What they were is kept aside. Where the node's own indexes are those of the bake, what depmod made of them there is put in place
-instead of running it again: on an identical tree its output is identical.
+If the node's own indexes are those of the bake, the indexes that depmod made in the bake are put in place, and depmod is not run: on an
+identical tree its output is identical.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..system import kernels, tree
 from ..system.tree import Entry
 from ..util.run import Runner
 
-# What depmod(8) writes; the other modules.* of a kernel come with its package.
+# The files that depmod(8) writes. The other modules.* are part of the kernel's package.
 _INDEXES = (
     *("modules.alias", "modules.alias.bin", "modules.builtin.alias.bin", "modules.builtin.bin", "modules.dep", "modules.dep.bin"),
     *("modules.devname", "modules.softdep", "modules.symbols", "modules.symbols.bin", "modules.weakdep"),
@@ -29,8 +29,8 @@ _TOOL_S = 120.0
 _TEMPORARY = re.compile(r"modules\.[a-z.]+(\.\d+){3}")
 
 
-def keep(root: Path, store: Store, entries: Iterable[Entry]) -> tuple[Kept, ...]:
-    """Keeps aside what ``entries`` describe. Raises DataError where it is something else by now, OSError."""
+def back_up(root: Path, store: Store, entries: Iterable[Entry]) -> tuple[Kept, ...]:
+    """Backs up what ``entries`` describe. Raises DataError if a file does not match its entry; OSError."""
     kept = []
     for entry in entries:
         file = root / entry.path
@@ -41,17 +41,17 @@ def keep(root: Path, store: Store, entries: Iterable[Entry]) -> tuple[Kept, ...]
 
 
 def plan(root: Path, store: Store, layer: Manifest) -> tuple[Derived, ...]:
-    """What must be made anew for ``layer``; what is there now is kept aside."""
+    """The generated files that must be made again for ``layer``. Backs up those that are there now."""
     indexes = {index.path: index for index in layer.indexes}
     present = _present(root, [*_index_paths(root, layer), *indexes])
-    before = keep(root, store, (present[path] for path in sorted(present)))
-    if indexes and _are_those_of_the_bake(indexes, present):
+    before = back_up(root, store, (present[path] for path in sorted(present)))
+    if indexes and _are_as_in_the_bake(indexes, present):
         found = [Derived(DEPMOD, before, tuple(index.after for index in layer.indexes), swapped=True)]
     else:
         found = [Derived(DEPMOD, before)]
     if any(".so" in entry.path.rpartition("/")[2] or entry.path.startswith(_LOADER_CONFIG) for entry in layer.files):
         cache = _present(root, [_LOADER_CACHE])
-        found.append(Derived(LDCONFIG, keep(root, store, cache.values())))
+        found.append(Derived(LDCONFIG, back_up(root, store, cache.values())))
     return tuple(found)
 
 
@@ -65,13 +65,14 @@ def _present(root: Path, paths: Iterable[str]) -> dict[str, Entry]:
     return {path: entry for path, entry in found.items() if entry is not None}
 
 
-def _are_those_of_the_bake(indexes: Mapping[str, Index], present: Mapping[str, Entry]) -> bool:
-    """Of an index that the layer left as it was, the manifest says nothing; on the same modules it is the same."""
+def _are_as_in_the_bake(indexes: Mapping[str, Index], present: Mapping[str, Entry]) -> bool:
+    """Whether the indexes that the layer changes are those from before the bake. Then the modules are the same too, and so are the indexes
+    that the layer does not change, which the manifest does not list."""
     return all((present[path].sha256 if path in present else "") == index.before for path, index in indexes.items())
 
 
 def make(root: Path, runner: Runner, derived: Derived, kver: str) -> None:
-    """Runs the program that makes ``derived``. Raises CommandError."""
+    """Runs the program that makes the files of ``derived``. Raises CommandError."""
     if derived.program == DEPMOD:
         run_depmod(root, runner, kver)
     else:
@@ -79,7 +80,7 @@ def make(root: Path, runner: Runner, derived: Derived, kver: str) -> None:
 
 
 def run_depmod(root: Path, runner: Runner, kver: str) -> None:
-    """Indexes a kernel's modules. A kernel that was removed meanwhile has nothing to index. Raises CommandError."""
+    """Indexes a kernel's modules, unless the kernel was removed meanwhile. Raises CommandError."""
     if kernels.is_installed(root, kver):
         runner.run(["depmod", *_below(root, "-b"), kver], timeout_s=_TOOL_S)
 
@@ -94,7 +95,7 @@ def _below(root: Path, option: str) -> list[str]:
 
 
 def regenerate(root: Path, runner: Runner) -> None:
-    """Runs depmod for every kernel and ldconfig, after files came or went. Raises CommandError."""
+    """Runs depmod for every kernel, and ldconfig, after files were added or removed. Raises CommandError."""
     for kver in kernels.installed(root):
         run_depmod(root, runner, kver)
     run_ldconfig(root, runner)
@@ -111,7 +112,7 @@ def sweep(root: Path, program: str, kver: str) -> None:
 
 
 def made(root: Path, derived: Derived, layer: Manifest) -> Derived:
-    """The same with what is there now as what it was made."""
+    """``derived`` with the files that are there now as ``after``; unchanged if they were taken from the bake."""
     if derived.swapped:
         return derived
     paths = [_LOADER_CACHE] if derived.program == LDCONFIG else _index_paths(root, layer)

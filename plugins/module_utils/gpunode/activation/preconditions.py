@@ -1,4 +1,4 @@
-"""What must hold before a layer is put in place; nothing is touched until all of it does."""
+"""Checks whether a layer can be activated. Nothing is changed until every check has passed."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ _SPARE_INODES = 64
 
 
 def check(root: Path, store: Store, layer: Manifest, is_mounted: bool = False) -> tuple[str, ...]:
-    """Returns the folders that are to be made, upper ones first. Raises LayerError, with a code per cause.
+    """Returns the folders that must be made, outer ones first. Raises LayerError, with a code for each cause.
 
-    An image that only lies mounted (``is_mounted``) may be so read-only: its nodes are not.
+    An image that is only mounted (``is_mounted``) may be mounted read-only: its nodes will not be.
     """
     if layer.mode != CAPTURED:
         raise LayerError(
-            f"layer {layer.layer} was baked in place: its files lie where they belong, and it cannot be activated", code="layer_in_place"
+            f"layer {layer.layer} was baked in place: its files are live already, so it cannot be activated", code="layer_in_place"
         )
-    _refuse("layer_damaged", "bake anew", store.status_problems(objects_of(layer)))
+    _refuse("layer_damaged", "bake again", store.status_problems(objects_of(layer)))
     _refuse(
         "original_changed",
-        "this layer replaces or deletes files of the image that it was baked in; bake for this image",
+        "the layer replaces or deletes these files, and was baked in an image in which they were different; bake again for this image",
         tree.problems(root, layer.originals),
     )
     missing, problems = _places(root, layer)
-    _refuse("path_taken", "move it out of the way, or find out whose it is", problems)
+    _refuse("path_taken", "move it away, or find out who put it there", problems)
     _check_space(root, Staging(root, store), layer, missing, is_mounted)
     return missing
 
 
 def check_contents(store: Store, layer: Manifest) -> None:
-    """Reads and hashes what must be right before anything is touched. Raises LayerError."""
-    _refuse("layer_damaged", "bake anew", store.problems(urgent(layer.files)))
+    """Reads and hashes the files that must be right before anything is changed. Raises LayerError."""
+    _refuse("layer_damaged", "bake again", store.problems(urgent(layer.files)))
 
 
 def _refuse(code: str, advice: str, problems: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ def _refuse(code: str, advice: str, problems: Iterable[str]) -> None:
 
 
 def urgent(entries: Iterable[Entry]) -> list[Entry]:
-    """Files whose contents are hashed before anything is touched: modules, what is setuid, programs."""
+    """The files whose contents are hashed before anything is changed: modules, setuid and setgid files, programs."""
 
     def is_urgent(entry: Entry) -> bool:
         folder, name = os.path.split(entry.path)
@@ -67,15 +67,15 @@ def urgent(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if is_urgent(entry)]
 
 
-def others(entries: Iterable[Entry]) -> list[Entry]:
-    """Files whose contents are not read while they are put in place, because they are linked or cloned, and that are not urgent."""
+def unread(entries: Iterable[Entry]) -> list[Entry]:
+    """The other files whose contents are not read when they are put in place, because they are linked or cloned."""
     found = list(entries)
     hashed = {entry.path for entry in urgent(found)}
     return [e for e in found if e.type == "file" and e.path not in hashed and (is_linkable(e) or e.size >= CLONE_FROM)]
 
 
 def _places(root: Path, layer: Manifest) -> tuple[tuple[str, ...], list[str]]:
-    """Folders that are missing, and what is in the way."""
+    """The folders that are missing, and what is in the way, in words."""
     replaced, folders = set(layer.replaced), {entry.path for entry in layer.files if entry.type == "folder"}
     problems = []
     missing = []
@@ -115,14 +115,14 @@ def _lstat(path: str) -> os.stat_result | None:
 
 def _what(path: Path, status: os.stat_result) -> str:
     if stat.S_ISLNK(status.st_mode):
-        dangling = "" if path.exists() else " that leads nowhere"
+        dangling = "" if path.exists() else " (dangling)"
         return f"a link to {path.readlink()}{dangling}"
-    return "a folder" if stat.S_ISDIR(status.st_mode) else "a file" if stat.S_ISREG(status.st_mode) else "something special"
+    return "a folder" if stat.S_ISDIR(status.st_mode) else "a file" if stat.S_ISREG(status.st_mode) else "a special file"
 
 
 @dataclass
 class _Need:
-    """What a filesystem must have free; ``folder`` is an example of one in it."""
+    """What must be free on the filesystem of ``folder``; ``size`` in bytes."""
 
     folder: str
     size: int = _SPARE_BYTES
@@ -130,7 +130,7 @@ class _Need:
 
 
 def _check_space(root: Path, placing: Staging, layer: Manifest, missing: tuple[str, ...], is_mounted: bool) -> None:
-    """Room for what is made, copied and kept, on each filesystem, and that it can be written to."""
+    """Checks that each filesystem is writable and has room for what is made, copied and backed up on it. Raises LayerError."""
     store_folder = str(placing.store.objects.parent.relative_to(root))
     store_device = placing.device(store_folder)
     kept = [*layer.originals, *(index.after for index in layer.indexes)]
@@ -158,11 +158,11 @@ def _check_space(root: Path, placing: Staging, layer: Manifest, missing: tuple[s
 def _check_filesystem(root: Path, need: _Need, is_mounted: bool) -> None:
     found = os.statvfs(root / need.folder)
     if found.f_flag & os.ST_RDONLY and not is_mounted:
-        raise LayerError(f"/{need.folder} is on a read-only filesystem: nothing can be put in place there", code="read_only")
+        raise LayerError(f"/{need.folder} is on a read-only filesystem: mount it writable", code="read_only")
     free = found.f_bfree * found.f_frsize
-    lacking = f"{free >> 20} MB free, {need.size >> 20} MB" if free < need.size else ""
-    # btrfs and others without a fixed number of inodes say 0 of 0.
+    lacking = f"{free >> 20} MB free, but {need.size >> 20} MB" if free < need.size else ""
+    # btrfs and other filesystems without a fixed number of inodes report 0 of 0.
     if not lacking and found.f_files and found.f_ffree < need.inodes:
-        lacking = f"{found.f_ffree} inodes free, {need.inodes} inodes"
+        lacking = f"{found.f_ffree} inodes free, but {need.inodes} inodes"
     if lacking:
         raise LayerError(f"the filesystem of /{need.folder} has {lacking} are needed: make room there", code="no_space")

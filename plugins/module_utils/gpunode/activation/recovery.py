@@ -1,7 +1,8 @@
-"""What of captured layers is in place where the record of it is damaged: told by the layers' manifests, by content, mode and owner.
+"""Finds what is in place of captured layers if the activation record is damaged: by the layers' manifests, content, mode and owner.
 
-A damaged document is never fatal (D11), and never a reason to delete what nothing accounts for (R3): a file goes only while it is exactly
-what a manifest describes and no package owns it. The document is set aside under another name, for whoever asks what happened to it.
+A damaged document is never fatal (rule D11), and never a reason to delete what no document accounts for (rule R3): a file is removed only
+if it is exactly what a manifest describes and no package owns it. The document is kept under another name, so that somebody can find out
+what damaged it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ ASIDE = ".damaged"
 
 
 def found(root: Path) -> tuple[Activation, ...]:
-    """An activation, as far as it can be told, of each captured layer of which files are in place. All of their contents are read.
+    """An activation, as complete as can be known, for each captured layer that has files in place. Reads all contents.
 
-    Layers for several kernels share their user space: the one of which the most is there comes first, and after it nothing is left.
+    Layers for several kernels share their user space. The layer with the most files in place comes first; once that is taken away, nothing
+    of the others is left.
     """
     owned = owned_by_dpkg(root)
     layers = (layer for layer in read_all(root)[0] if layer.mode == CAPTURED)
@@ -40,15 +42,15 @@ def found(root: Path) -> tuple[Activation, ...]:
 
 
 def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> list[tuple[int, Activation]]:
-    """The layer's, with the number of its files that are there; none where there is no file."""
+    """The layer's activation, with the number of its files that are in place; empty if there are none."""
     replaced = set(layer.replaced)
     ours = [e for e in layer.files if (e.type != "folder" or e.path in replaced) and e.path not in owned - replaced]
     present = tree.describe_present(root, [entry.path for entry in ours])
     count = sum(present[entry.path] == entry for entry in ours if entry.type != "folder")
     if not count:
         return []
-    kept = tuple(filter(None, (_kept(root, entry) for entry in layer.originals)))
-    # What cannot be put back stays as the layer has it.
+    kept = tuple(filter(None, (_backup(root, entry) for entry in layer.originals)))
+    # Where the original cannot be restored, the layer's file stays.
     lost = replaced - {one.entry.path for one in kept}
     one = Activation(
         layer=layer.layer,
@@ -63,8 +65,8 @@ def _of_layer(root: Path, layer: Manifest, owned: set[str]) -> list[tuple[int, A
     return [(count, one)]
 
 
-def _kept(root: Path, entry: Entry) -> Kept | None:
-    """What the layer replaced or deleted, if it can be put back; when it was changed last is not known any more."""
+def _backup(root: Path, entry: Entry) -> Kept | None:
+    """The backup of what the layer replaced or deleted; None if the store does not have it. Its time of last change is lost."""
     store = Store(root)
     if entry.type != "file":
         return Kept(entry, 0)
@@ -74,33 +76,33 @@ def _kept(root: Path, entry: Entry) -> Kept | None:
 
 
 def in_place(root: Path) -> tuple[Activation, ...]:
-    """What is accounted for: by the record where it is only the journal that is damaged, then by the manifests."""
+    """The layers in place: the one of the record, if only the journal is damaged, then those found by the manifests."""
     known = _readable_record(root)
     others = (one for one in found(root) if not known or one.layer != known.layer)
     return (*((known,) if known else ()), *others)
 
 
 def copy_aside(root: Path, say: Callable[[str], None]) -> None:
-    """Keeps a copy of each damaged document under another name. Raises OSError."""
+    """Keeps each damaged document under a second name, which ends in ``ASIDE``. Raises OSError."""
     for path, read in ((ACTIVATION, activation_record.read), (ACTIVATION_JOURNAL, activation_record.read_journal)):
         try:
             read(root)
         except DataError:
             file = root / path
             aside = file.with_name(file.name + ASIDE)
-            say(f"/{path} is set aside as {aside.name}")
+            say(f"/{path} is kept as {aside.name}")
             if aside.is_dir() and not aside.is_symlink():
                 shutil.rmtree(aside)
             aside.unlink(missing_ok=True)
             try:
-                os.link(file, aside)  # nothing is read, and no space needed
-            except OSError:  # a folder, say
+                os.link(file, aside)  # reads nothing, and needs no space
+            except OSError:  # for example, it is a folder
                 file.rename(aside)
             files.sync_folder(file.parent)
 
 
-def lost(root: Path, one: Activation) -> list[str]:
-    """What cannot be put back after ``one`` was taken away."""
+def not_restored(root: Path, one: Activation) -> list[str]:
+    """The originals that are missing after ``one`` was taken away, because the store does not have their contents."""
     layer = store_layers.read(path_of(root, one.layer))
     kept = {original.entry.path for original in one.originals}
     return [path for path in (*layer.replaced, *layer.deleted) if path not in kept and not _is_original(root, layer, path)]

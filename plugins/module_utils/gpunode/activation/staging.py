@@ -1,7 +1,7 @@
-"""Putting one thing in place, or back, so that its name is there with all of it or not at all.
+"""Stages files beside their places and renames them, so that a name appears with its whole content or not at all.
 
-Two phases, with a flush of the filesystem between: first everything is made under a temporary name beside its place (*staged*), then it
-gets its own name. A name without its contents is never left, not even by a power cut, and one flush serves all files.
+There are two phases, with a flush of the filesystem between them: first everything is made under a temporary name beside its place
+(*staged*), then it gets its own name. Not even a power cut leaves a name without its contents, and one flush serves all files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..util.run import Runner
 _FICLONE = 0x40049409  # ioctl_ficlone(2)
 CLONE_FROM = 1 << 16  # bytes; a smaller file is copied faster than cloned
 _NO_CLONE = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS)
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # the last where a loop of links came to be above it
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # ELOOP if a folder above has become a loop of links
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK)
 _SELINUX = "sys/fs/selinux/enforce"
 _AT_ONCE = 200  # paths on one command line
@@ -34,7 +34,7 @@ _TOOL_S = 120.0
 
 
 class Staging:
-    """Stages and places below ``root`` what lies in ``store``."""
+    """Stages and places the contents of ``store`` below ``root``."""
 
     def __init__(self, root: Path, store: Store) -> None:
         self.store = store
@@ -47,12 +47,12 @@ class Staging:
         self._tops: dict[int, str] = {}
 
     def staged(self, path: str) -> str:
-        """The temporary name beside ``path``: always the same, so that the next run finds it."""
+        """The temporary name beside ``path``. It is always the same, so the next run finds it."""
         folder = path.rpartition("/")[0]
         return f"{self._prefix}{folder}/.gpu-prebake.{hashlib.sha256(os.fsencode(path)).hexdigest()[:20]}"
 
     def device(self, folder: str) -> int:
-        """The device of a folder's filesystem, which takes part in the next ``flush``."""
+        """The device number of a folder's filesystem. The next ``flush`` includes that filesystem."""
         if folder not in self._devices:
             path = self._prefix + folder
             self._devices[folder] = device = os.stat(path).st_dev
@@ -60,27 +60,27 @@ class Staging:
         return self._devices[folder]
 
     def flush(self) -> None:
-        """Makes everything last that was done in the filesystems that were used, and in the store."""
+        """Flushes the filesystems that were used, and the store's, to the disk."""
         for path in {**self._tops, self._store_device: str(self.store.objects.parent)}.values():
             files.sync_filesystem(Path(path))
 
     def label(self, runner: Runner, paths: Sequence[str], say: Callable[[str], None]) -> None:
-        """With SELinux on, labels ``paths`` by the node's policy; without restorecon, what the kernel gave by the folder's label stays."""
+        """With SELinux on, labels ``paths`` by the node's policy. Without restorecon, they keep the labels that the kernel gave them."""
         if not self.selinux or self._prefix != "/":
             return
         for start in range(0, len(paths), _AT_ONCE):
             try:
                 runner.run(["restorecon", "-F", *(f"/{path}" for path in paths[start : start + _AT_ONCE])], timeout_s=_TOOL_S)
             except CommandError as error:
-                say(f"not labelled by the policy: {error}")
+                say(f"SELinux labels are not set by the policy: {error}")
                 return
 
     # --- staging ----------------------------------------------------------------------------------------------------
 
     def stage(self, entry: Entry, replaces: bool) -> str:
-        """Makes a file or link under its temporary name; returns how. A hard link that replaces nothing needs no staging.
+        """Makes a file or link under its temporary name; returns how: ``MADE``, ``LINK``, ``REFLINK`` or ``COPY``.
 
-        Raises OSError; LayerError where the object's content is not the entry's.
+        A hard link that replaces nothing needs no staging. Raises OSError; LayerError if the object's content is not the entry's.
         """
         temporary = self.staged(entry.path)
         folder = entry.path.rpartition("/")[0]
@@ -97,7 +97,7 @@ class Staging:
         return self._copy(entry, temporary, folder)
 
     def stage_kept(self, kept: Kept) -> None:
-        """Makes what was kept aside under its temporary name; never as a link, it is the node's own."""
+        """Makes a backup under its temporary name; never as a hard link, because the file belongs to the node."""
         entry = kept.entry
         temporary = self.staged(entry.path)
         if entry.type == "link":
@@ -109,7 +109,7 @@ class Staging:
     def _may_link(self, entry: Entry, folder: str) -> bool:
         if self.selinux or not is_linkable(entry) or self.device(folder) != self._store_device or self._can_clone(self._store_device):
             return False
-        if folder not in self._links:  # a bind mount has the same device, and no link may cross it
+        if folder not in self._links:  # a bind mount has the same device, but no hard link may cross it
             self._links[folder] = self._try_link(entry)
         return self._links[folder]
 
@@ -125,7 +125,7 @@ class Staging:
         return True
 
     def _can_clone(self, device: int) -> bool:
-        """Whether the store's filesystem can reflink; found out once, in the store itself."""
+        """Whether the store's filesystem can make reflinks; tried once, in the store itself."""
         if device not in self._clones:
             self._clones[device] = device == self._store_device and _clones(self.store.objects)
         return self._clones[device]
@@ -141,12 +141,12 @@ class Staging:
                     how = REFLINK
                 elif files.copy_hashed(reading, writing) != (entry.sha256, entry.size):
                     raise LayerError(
-                        f"the object of /{entry.path} in the store has another content than was recorded: bake anew",
+                        f"the object of /{entry.path} in the store does not have the recorded content: bake again",
                         code="layer_damaged",
                     )
                 os.fchown(writing, entry.uid, entry.gid)
                 _set_attributes(writing, entry)
-                os.fchmod(writing, entry.mode)  # last: a change of owner takes the setuid bit away
+                os.fchmod(writing, entry.mode)  # last, because a change of owner clears the setuid bit
             finally:
                 os.close(writing)
         finally:
@@ -156,9 +156,9 @@ class Staging:
     # --- names ------------------------------------------------------------------------------------------------------
 
     def make_folder(self, path: str, entry: Entry | None) -> None:
-        """Makes a folder as ``entry`` says, or as folders usually are: under a temporary name first, so that none is there half made.
+        """Makes a folder as ``entry`` says, or with mode 0755: under a temporary name first, so that it is never there half made.
 
-        One that has come there meanwhile and holds something is refused by rename(2), with OSError.
+        If the name has come into use meanwhile, rename(2) refuses it with OSError, unless it is an empty folder.
         """
         temporary = self.staged(path)
         os.mkdir(temporary, 0o700)
@@ -170,11 +170,11 @@ class Staging:
         self.device(path)
 
     def set_folder(self, entry: Entry) -> None:
-        """Gives a folder its owner, attributes and mode. One that is interrupted leaves some of the old and some of the new."""
+        """Gives a folder its owner, attributes and mode. An interruption leaves a mixture of the old and the new."""
         _set_folder(self._prefix + entry.path, entry)
 
     def place(self, entry: Entry, how: str, replaces: bool) -> None:
-        """Gives what was staged its name. Where nothing is to be replaced, link(2) refuses what has come there meanwhile (R6)."""
+        """Gives what was staged its name. If it is to replace nothing, link(2) refuses a name that is in use meanwhile (rule R6)."""
         target, temporary = self._prefix + entry.path, self.staged(entry.path)
         if replaces:
             os.replace(temporary, target)
@@ -185,7 +185,7 @@ class Staging:
             os.unlink(temporary)
 
     def remove(self, path: str) -> None:
-        """Takes a name away."""
+        """Removes a file or link; one that is gone already is no error."""
         try:
             os.unlink(self._prefix + path)
         except FileNotFoundError:
@@ -193,20 +193,20 @@ class Staging:
         self.device(path.rpartition("/")[0])
 
     def remove_folder(self, path: str) -> bool:
-        """Takes a folder away; False where it holds something."""
+        """Removes a folder, if it is there. Returns False if it cannot be removed, because it is not empty or a mount point."""
         try:
             os.rmdir(self._prefix + path)
         except OSError as error:
             if error.errno in _NOT_THERE:
                 return True
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):  # the last where something is mounted on it
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):  # EBUSY for a mount point
                 return False
             raise
         self.device(path.rpartition("/")[0])
         return True
 
     def sweep(self, paths: Iterable[str]) -> None:
-        """Takes away what an interrupted run had staged for ``paths``."""
+        """Removes what an interrupted run had staged for ``paths``."""
         for path in paths:
             try:
                 os.unlink(self.staged(path))
@@ -218,7 +218,7 @@ class Staging:
 
 
 def _top_of_filesystem(path: str, device: int) -> str:
-    """The uppermost folder of the filesystem that holds ``path``: no folder of ours, so it is still there when the work is done."""
+    """The uppermost folder of the filesystem that holds ``path``. It is none of the folders that we make or remove, so it stays."""
     while True:
         above = os.path.dirname(path.rstrip("/")) or "/"
         if above == path or os.stat(above).st_dev != device:
@@ -233,8 +233,8 @@ def _set_folder(target: str, entry: Entry) -> None:
 
 
 def _set_attributes(target: str | int, entry: Entry) -> None:
-    """Gives exactly the entry's attributes: a new file also has what its folder's default access list says."""
-    follow = isinstance(target, int)  # os takes the argument for a descriptor too, as long as it is its default
+    """Sets exactly the entry's attributes, and removes others: a new file gets some from its folder's default access control list."""
+    follow = isinstance(target, int)  # for a descriptor, os accepts the argument only with its default value
     wanted = dict(entry.attributes)
     for name in tree.attribute_names(target, follow):
         if name not in wanted:
@@ -254,12 +254,12 @@ def _clone(reading: int, writing: int) -> bool:
 
 
 def _clones(folder: Path) -> bool:
-    """Tries a reflink between two nameless files of a folder's filesystem."""
+    """Whether a folder's filesystem can make reflinks: tries one between two files without names."""
     try:
         flags = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
         source = os.open(folder, flags, 0o600)
     except OSError:
-        return False  # no nameless files: such a filesystem cannot clone either
+        return False  # no O_TMPFILE: such a filesystem cannot make reflinks either
     try:
         target = os.open(folder, flags, 0o600)
         try:
@@ -272,7 +272,7 @@ def _clones(folder: Path) -> bool:
 
 
 def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The order of placing: DKMS's tree last, and in it last of all the links that make a version count as installed."""
+    """Sorts by the order of placing: DKMS's tree last, and in it the links that make a version count as installed last of all."""
 
     def rank(entry: Entry) -> tuple[int, str]:
         is_dkms = entry.path.startswith(f"{dkms.TREE}/")

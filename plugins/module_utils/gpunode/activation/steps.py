@@ -1,5 +1,6 @@
-"""The steps of a layer's transactions, each said as it begins, as one line ``operation: step``. The names do not change their meaning;
-docs/manifest.md says what each is. Whoever follows a run, on a console or in a log, goes by them.
+"""Names the steps of a layer's transactions, and announces each as it begins, as one line ``operation: step``.
+
+People and programs that follow a run rely on the names, so their meaning does not change. docs/manifest.md describes them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 Say = Callable[[str], None]
 ACTIVATE, DEACTIVATE, TAKE_AWAY, DISCARD = "activate", "deactivate", "take-away", "discard"
-# In their order; which of the optional ones occur depends on the layer and the node.
+# In their order. The layer and the node decide which of the optional steps occur.
 STEPS = {
     ACTIVATE: (
         *("check", "read", "keep", "journal", "stage", "flush-staged", "place", "swap-indexes", "depmod", "ldconfig", "register", "flush"),
@@ -21,11 +22,11 @@ STEPS = {
 
 
 def begin(say: Say, operation: str, step: str) -> None:
-    """Says that a step begins. ValueError for one that has no such name."""
+    """Announces that a step begins. Raises ValueError if the operation has no such step."""
     if step not in STEPS[operation]:
         raise ValueError(f"{operation} has no step {step!r}")
     say(f"{operation}: {step}")
 
 
 def say_nothing(_line: str) -> None:
-    """Says nothing."""
+    """Drops the line."""

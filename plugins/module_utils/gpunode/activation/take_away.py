@@ -1,5 +1,6 @@
-"""Takes an activation's files away, whether the activation was finished or not: only what it placed, and only what is unchanged since
-(rule R3). What the layer replaced or deleted is restored. Every step may have been done already, so an interrupted run is done again.
+"""Takes an activation's files away, whether it was complete or not: only what it placed, and only if it is unchanged since (rule R3).
+
+What the layer replaced or deleted is restored. Any of the steps may have been done already, so an interrupted run is simply repeated.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from .staging import Staging
 from .untracked import same_content
 
 _STAGED = "staged"
-_TICK_NS = 20_000_000  # files' times lag behind the clock by up to a timer tick, 10 ms at 100 Hz
-_ELSEWHERE = "its folder became a link to another after the layer was put in place"
+_TICK_NS = 20_000_000  # the times of files are up to one timer tick behind the clock, 10 ms at 100 Hz
+_ELSEWHERE = "its folder became a link to another folder after the layer was put in place"
 
 
 @dataclass(frozen=True)
 class Stays:
-    """A path of a layer that stays, and the reason."""
+    """A path of a layer that is not removed or not restored, and the reason."""
 
     path: str
     why: str
@@ -42,8 +43,8 @@ class Stays:
 
 @dataclass
 class TakenAway:
-    """Paths that were removed, that were restored, that were removed as second copies, and what stays. Nobody may remove what stays
-    afterwards."""
+    """The paths that were removed, restored, and removed as second copies, and what stays. The rest of a removal must not remove what
+    stays."""
 
     layer: str
     removed: list[str] = field(default_factory=list)
@@ -53,7 +54,7 @@ class TakenAway:
 
     @property
     def kept(self) -> list[str]:
-        """What stays, in sentences."""
+        """What stays and why, as sentences."""
         return [str(one) for one in self.stays]
 
     @property
@@ -64,15 +65,15 @@ class TakenAway:
         self.stays.append(Stays(path, why))
 
     def add(self, more: TakenAway) -> None:
-        """Counts in what was taken away after it."""
+        """Adds the result of another run."""
         for name in ("removed", "restored", "second_copies", "stays"):
             getattr(self, name).extend(getattr(more, name))
 
 
 def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> TakenAway:
-    """Takes ``activation`` away, as far as it is there; after something was interrupted, also what that left half made.
+    """Takes away what is there of ``activation``; if a run was ``interrupted``, also what that left half made.
 
-    All of it lasts when this returns. Raises OSError, CommandError.
+    The result is flushed to the disk. Raises OSError, CommandError.
     """
     if interrupted:
         for one in activation.derived:
@@ -81,16 +82,17 @@ def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[
 
 
 def made_since(root: Path, activation: Activation, present: Mapping[str, Entry | None], owned: Collection[str]) -> Made:
-    """What DKMS has made of a layer's registration since; ``present`` is what is at the layer's paths now.
+    """What DKMS has made from a layer's registration since the activation; ``present`` is what is at the layer's paths now.
 
-    Files of the layer itself are among it only where DKMS has built anew for the layer's own kernel: an owner's change is no build.
+    This includes files of the layer itself only if DKMS has built again for the layer's own kernel. Otherwise a changed file is the owner's
+    change, not a build.
     """
     made = dkms.made_of_ours(root, activation.identity.version, owned)
     placed = {entry.path: entry for entry in activation.placed}
     same = {path for path, entry in placed.items() if (now := present[path]) and same_content(now, entry)}
-    anew, kver = made.without(same), activation.identity.kver
-    built_anew = anew.modules.get(kver) or not module_files(root, kver)  # or an interrupted run has taken those
-    return anew if built_anew else made.without(placed)
+    changed, kver = made.without(same), activation.identity.kver
+    is_rebuilt = changed.modules.get(kver) or not module_files(root, kver)  # none if an interrupted run has removed them
+    return changed if is_rebuilt else made.without(placed)
 
 
 class _Taking:
@@ -116,14 +118,14 @@ class _Taking:
         derived_files = (entry.path for one in activation.derived for entry in _entries_of(one))
         above = {str(folder) for path in self.originals for folder in PurePath(path).parents if folder.name}
         self.placing.sweep([*placed, *self.originals, *activation.folders, *above, *derived_files])
-        # Looked at before anything is touched: what the programs made is worth restoring only while it is what they made for us.
+        # Read before anything is changed: generated files can be restored only if they still are what the programs made for the layer.
         present = tree.describe_present(self.root, [*placed, *(path for path in self.originals if path not in placed)])
         renewals = [self._renewal(one) for one in activation.derived]
         restore = self._to_restore(placed, present) + [kept for renewal in renewals for kept in renewal.restore]
         self._begin("stage")
         self._stage(restore)
         self._begin("remove")
-        # In the order opposite to that of placing: DKMS's registration first.
+        # In the reverse order of placing: DKMS's registration first.
         made = self._made_by_dkms(placed, present)
         for entry in reversed(activation.placed):
             if entry.path not in made:
@@ -135,7 +137,7 @@ class _Taking:
         for renewal in renewals:
             for path in renewal.remove:
                 self.placing.remove(path)
-        # What they were before knows nothing of files that are kept.
+        # Backups of generated files do not include files that stay, so with such files the programs run again.
         again = activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]
         for one in again:
             self._begin(one.program)
@@ -150,7 +152,7 @@ class _Taking:
     def _begin(self, step: str) -> None:
         steps.begin(self.say, steps.TAKE_AWAY, step)
 
-    # --- what to do -------------------------------------------------------------------------------------------------
+    # --- planning ---------------------------------------------------------------------------------------------------
 
     def _to_restore(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> list[Kept]:
         found = []
@@ -159,10 +161,10 @@ class _Taking:
             if self._leads_elsewhere(folder):
                 self._keep_aside(kept, _ELSEWHERE)
             elif self._is_blocked(folder):
-                self._keep_aside(kept, "something else is where its folder was, so that what the layer replaced or deleted is not put back")
+                self._keep_aside(kept, "something else is where its folder was, so what the layer replaced or deleted is not restored")
             elif now is None or self._is_as_placed(placed.get(path), now, kept.entry):
                 if self._is_lost(kept):
-                    why = "what was there before the layer is lost or damaged in the store, so that it is not put back"
+                    why = "what was there before the layer is missing or damaged in the store, so it is not restored"
                     self._keep_aside(kept, why, "what is left of it")
                 else:
                     found.append(kept)
@@ -171,11 +173,11 @@ class _Taking:
         return found
 
     def _went_with_kernel(self, path: str) -> bool:
-        """Whether it belonged to the layer's kernel, which was removed since: nothing of that is put back."""
+        """Whether the path belongs to the layer's kernel, and that kernel was removed since: nothing of it is restored."""
         return not self._has_kernel and path.removeprefix("usr/").startswith(f"{self._kernels_folder}/")
 
     def _keep_aside(self, kept: Kept, why: str, what: str = "what was there before") -> None:
-        """What was there before the layer is not put back, and not lost either."""
+        """Reports an original that is not restored. A file's content stays in the store, under a name of its own."""
         if kept.entry.type == "link":
             self.done.keep(kept.entry.path, f"{why}; it was a link to {kept.entry.target}")
             return
@@ -183,8 +185,8 @@ class _Taking:
         self.done.keep(kept.entry.path, f"{why}; {what} is in /{aside}" if aside else why)
 
     def _is_as_placed(self, placed: Entry | None, now: Entry, original: Entry) -> bool:
-        """Whether what is there is the layer's: as recorded, with a content that was not read before it was placed, or a folder that an
-        interrupted run has given some of the original's and some of the layer's."""
+        """Whether what is there is the layer's: as recorded, or with a content that was not read before it was placed, or a folder with a
+        mixture of the original's and the layer's properties, which an interrupted run left."""
         if placed is None:
             return False
         is_mixed = self.interrupted and now.type == "folder" and now != original and _is_mixture(now, placed, original)
@@ -194,7 +196,7 @@ class _Taking:
         return not self.placing.store.holds(kept.entry)
 
     def _is_blocked(self, folder: str) -> bool:
-        """Whether a folder, or one above it, cannot be made, because something else has its name."""
+        """Whether a folder, or one above it, cannot be made, because something else is at its path."""
         while folder and not os.path.lexists(self.root / folder):
             folder = folder.rpartition("/")[0]
         return bool(folder) and not (self.root / folder).is_dir()
@@ -204,7 +206,7 @@ class _Taking:
         after = {entry.path: entry for entry in one.after}
         present = tree.describe_present(self.root, sorted({*before, *after}))
         if not present:
-            return _Renewal([], [], one)  # what it has made is not known
+            return _Renewal([], [], one)  # it is not known what the program made
         if one.program == DEPMOD and not self._has_kernel:
             return _Renewal([], [path for path, now in present.items() if now and now == after.get(path)], None)
         was = {path: before[path].entry if path in before else None for path in present}
@@ -245,8 +247,9 @@ class _Taking:
             self.done.restored.append(kept.entry.path)
 
     def _made_by_dkms(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> set[str]:
-        """Takes away what DKMS has made of the layer's registration since, and returns it; where a package has taken that over, its
-        builds and the layer's are left. A kernel's build is known until its module indexes are right again, also after an interruption."""
+        """Removes what DKMS has made from the layer's registration since, and returns its paths. If a package has taken over the
+        registration, all builds stay. DKMS's tree names a kernel's build until that kernel's module indexes are right again, so an
+        interrupted run can continue."""
         version, own_kver = self.activation.identity.version, self.activation.identity.kver
         if dkms.is_registered(self.root, version) and dkms.belongs_to_a_package(version, self.owned):
             made = dkms.made(self.root, version)
@@ -254,19 +257,19 @@ class _Taking:
         self._made = made = made_since(self.root, self.activation, present, self.owned)
         for path in made.others:
             if path not in placed:
-                self.done.keep(path, "it is not what DKMS has built from the layer's sources")
+                self.done.keep(path, "it differs from what DKMS built from the layer's sources")
         self._take(made.links)
         for kver, modules in made.modules.items():
             self._take(modules)
             if kver != own_kver and (self.root / "lib/modules" / kver).is_dir():
-                self.say(f"taking away: {DEPMOD} {kver}")
+                self.say(f"running {DEPMOD} for kernel {kver}")
                 if self.interrupted:
                     generated_files.sweep(self.root, DEPMOD, kver)
                 generated_files.make(self.root, self.runner, Derived(DEPMOD, ()), kver)
                 self.placing.device(f"lib/modules/{kver}")
         for folder in made.module_folders:
             self.placing.remove_folder(folder)
-        # DKMS's tree says what there is to do: it goes when that lasts, and the layer's own part of it when this does.
+        # DKMS's tree says what is to be removed, so it goes after that is flushed, and the layer's own part of it after one more flush.
         if made.paths or made.folders:
             self.placing.flush()
             self._take(made.files)
@@ -298,23 +301,23 @@ class _Taking:
             return _ELSEWHERE
         if path in self.owned:
             return "a package that was installed later owns it"
-        return "its registration with DKMS is a package's that was installed later" if path in self._theirs else ""
+        return "its registration with DKMS belongs to a package that was installed later" if path in self._theirs else ""
 
     def _is_unread_object(self, entry: Entry, now: Entry) -> bool:
-        """Whether a file has the content of its object, and that is not what was recorded: placed before contents were read (a layer
-        that is not verified), it is ours to remove and no change of an owner's."""
+        """Whether a file has the content of its object, but not the recorded one. It was placed before its content was read (the activation
+        is not verified), so it is not the owner's change, and is removed."""
         if self.activation.verified or replace(now, sha256=entry.sha256, size=entry.size) != entry:
             return False
         try:
             placed, lies = self.root / entry.path, Path(self.placing.store.file(entry))
-            # A write through a link changes its object too, and is no less the owner's.
+            # A write through a hard link changes the object too, but is the owner's change all the same.
             is_written = placed.samefile(lies) and placed.stat().st_mtime_ns > self.activation.activated_ns
             return files.sha256(lies) == now.sha256 and not is_written
         except OSError:
             return False
 
     def _leads_elsewhere(self, folder: str) -> bool:
-        """Whether a folder or one above it is a link by now: what lies behind it was never put there by us."""
+        """Whether a folder or one above it is a link now: nothing behind it was placed by us."""
         if folder not in self._elsewhere:
             self._elsewhere[folder] = files.leads_elsewhere(self.root, folder)
         return self._elsewhere[folder]
@@ -324,9 +327,9 @@ class _Taking:
             if not self.placing.remove_folder(path) and (path in self.activation.folders or path.startswith(f"{dkms.TREE}/")):
                 self.done.keep(path, "the folder holds something else")
         if not self._has_kernel:
-            self.placing.remove_folder(self._kernels_folder)  # it was left because of what was ours in it
+            self.placing.remove_folder(self._kernels_folder)  # removing the kernel left it, because our files were in it
 
-    # --- what is elsewhere ------------------------------------------------------------------------------------------
+    # --- files that the activation does not list --------------------------------------------------------------------
 
     def _second_copies(self, placed: dict[str, Entry]) -> None:
         for path in untracked.second_copies(self.root, self.activation.identity.arch, placed):
@@ -334,11 +337,11 @@ class _Taking:
                 self.placing.remove(path)
                 self.done.second_copies.append(path)
             elif not as_packaged(self.root, path):
-                self.done.keep(path, "a copy of a file of the layer that a package owns")
+                self.done.keep(path, "it is a copy of a file of the layer, and a package owns it")
 
     def _dangling_links(self, placed: dict[str, Entry]) -> None:
-        """Removes links that ldconfig made for libraries of the layer, which are gone now. A link that is older than the activation
-        led nowhere before, too."""
+        """Removes links that ldconfig made for libraries of the layer, which are gone now. A link that is older than the activation was
+        dangling before it, and stays."""
         stay = self.owned | self.done.kept_paths
         paths = [Path(path) for path in placed if ".so" in path.rpartition("/")[2]]
         folders = {str(path.parent) for path in paths} | {f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"}
@@ -352,7 +355,7 @@ class _Taking:
 
 @dataclass(frozen=True)
 class _Renewal:
-    """How one set of derived files becomes what it was: kept ones that are put back, new ones that go, or the program run again."""
+    """How generated files become what they were: backups to ``restore``, new files to ``remove``, or the program to ``run`` again."""
 
     restore: list[Kept]
     remove: list[str]
@@ -365,13 +368,13 @@ def _entries_of(one: Derived) -> Iterable[Entry]:
 
 
 def _is_mixture(now: Entry, one: Entry, other: Entry) -> bool:
-    """Whether each of a folder's owner, mode and attributes is that of one or of the other."""
+    """Whether owner, mode and attributes of a folder each are those of one or of the other."""
     fields = all(getattr(now, name) in (getattr(one, name), getattr(other, name)) for name in ("type", "uid", "gid"))
-    # An access list also sets the permission bits, and no others (acl(5)).
+    # Setting an access control list also changes the permission bits, and no others (acl(5)).
     modes = all(now.mode & bits in (one.mode & bits, other.mode & bits) for bits in (0o7000, 0o777))
     return fields and modes and set(now.attributes) <= {*one.attributes, *other.attributes}
 
 
 def _changed(now: Entry, wanted: Entry | None) -> str:
-    what = f"its {tree.changed_field(now, wanted)} was changed" if wanted else "it came"
+    what = f"its {tree.changed_field(now, wanted)} was changed" if wanted else "it was created"
     return f"{what} after the layer was put in place"

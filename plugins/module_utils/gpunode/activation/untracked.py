@@ -1,4 +1,4 @@
-"""Files of a driver that no list of ours names: found by their name, content or version."""
+"""Finds a driver's files that none of our documents lists, by name, content or version."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def same_content(now: Entry, wanted: Entry) -> bool:
 
 def second_copies(root: Path, arch: str, listed: Mapping[str, Entry]) -> list[str]:
     """Copies of ``listed`` libraries in the loader's folder, by name and content: device initialisation copies the contract's libraries
-    there (rule I2). Paths that are listed themselves are not among them. Raises OSError."""
+    there (rule I2). Paths that are themselves listed are left out. Raises OSError."""
     second = f"usr/lib/{TRIPLETS[arch]}"
     if files.leads_elsewhere(root, second):
         return []
@@ -34,7 +34,7 @@ def second_copies(root: Path, arch: str, listed: Mapping[str, Entry]) -> list[st
 
 
 def links_to(root: Path, folders: Iterable[str], names: Collection[str]) -> Iterator[str]:
-    """Links in ``folders`` whose target has one of ``names``, such as libcuda.so.1; ldconfig makes them, and no list names them."""
+    """Links in ``folders`` whose target has one of ``names``, such as libcuda.so.1. ldconfig makes them, and no document lists them."""
     for folder in folders:
         if not (root / folder).is_dir() or files.leads_elsewhere(root, folder):
             continue
@@ -44,7 +44,7 @@ def links_to(root: Path, folders: Iterable[str], names: Collection[str]) -> Iter
 
 
 def modules_of_version(root: Path, runner: Runner, version: str) -> Iterator[str]:
-    """The driver's modules of ``version`` for every kernel; one that names no version counts by its file name."""
+    """The driver's modules of ``version`` for every kernel. A module without a version is included if its file name is the driver's."""
     for kver in kernels.installed(root):
         for path in module_files(root, kver):
             info = modinfo_of_file(runner, root / path)
@@ -53,14 +53,15 @@ def modules_of_version(root: Path, runner: Runner, version: str) -> Iterator[str
 
 
 def dkms_links_of_version(root: Path, version: str) -> Iterator[str]:
-    """The links by which DKMS counts builds of ``version`` as installed."""
+    """The links that make builds of ``version`` count as installed for DKMS."""
     for link in (root / dkms.TREE / dkms.MODULE).glob("kernel-*"):
         if link.is_symlink() and str(link.readlink()).startswith(version + "/"):
             yield str(link.relative_to(root))
 
 
 def libraries_of_version(root: Path, arch: str, version: str) -> Iterator[str]:
-    """The driver's libraries of ``version`` in the contract's own folder, where nobody else puts any. Elsewhere only hashes count."""
+    """The driver's libraries of ``version`` in the contract's own folder, where nobody else puts any. Elsewhere, only recorded files
+    can be told from other people's."""
     for path, found in list(libraries.driver_libraries(root, arch)):
         if found == version and path.startswith(CONTRACT_LIBRARIES):
             yield path

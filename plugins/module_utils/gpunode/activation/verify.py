@@ -1,4 +1,4 @@
-"""Whether the files of the active layer still have their recorded content."""
+"""Verifies that the files of the active layer still are as recorded."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..system import tree
 
 
 def problems(root: Path) -> tuple[str, ...]:
-    """What is wrong with what is active, in words; all contents are read. Raises DataError."""
+    """What is wrong with the active layer's files, in words. Reads all contents. Raises DataError."""
     active = activation_record.read(root)
     return tree.problems(root, active.placed) if active else ("no layer is active",)
 
 
 def record_verified(root: Path) -> None:
-    """Records that there are no ``problems``. Raises DataError."""
+    """Records that ``problems`` found none. Raises DataError."""
     active = activation_record.read(root)
     if active and not active.verified:
         activation_record.write(root, replace(active, verified=True))
 
 
 def verify(root: Path) -> tuple[str, ...]:
-    """``problems``; where there are none, that is recorded. Raises DataError."""
+    """Returns ``problems``; if there are none, records that. Raises DataError."""
     found = problems(root)
     if not found:
         record_verified(root)

@@ -1,4 +1,4 @@
-"""Putting a captured layer in place, on real files below a fake root."""
+"""Activating a captured layer, on real files below a fake root."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
 DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
 
 
-# --- both ways ---------------------------------------------------------------------------------------------------------
+# --- activated and deactivated -----------------------------------------------------------------------------------------
 
 
 def test_activation_puts_exactly_the_layer_in_place(node: LayerNode, layer: Manifest) -> None:
@@ -113,7 +113,7 @@ def test_with_selinux_everything_is_copied(node: LayerNode, layer: Manifest) -> 
 
 
 def test_with_selinux_what_is_in_place_is_labelled_by_the_policy() -> None:
-    """The policy is the system's, so only the one at / is asked; a fake restorecon takes the paths down."""
+    """SELinux's policy is that of the system at /, so only there is restorecon called; a fake one records the paths."""
     with layernode.fast_folder() as folder:
         node, asked = LayerNode(folder / "root"), list[list[str]]()
         here = staging.Staging(node.root, Store(node.root))
@@ -133,7 +133,7 @@ def test_with_selinux_what_is_in_place_is_labelled_by_the_policy() -> None:
 
 
 def test_what_a_filesystem_can_clone_is_not_linked(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clone itself is a plain copy here; on filesystems that can, the real one is tested in the lab."""
+    """The reflink is replaced by a copy; tests/lab makes real ones, on filesystems that have them."""
 
     def clone(reading: int, writing: int) -> bool:
         os.sendfile(writing, reading, 0, 1 << 20)
@@ -170,7 +170,7 @@ def test_indexes_of_the_bake_are_swapped_in_without_depmod(node: LayerNode, laye
     assert tree.problems(node.root, [index.after for index in layer.indexes]) == ()
     deactivate.deactivate(node.root, node)
     assert node.called("depmod") == []
-    assert len(node.called("ldconfig")) == 1  # on the way back, the kept cache was still what it was made
+    assert len(node.called("ldconfig")) == 1  # the deactivation restored the cache from its backup
 
 
 def test_an_index_that_the_layer_left_as_it_was_is_no_difference(node: LayerNode, layer: Manifest) -> None:
@@ -222,7 +222,7 @@ def test_a_module_that_came_later_stays_in_the_indexes(node: LayerNode, active: 
     assert "nvidia.ko" not in text
 
 
-# --- refusals: nothing is touched ---------------------------------------------------------------------------------------
+# --- refusals: nothing is changed ---------------------------------------------------------------------------------------
 
 
 def foreign_file(node: LayerNode) -> None:
@@ -259,10 +259,10 @@ def file_for_a_folder(node: LayerNode) -> None:
     ("prepare", "words"),
     [
         pytest.param(foreign_file, (f"/{LIBRARY}: a file is there already",), id="foreign file"),
-        pytest.param(the_same_file, (f"/{LIBRARY}: a file is there already",), id="the same file, of somebody else"),
-        pytest.param(dangling_link, (f"/{LIBRARY}: a link to nowhere that leads nowhere is there already",), id="dangling link"),
+        pytest.param(the_same_file, (f"/{LIBRARY}: a file is there already",), id="an equal file of somebody else"),
+        pytest.param(dangling_link, (f"/{LIBRARY}: a link to nowhere (dangling) is there already",), id="dangling link"),
         pytest.param(folder_in_the_way, (f"/{LIBRARY}: a folder is there already",), id="folder"),
-        pytest.param(pipe_in_the_way, (f"/{LIBRARY}: something special is there already",), id="pipe"),
+        pytest.param(pipe_in_the_way, (f"/{LIBRARY}: a special file is there already",), id="pipe"),
         pytest.param(linked_parent, ("/usr/bin/lib64: a link to /srv/lib64",), id="parent is a link"),
         pytest.param(file_for_a_folder, ("/usr/bin/lib64: a file is where a folder of the layer belongs",), id="parent is a file"),
     ],
@@ -348,7 +348,7 @@ BLOCKS, INODES, INODES_FREE, FLAGS = 3, 5, 6, 8
 
 
 def filesystems(monkeypatch: pytest.MonkeyPatch, values: dict[int, int]) -> None:
-    """Every filesystem says ``values`` at these places."""
+    """Makes every filesystem report ``values`` at these places."""
     real = os.statvfs
 
     def said(path: Path) -> os.statvfs_result:
@@ -363,7 +363,7 @@ def filesystems(monkeypatch: pytest.MonkeyPatch, values: dict[int, int]) -> None
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        pytest.param({BLOCKS: 1}, "0 MB free, 8 MB are needed", id="space"),
+        pytest.param({BLOCKS: 1}, "0 MB free, but 8 MB are needed", id="space"),
         pytest.param({INODES: 1000, INODES_FREE: 66}, "66 inodes free", id="inodes"),
     ],
 )

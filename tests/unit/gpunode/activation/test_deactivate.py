@@ -1,4 +1,4 @@
-"""Taking a captured layer away that somebody or something has changed since, on real files below a fake root."""
+"""Deactivating a captured layer whose files were changed since, on real files below a fake root."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
 DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
 
 
-# --- taking away what was changed since ---------------------------------------------------------------------------------
+# --- files that were changed since --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
         pytest.param(LIBRARY, lambda p: p.chmod(0o4755), "its mode was changed", id="link chmodded"),
         pytest.param(f"{LIBRARIES}/libcuda.so.1", lambda p: (p.unlink(), p.symlink_to("x")), "its target was changed", id="other target"),
         pytest.param(REPLACED, lambda p: p.write_text("mine"), "its sha256 was changed", id="replaced and edited"),
-        pytest.param(DELETED, lambda p: p.write_text("mine"), "it came", id="deleted and made anew"),
+        pytest.param(DELETED, lambda p: p.write_text("mine"), "it was created", id="deleted and created again"),
     ],
 )
 def test_what_the_owner_changed_is_kept_and_named(
@@ -104,7 +104,7 @@ def test_a_missing_file_is_no_matter_and_a_missing_replacement_is_restored(node:
 
 
 def test_nothing_is_removed_behind_a_link(node: LayerNode, active: activation_record.Activation) -> None:
-    """An owner moved the folder away, and a link to the copy is in its place."""
+    """The owner moved a folder and put a link to it in its place."""
     (node.root / "srv").mkdir()
     (node.root / LIBRARIES).rename(node.root / "srv/lib64")
     node.link(LIBRARIES, "/srv/lib64")
@@ -116,7 +116,7 @@ def test_nothing_is_removed_behind_a_link(node: LayerNode, active: activation_re
 
 
 def test_second_copies_are_not_looked_for_behind_a_link(node: LayerNode, active: activation_record.Activation) -> None:
-    """An absolute link in an image that lies mounted leads to the machine that looks at it."""
+    """An absolute link in a mounted image leads into the filesystem of the machine that mounted it."""
     elsewhere = node.root.parent / "elsewhere"
     (node.root / LOADER).rename(elsewhere)
     (node.root / LOADER).symlink_to(elsewhere)
@@ -183,7 +183,7 @@ def test_another_kernels_module_that_dkms_has_not_built_stays_and_is_named(node:
 
 
 def test_a_registration_whose_sources_are_a_packages_now_stays(node: LayerNode, active: activation_record.Activation) -> None:
-    """A distribution's DKMS package of the same version uses just these paths; its files may equal ours."""
+    """A distribution's DKMS package of the same version uses the same paths, and its files may be equal to ours."""
     source = f"usr/src/nvidia-{VERSION}"
     node.put("var/lib/dpkg/info/nvidia-dkms-580.list", f"/{source}\n/{source}/dkms.conf\n")
     built = node.kernel_hook_builds(NEWER)
@@ -202,7 +202,7 @@ def test_links_that_ldconfig_made_go_with_their_libraries(node: LayerNode, activ
     assert sorted(p.name for p in (node.root / LIBRARIES).iterdir()) == ["libmine.so"]
 
 
-# --- what cannot be put back --------------------------------------------------------------------------------------------
+# --- what cannot be restored --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["damaged", "gone"])
@@ -213,12 +213,12 @@ def test_an_original_that_is_lost_is_named_and_all_else_goes(
     before = snapshot(node.root)
     spoil(node, active, path, how)
     done = deactivate.deactivate(node.root, node)
-    reason = "what was there before the layer is lost or damaged in the store, so that it is not put back"
+    reason = "what was there before the layer is missing or damaged in the store, so it is not restored"
     kept = {one.entry.path: one.entry for one in active.originals}
     aside = f"; what is left of it is in /{set_aside(kept[path])}" if how == "damaged" else ""
     assert done.kept == [f"/{path}: {reason}{aside}"]
     after = snapshot(node.root)
-    assert after.get(path) == (before[path] if path == REPLACED else None), "the layer's stays, and nothing is made up"
+    assert after.get(path) == (before[path] if path == REPLACED else None), "the layer's file must stay, and no file may be invented"
     assert not (node.root / MODULE).exists()
     assert activation_record.read(node.root) is activation_record.read_journal(node.root) is None
 
@@ -233,7 +233,7 @@ def test_a_derived_file_that_is_lost_is_made_anew(node: LayerNode, layer: Manife
 
 
 def spoil(node: LayerNode, active: activation_record.Activation, path: str, how: str) -> None:
-    """Damages the object of what was kept aside, or takes it away."""
+    """Damages or removes the object of a backup."""
     kept = next(kept for kept in active.all_kept if kept.entry.path == path)
     file = Path(Store(node.root).file(kept.entry))
     if how == "gone":
@@ -262,7 +262,7 @@ def test_a_file_where_a_folder_was_is_left_and_what_was_in_the_folder_named(node
 
 
 def test_a_library_that_was_placed_damaged_gives_way_to_the_distributions(tmp_path: Path) -> None:
-    """As a boot places it, which reads libraries while the driver container starts."""
+    """Activates as a boot does, which reads libraries only while the driver container runs."""
     library = "usr/lib/libOpenCL.so.1.0.0"
 
     class Node(LayerNode):

@@ -1,4 +1,4 @@
-"""Dropping a captured layer, and a store that this program does not know, on real files below a fake root."""
+"""Discarding a captured layer, and stores with a newer layout, on real files below a fake root."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_broken_layer_can_be_discarded(node: LayerNode, layer: Manifest) -> No
     assert layernode.store_files(node.root) == set()
 
 
-# --- a store that this program does not know ----------------------------------------------------------------------------
+# --- a store with a newer layout ----------------------------------------------------------------------------------------
 
 
 def make_newer(path: Path) -> None:

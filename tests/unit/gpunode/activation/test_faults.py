@@ -1,4 +1,4 @@
-"""A layer's transactions when something breaks: killed at any effect, a full or read-only filesystem, a power cut.
+"""A layer's transactions under faults: killed at any effect, with a full or read-only filesystem, with a power cut.
 
 An effect is one change of the filesystem, or one flush. The whole series of each runs behind the marker ``faults``
 (``make test-all PART=faults``), a part of it always.
@@ -43,7 +43,7 @@ def activates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> o
 
 
 def runs_depmod(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
-    """As on a node whose module indexes are not those of the bake."""
+    """Activates on a node whose module indexes are not those of the bake."""
     return activate.activate(node.root, node, manifest.Manifest(**{**vars(layer), "indexes": ()}), say)
 
 
@@ -52,7 +52,7 @@ def deactivates(node: LayerNode, layer: Manifest, say: Callable[[str], None]) ->
 
 
 def takes_builds(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> object:
-    """As on a node whose kernel was updated."""
+    """Deactivates on a node whose kernel was updated."""
     return deactivate.deactivate(node.root, node, say)
 
 
@@ -61,7 +61,7 @@ def discards(node: LayerNode, layer: Manifest, say: Callable[[str], None]) -> ob
 
 
 class Bench:
-    """A node with a layer in its store, to be copied for each fault, and how it looks in each state that it may end in."""
+    """A node with a layer in its store, which is copied for each fault, and the files of each state in which a copy may end."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ class Bench:
         return self.on(root)
 
     def state(self, root: Path) -> str:
-        """In which state a node is, by all of its files; never a mixture."""
+        """The state of a node, by all of its files; fails if it is a mixture."""
         look = snapshot(root)
         state = next((name for name, wanted in self.looks.items() if look == wanted), None)
         if state is None:
@@ -101,7 +101,7 @@ class Bench:
         return state
 
     def recovers(self, node: LayerNode, work: Work, again: bool = True) -> str:
-        """Resumes, and does the work again; asserts that the node is then as if nothing had happened. Returns what it was between."""
+        """Resumes, repeats the work, and asserts that the node is then as if nothing had failed. Returns the state after resuming."""
         deactivate.resume(node.root, node)
         between = self.state(node.root)
         if again:
@@ -202,7 +202,7 @@ def killed_in_child(work: Callable[[], object]) -> bool:
 
 
 def effects(bench: Bench, work: Work) -> int:
-    """How many effects an uninterrupted run has."""
+    """The number of effects of an uninterrupted run."""
     counter = Counter(0, die)
     with contextlib.ExitStack() as stack:
         node = bench.fresh(work)
@@ -437,7 +437,7 @@ class Disk:
 
 
 def cut_at(bench: Bench, work: Work, number: int) -> Disk:
-    """A disk whose machine lost its power at effect ``number`` of ``work``."""
+    """What is on the disk after a power cut at effect ``number`` of ``work``."""
     node = bench.fresh(work)
     disk = Disk(node.root, bench.folder, number)
     with contextlib.ExitStack() as stack:
@@ -459,7 +459,7 @@ def test_after_a_power_cut_what_was_not_flushed_is_not_missed(bench: Bench, work
 
 @pytest.mark.parametrize("name", ["sync_filesystem", "sync_folder"])
 def test_the_power_cut_would_find_a_flush_that_is_missing(bench: Bench, name: str) -> None:
-    """Without its flushes, an activation does leave a mixture: the test above can fail."""
+    """An activation without its flushes does leave a mixture, so the test above can fail."""
     original = Disk._see
 
     def forgets(self: Disk, effect: str, args: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""A layer's states as a caller asks for them: by name, under the one lock, by command line."""
+"""Bringing a layer to a state: by name, under the lock, from the command line."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_unknown_layer_is_named_with_those_that_are_there(node: LayerNode, na
         wants(node, ACTIVE, "cuda-1.2-open-6.1")
 
 
-# --- what is in the kernel -----------------------------------------------------------------------------------------------
+# --- loaded modules ------------------------------------------------------------------------------------------------------
 
 
 def is_held(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_what_device_initialisation_brought_stays_and_is_named(node: LayerNode, 
     assert (node.root / DROPIN).exists()
 
 
-# --- two at once -------------------------------------------------------------------------------------------------------
+# --- two runs at once --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", [ACTIVE, INACTIVE, ABSENT])
@@ -202,7 +202,7 @@ def test_a_second_run_leaves_and_names_the_first(node: LayerNode, name: str, sta
 
 
 def test_of_two_at_once_one_does_it_and_the_other_leaves(node: LayerNode, name: str) -> None:
-    """The first is stopped in the middle, with the lock in hand, until the second has been refused."""
+    """The first run holds the lock and is stopped in the middle until the second has been refused."""
     stop, go = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""The names of a transaction's steps: all that is said is among them, in their order, and they are documented."""
+"""The names of a transaction's steps: only these are announced, in their order, and all are documented."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def both() -> Iterator[tuple[LayerNode, Manifest]]:
 
 
 def in_order(said: list[str], operation: str) -> list[str]:
-    """The steps of an operation among the lines, which must be in their order."""
+    """The steps of an operation that the lines announce; asserts that they are in their order."""
     found = [line.partition(": ")[2] for line in said if line.startswith(f"{operation}: ")]
     assert found == sorted(found, key=STEPS[operation].index)
     return found

@@ -1,4 +1,4 @@
-"""Taking a layer away from a system on which folders, links, mounts, kernels or the store itself have become something else."""
+"""Deactivating a layer on a system whose folders, links, mounts, kernels or store were changed since."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Change = Callable[[LayerNode], object]
 
 
 def a_node_with(folder: Path, before: Change, build: Change) -> tuple[LayerNode, Manifest]:
-    """A node that was changed ``before`` its layer was captured, and the layer of a build that also changes what ``build`` does."""
+    """A node that ``before`` changes before its layer is captured, and the layer of a build that also does what ``build`` does."""
 
     class Node(LayerNode):
         def build(self, *args: Any, **options: Any) -> None:
@@ -95,7 +95,7 @@ def test_a_filesystem_that_is_mounted_on_a_folder_of_the_layer_stays(node: Layer
 
 @pytest.mark.parametrize("name", ["chown", "setxattr", "chmod"])
 def test_a_folder_that_was_left_between_two_of_its_changes_becomes_what_it_was(name: str) -> None:
-    """An access list also sets the permission bits, so that for a moment the mode is neither the old one nor the new one."""
+    """Setting an access control list also changes the permission bits, so for a moment the mode is neither the old one nor the new one."""
     folder = "usr/share/listed"
     users = [(0x01, 7, -1), (0x02, 7, 44), (0x04, 5, -1), (0x10, 7, -1), (0x20, 0, -1)]
     acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *user) for user in users)
@@ -131,7 +131,7 @@ def test_a_folder_that_was_left_between_two_of_its_changes_becomes_what_it_was(n
 
 @pytest.mark.parametrize("left", [False, True], ids=["whole", "but for what is ours"])
 def test_a_kernel_that_was_removed_leaves_no_ghost(folder: Path, left: bool) -> None:
-    """dpkg leaves the folder of a removed kernel while the layer's modules are in it."""
+    """dpkg does not remove the folder of a removed kernel while the layer's modules are in it."""
     own = f"{MODULES}/kernel/own.ko"
 
     def before(node: LayerNode) -> None:
@@ -230,7 +230,7 @@ def test_a_store_that_cannot_be_swept_is_an_error_with_a_code(node: LayerNode, a
 
 @pytest.mark.parametrize("verified", [False, True])
 def test_what_an_owner_wrote_through_a_link_stays_also_before_all_was_read(verified: bool) -> None:
-    """The object in the store is the same file, and has the owner's content too."""
+    """The object in the store is the same file, so it has the owner's content too."""
     library = "usr/lib/libOpenCL.so.1.0.0"
     with layernode.fast_folder() as fast:
         node, layer = a_node_with(fast, lambda n: n.put(library, "the distribution's"), lambda n: n.put(library, "the driver's"))
@@ -282,7 +282,7 @@ def test_a_link_that_is_said_to_stay_stays(node: LayerNode, active: activation_r
 def test_a_links_target_comes_back_byte_for_byte(folder: Path, target: str) -> None:
     def before(node: LayerNode) -> None:
         (node.root / REPLACED_LINK).unlink()
-        os.symlink(target, node.root / REPLACED_LINK)  # noqa: PTH211 - a Path would tidy the target up
+        os.symlink(target, node.root / REPLACED_LINK)  # noqa: PTH211 - a Path would normalise the target
 
     node, layer = a_node_with(folder, before, nothing)
     activate.activate(node.root, node, layer)
@@ -295,7 +295,7 @@ def test_a_links_target_comes_back_byte_for_byte(folder: Path, target: str) -> N
 
 @pytest.mark.parametrize("as_packaged", [True, False])
 def test_a_packages_own_library_that_the_driver_image_collects_is_no_second_copy(folder: Path, as_packaged: bool) -> None:
-    """As where the build touches a distribution's library: the contract's overlay collects it, and the layer has it too."""
+    """If a build changes a distribution's library, the contract's overlay collects it, so the layer has a copy of it."""
     library, link = f"{LOADER}/libmenuw.so.1.4", f"{LOADER}/libmenuw.so.1"
 
     def before(node: LayerNode) -> None:
@@ -314,11 +314,11 @@ def test_a_packages_own_library_that_the_driver_image_collects_is_no_second_copy
     was = snapshot(node.root)
     activate.activate(node.root, node, layer)
     done = deactivate.deactivate(node.root, node)
-    assert done.kept == ([] if as_packaged else [f"/{library}: a copy of a file of the layer that a package owns"])
+    assert done.kept == ([] if as_packaged else [f"/{library}: it is a copy of a file of the layer, and a package owns it"])
     assert differing(was, snapshot(node.root)) == set()
 
 
-# --- a record that is damaged ----------------------------------------------------------------------------------------
+# --- a damaged record ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)])
@@ -354,7 +354,7 @@ def _taken_away_until(node: LayerNode, root: Path, number: int) -> None:
 
 @pytest.mark.parametrize("at", ["take-away: stage", "take-away: remove", "take-away: end", "never"])
 def test_of_layers_for_two_kernels_the_one_that_is_there_goes_first(folder: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They share their user space, so that something of each seems to be in place."""
+    """The layers share their user space, so files of each seem to be in place."""
 
     class Newer(LayerNode):
         def build(self, *args: Any, **options: Any) -> None:
