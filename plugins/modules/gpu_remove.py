@@ -93,7 +93,7 @@ reason:
   description: The same in words.
   returned: success
   type: str
-  sample: 57 paths went, 3 things are left and named
+  sample: 57 paths were removed, 3 things are left
 removed:
   description: Paths that were removed. A folder stands for everything that was in it.
   returned: success
@@ -111,7 +111,7 @@ left:
   returned: success
   type: list
   elements: dict
-  sample: [{"what": "/etc/modprobe.d/blacklist-nouveau.conf", "why": "changed since it was placed: it is yours now"}]
+  sample: [{"what": "/etc/modprobe.d/gpu-prebake-nouveau.conf", "why": "changed since a bake wrote it: it is no longer ours"}]
 services:
   description: Services that were stopped.
   returned: success

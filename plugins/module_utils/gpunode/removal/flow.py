@@ -1,6 +1,6 @@
-"""Taking away all that we put on a node or into an image, as one call: look, unload, remove by our own lists, say what is left.
+"""Uninstalls everything that we put on a node or into an image: look, unload, remove what our documents list, report what is left.
 
-The documents that say what is ours go last, so that an interrupted removal is done again from where it stands (R4).
+The documents that say what is ours are removed last, so that the next run can continue an interrupted removal (rule R4).
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def remove(
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
 ) -> Removed:
-    """Takes away what is ours, or only says what would go and what would stay (``check``).
+    """Removes what is ours, or, with ``check``, only says what would be removed and what would stay.
 
-    Raises GpuNodeError: BootError ``driver_in_use`` names who holds the driver, and then nothing has been removed.
+    Raises GpuNodeError; BootError with the code ``driver_in_use`` names who holds the driver, and then nothing was removed.
     """
     host.require_root()
     if request.deadline_s <= 0:
-        raise InputError(f"gpu_remove_deadline_s: {request.deadline_s} is not greater than zero")
+        raise InputError(f"gpu_remove_deadline_s: {request.deadline_s} is not valid; it must be greater than zero")
     containerd = Containerd(runner)
     if check:
         return Remove(root, runner, containerd, request, Events()).plan()
@@ -62,7 +62,7 @@ def remove(
 
 @dataclass
 class Remove:
-    """One removal on the system at ``root``, which is this machine's own root except in tests."""
+    """One removal on the system at ``root``: ``/``, except in tests."""
 
     root: Path
     runner: Runner
@@ -71,7 +71,7 @@ class Remove:
     events: Events
 
     def plan(self) -> Removed:
-        """What would be done; changes nothing."""
+        """What a removal would do. Changes nothing."""
         found = self._look()
         if not found.is_anything(self._all):
             return self._nothing(found)
@@ -93,11 +93,11 @@ class Remove:
         out.images = tuple(found.images) if self.request.images else ()
         out.left = found.left(done.kept, self.request.images, self._all)
         self._say_until_reboot(out, holders)
-        out.reason = f"{len(out.removed)} paths would go, {len(out.left)} things would be left"
+        out.reason = f"{len(out.removed)} paths would be removed, {len(out.left)} things would be left"
         return out
 
     def _changed(self, active: Activation) -> set[str]:
-        """What a deactivation would keep."""
+        """The paths of the layer that a deactivation would not remove."""
         placed_entries = {entry.path: entry for entry in active.placed}
         present = tree.describe_present(self.root, placed_entries)
         changed = {path for path, entry in placed_entries.items() if present[path] not in (entry, None)}
@@ -114,7 +114,7 @@ class Remove:
         out.removed += [path for path in goes if os.path.lexists(self.root / path)]
 
     def run(self) -> Removed:
-        """Carries it out. Raises GpuNodeError."""
+        """Carries the removal out. Raises GpuNodeError."""
         found = self._look()
         if not found.is_anything(self._all):
             return self._nothing(found)
@@ -129,7 +129,7 @@ class Remove:
             uninstall.take_files(self.root, self.runner, accounted, done, self.events.say)
             blacklist = self._take_blacklist(found, done)
             event.update(removed=len(done.removed), kept=done.kept)
-        if accounted.paths:  # a deactivation has seen to its own
+        if accounted.paths:  # a deactivation has already made those of its layer
             with self.events.step("make-indexes"):
                 generated_files.regenerate(self.root, self.runner)
         self._initramfs(accounted.paths | blacklist)
@@ -143,7 +143,7 @@ class Remove:
         with self.events.step("remove-records"):
             self._forget(found)
         out.removed += [*done.removed, *own]
-        out.reason = f"{len(out.removed)} paths went" + (f", {len(out.left)} things are left and named" if out.left else "")
+        out.reason = f"{len(out.removed)} paths were removed" + (f", {len(out.left)} things are left" if out.left else "")
         out.steps = self.events.steps
         return out
 
@@ -155,29 +155,30 @@ class Remove:
         return ownership.look(self.root, self.containerd, self.request.marker_path)
 
     def _nothing(self, found: Ours) -> Removed:
-        reason = "nothing of ours is here: no layer, no node record, no list of placed files"
+        reason = "nothing of ours is here: no layer, no node record, no list of installed files"
         if found.problems:
-            reason = "nothing that can be read says what of ours is here, and what is damaged is left"
+            reason = "no readable document says what of ours is here, and the damaged documents are left"
         return Removed("nothing", reason, left=found.left([], self.request.images, self._all))
 
-    # --- before anything goes ---------------------------------------------------------------------------------------
+    # --- before anything is removed ---------------------------------------------------------------------------------
 
     def _end_containers(self) -> None:
-        """A run that was killed may have left its driver container at work."""
+        """Ends driver containers that a killed run may have left running."""
         if self.containerd.is_ready():
             container = DriverContainer(self.containerd, self.runner, self.root, self.events.say)
             container.clean_slate()
             container.sweep()
 
     def _begin(self) -> str:
-        """Writes down what containerd runs with now, so that an interrupted run's successor knows whether its restart is due."""
+        """Records containerd's configuration in the journal and returns it. If an earlier run was interrupted in this boot, returns what
+        that one recorded, so that this run knows whether to restart containerd."""
         boot_id = host.boot_id()
         try:
             journal = json.loads((self.root / REMOVAL_JOURNAL).read_text(encoding="utf-8"))
             if journal["boot_id"] == boot_id and isinstance(journal["containerd_config"], str):
                 return journal["containerd_config"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # none, or one that was cut off: this run begins it anew
+            pass  # there is none, or it is not complete: this run writes a new one
         config = self._config()
         files.make_private(self.root / STORE)
         files.write_atomic(self.root / REMOVAL_JOURNAL, json.dumps({"boot_id": boot_id, "containerd_config": config}), 0o600)
@@ -187,7 +188,7 @@ class Remove:
         try:
             return self.containerd.config_in_force()
         except CommandError:
-            return ""  # there is no containerd, or its configuration is broken: nothing to be restarted for
+            return ""  # containerd is missing or its configuration is invalid, so it is not restarted
 
     def _unload(self, found: Ours, out: Removed) -> None:
         modules = found.own_modules()
@@ -203,8 +204,8 @@ class Remove:
                 event.update(outcome="left", error=str(error))
 
     def _deactivate(self, found: Ours, out: Removed) -> set[str]:
-        """A captured layer goes first, by its own record, which also restores what it replaced; with everything, from the store too.
-        Returns what stays of it."""
+        """Deactivates the active layer, which also restores what it replaced; with the scope everything, also discards all captured layers.
+        Returns the paths of the layer that stay."""
         with self.events.step("deactivate") as event:
             taken = deactivate.deactivate(self.root, self.runner, self.events.say)
             event["layer"] = taken.layer
@@ -216,10 +217,11 @@ class Remove:
                 discard.discard(self.root, self.runner, layer.layer, self.events.say)
         return taken.kept_paths
 
-    # --- what is made anew ------------------------------------------------------------------------------------------
+    # --- what is made again -----------------------------------------------------------------------------------------
 
     def _take_blacklist(self, found: Ours, done: Removal) -> set[str]:
-        """The bake's file about nouveau, unless it was changed. An interrupted run may have taken it, and not yet out of an initramfs."""
+        """Removes the bake's file about nouveau, unless it was changed. Returns its path also if an interrupted run removed it, because it
+        may still be in an initramfs."""
         if not self._all:
             return set()
         if found.blacklist == nouveau_blacklist.OURS:
@@ -228,15 +230,16 @@ class Remove:
         return {nouveau_blacklist.PATH} if found.interrupted or found.blacklist == nouveau_blacklist.OURS else set()
 
     def _initramfs(self, accounted: set[str]) -> None:
-        """Only where an image holds what has gone: its own documents are still there, so that an interrupted run finds it too."""
+        """Makes each initramfs again that contains a removed file. Our documents are removed later, so the run after an interruption does
+        this too."""
         gone = {path for path in accounted if path.startswith(_MODPROBE) and not (self.root / path).exists()}
         for kver in initramfs.holding(self.root, self.runner, gone) if gone else ():
-            self.events.say(f"making the initramfs of {kver} anew")
+            self.events.say(f"making the initramfs of {kver} again")
             with self.events.step("make-initramfs", kernel=kver):
                 initramfs.make_anew(self.runner, kver)
 
     def _runtime_files(self) -> list[str]:
-        """Device nodes, their links in /dev/char and the CDI specification outlive the module and lead nowhere."""
+        """Removes device nodes, their links in /dev/char and the CDI specification, which stay after the module was unloaded."""
         found = [path for folder in ("dev", "dev/nvidia-caps") for path in (self.root / folder).glob("nvidia*") if not path.is_dir()]
         links = [path for path in (self.root / "dev/char").glob("*:*") if path.is_symlink()]
         found += [path for path in links if path.readlink().name.startswith("nvidia")]
@@ -249,7 +252,7 @@ class Remove:
         if not config or self._config() == config or not self.containerd.is_ready():
             return
         if self.request.restart_containerd == "never":
-            text = "containerd runs with the driver container's runtime until it is restarted (gpu_remove_restart_containerd is never)"
+            text = "it keeps the driver container's runtime until it is restarted (gpu_remove_restart_containerd is never)"
             out.left.append(Left("containerd", text))
             return
         with self.events.step("restart-containerd"):
@@ -266,11 +269,11 @@ class Remove:
     # --- our own documents ------------------------------------------------------------------------------------------
 
     def _documents(self, found: Ours) -> list[str]:
-        """Those that were read: a damaged one stays, since what it speaks of may still be here, and nothing else tells."""
+        """Those that could be read. A damaged one stays, because what it listed may still be here and nothing else lists it."""
         return [path for path, there in ((INSTALLED_FILES, found.placed), (NODE_RECORD, found.node)) if there]
 
     def _own_paths(self, found: Ours) -> list[str]:
-        """Documents and folders of ours that go at the end."""
+        """Our documents and folders, which are removed at the end."""
         layers = found.layers if self._all else found.in_place
         paths = [*(f"{LAYERS}/{layer.layer}" for layer in layers), *self._documents(found)]
         if self._all:
@@ -280,7 +283,7 @@ class Remove:
         return paths
 
     def _notes(self) -> str:
-        """The release notes outside of the store that hold a line of ours, or ""."""
+        """The path of the release notes, if they are outside of the store and have a line of ours, or ""."""
         path = self.request.release_notes.lstrip("/")
         text = files.read_text(self.root / path) or ""
         return path if not path.startswith(f"{STORE}/") and any(line.startswith(_NOTE) for line in text.splitlines()) else ""
@@ -306,7 +309,7 @@ class Remove:
             path.unlink()
 
     def _remove_store(self) -> None:
-        """The journal last: until then the next run comes here again."""
+        """Removes the store, and in it the journal last: until then, the next run continues here."""
         store = self.root / STORE
         for path in sorted(store.iterdir()):
             if path.is_dir() and not path.is_symlink():
@@ -326,6 +329,6 @@ class Remove:
 
 def _in_use(holders: tuple[str, ...]) -> str:
     return (
-        f"the driver is in use by: {', '.join(holders)}. End that, or set gpu_remove_in_use: {UNTIL_REBOOT} and reboot afterwards; "
-        "nothing would be removed"
+        f"the driver is in use by: {', '.join(holders)}. End that, or set gpu_remove_in_use to {UNTIL_REBOOT} and reboot afterwards; "
+        "otherwise nothing is removed"
     )

@@ -1,4 +1,4 @@
-"""What of ours is on a node, by our own documents; and what else is there that a removal leaves, each with a sentence why."""
+"""Finds what of ours is on a node, by our documents, and what a removal leaves there, each with the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..system import host
 from ..util import files
 from .uninstall import WHY_KEPT, Accounted
 
-# Files that driver containers place by fixed names. What is still there after a removal is named.
+# Files that driver containers write under fixed names. Those that are still there after a removal are reported.
 _FIXED = (
     leftovers.DROPIN,
     "lib/udev/rules.d/71-nvidia-dev-char.rules",
@@ -36,16 +36,16 @@ _FIXED = (
     "var/lib/dkms/mok.key",
 )
 _DROPIN_STAYS = (
-    "its content is not what a driver container of ours wrote; containerd's runtime handler needs its binary from the container toolkit: "
-    "remove both together, then restart containerd"
+    "it is not as a driver container of ours wrote it; the runtime handler in it needs a program of the container toolkit: remove both "
+    "together, then restart containerd"
 )
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What was found. ``active`` are captured layers that are in place, ``problems`` damaged documents in words, ``images`` the names of
-    our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` how the bake's file about nouveau is,
-    ``interrupted`` says that an earlier removal or activation did not end, or that what is in place must be told by the manifests.
+    """What was found. ``active`` are the captured layers in place, ``problems`` what is wrong with damaged documents, ``images`` the names
+    of our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` the state of the bake's file about
+    nouveau. ``interrupted``: an earlier removal or activation did not end, or only the manifests say what is in place.
     """
 
     root: Path
@@ -64,18 +64,18 @@ class Ours:
     interrupted: bool = False
 
     def is_anything(self, everything: bool) -> bool:
-        """Whether there is something to take away."""
+        """Whether there is something to remove."""
         baked = everything and ((bool(self.history) and not self.problems) or self.blacklist == nouveau_blacklist.OURS)
         return bool(self.in_place or self.node or self.placed or self.active or baked or self.interrupted)
 
     @property
     def in_place(self) -> tuple[Manifest, ...]:
-        """Layers whose files lie where the driver container put them."""
+        """Layers that were baked in place."""
         return tuple(layer for layer in self.layers if layer.mode == IN_PLACE)
 
     @property
     def captured(self) -> tuple[Manifest, ...]:
-        """Layers that lie inert in the store, the active one too."""
+        """Captured layers in the store, including the active one."""
         return tuple(layer for layer in self.layers if layer.mode != IN_PLACE)
 
     @property
@@ -84,53 +84,54 @@ class Ours:
         return {identity.version for identity in (*mine, *((self.node.identity,) if self.node else ()))}
 
     def accounted(self, marker_path: str) -> Accounted:
-        """What may be taken. A marker of another version is another provisioner's."""
+        """What may be removed. A marker of another version was not written for us."""
         mine = self.marker is not None and self.marker.version in self.versions
         active = self.active[0].identity.version if self.active else ""
         path = marker_path if mine else None
         return Accounted(self.arch, self.in_place, self.node, self.placed, None, path, self.captured, active)
 
     def own_modules(self) -> tuple[str, ...]:
-        """Modules in the kernel that are ours: none where an operator or a distribution's package has a driver too."""
+        """Loaded modules that are ours: none if a GPU operator or a distribution's package has a driver here too."""
         if self.operator or driver_packages(self.root):
             return ()
         return tuple(m.name for m in modules.of_version(kmod.loaded(self.root, modules.DRIVER_MODULES), self.versions))
 
     def left(self, kept: list[str], without_images: bool, everything: bool) -> list[Left]:
-        """What stays, and why; ``kept`` are files of ours that were changed since."""
-        found = [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else f"{WHY_KEPT}: it is yours now") for path in kept]
+        """What stays, and why; ``kept`` are files of ours that were changed since they were placed."""
+        found = [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else f"{WHY_KEPT}: it is no longer ours") for path in kept]
         for layer in self.in_place:
             found += [Left(f"/{path}", "the build replaced it, and the original was not kept") for path in layer.replaced]
-            found += [Left(f"/{path}", "the build deleted it, and it cannot be put back") for path in layer.deleted]
+            found += [Left(f"/{path}", "the build deleted it, and it cannot be restored") for path in layer.deleted]
         found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
         found += self._fixed({*kept})
         found += packages_left(self.root)
         if self.blacklist == nouveau_blacklist.CHANGED:
-            found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is yours now"))
+            found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is no longer ours"))
         if not without_images:
-            found += [Left(f"driver image {name}", "kept for a later boot or bake (gpu_remove_images)") for name in self.images]
-        found += [Left(sign, "a driver that is not ours") for sign in self.foreign]
+            found += [Left(f"driver image {name}", "kept for a later boot or bake (gpu_remove_images removes it)") for name in self.images]
+        found += [Left(sign, "a foreign driver") for sign in self.foreign]
         found += [Left(path, "a GPU operator owns the driver of this node; its modules are left alone") for path in self.operator]
         if self.marker and self.marker.version not in self.versions and not self.foreign:
-            found.append(Left("a driver container's marker", f"it speaks of {self.marker.version}, of which no document of ours knows"))
+            found.append(Left("a driver container's marker", f"it is of version {self.marker.version}, which none of our documents names"))
         if not everything:
             found += [
-                Left(f"layer {m.layer}", "inert in the store, for a later boot (gpu_remove_scope: everything)") for m in self.captured
+                Left(f"layer {m.layer}", "inert in the store, for a later boot (gpu_remove_scope: everything removes it)")
+                for m in self.captured
             ]
             if self.blacklist == nouveau_blacklist.OURS:
                 found.append(
                     Left(f"/{nouveau_blacklist.PATH}", "the image's choice about nouveau (gpu_remove_scope: everything removes it)")
                 )
             found += [Left(f"/{path}", "history of bakes and boots (gpu_remove_scope: everything removes it)") for path in self.history]
-        return found + self._strange_modules()
+        return found + self._other_modules()
 
-    def _strange_modules(self) -> list[Left]:
+    def _other_modules(self) -> list[Left]:
         mine = self.own_modules()
-        strange = [m for m in kmod.loaded(self.root, modules.DRIVER_MODULES) if m.name not in mine]
-        return [Left(f"module {m.name}", f"version {m.version or 'unknown'} is in the kernel, and not ours") for m in strange]
+        others = [m for m in kmod.loaded(self.root, modules.DRIVER_MODULES) if m.name not in mine]
+        return [Left(f"module {m.name}", f"version {m.version or 'unknown'} is loaded, and is not ours") for m in others]
 
     def _fixed(self, named: set[str]) -> list[Left]:
-        """Files of fixed names that no document accounts for; only worth a word where something of ours was here."""
+        """Files under fixed names that no document lists. Reported only if something of ours was here."""
         if not self.versions:
             return []
         known = self.placed.paths if self.placed else set()
@@ -139,17 +140,17 @@ class Ours:
         for path in _FIXED:
             real = files.relative(self.root, self.root / path) if (self.root / path).exists() else ""
             if real and real not in known and real not in named:
-                why = _DROPIN_STAYS if path == leftovers.DROPIN else "no document of ours says that a driver container placed it"
+                why = _DROPIN_STAYS if path == leftovers.DROPIN else "none of our documents says that a driver container wrote it"
                 found.append(Left(f"/{real}", why))
         return found
 
 
 def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
-    """Looks at the system at ``root``. Raises PreflightError where a bake was killed: only a bake can take that back; DataError where
-    a newer version of this program has put a layer in place."""
+    """Looks at the system at ``root``. Raises PreflightError if a bake was killed, because only a bake can remove what that left; DataError
+    if a newer version of this program has activated a layer."""
     if (root / BAKE_JOURNAL).exists():
         raise PreflightError(
-            f"a bake was killed here (/{BAKE_JOURNAL}): bake again, which takes back what it left, or start from a fresh machine",
+            f"a bake was killed here (/{BAKE_JOURNAL}): bake again, which removes what it left, or start from a fresh machine",
             code="bake_unfinished",
         )
     layers, problems = read_all(root)
@@ -172,7 +173,7 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
 
 
 def _documents(root: Path, marker_path: str) -> tuple[Ours, tuple[str, ...]]:
-    """Our documents and the marker, and what is wrong with those that cannot be read."""
+    """Our documents and the marker, and what is wrong with documents that cannot be read."""
     problems: list[str] = []
     found = Ours(root, host.normal_arch(os.uname().machine) or "x86_64")
     with contextlib.suppress(DataError):  # a driver container's document, not ours
@@ -195,7 +196,7 @@ def _documents(root: Path, marker_path: str) -> tuple[Ours, tuple[str, ...]]:
 
 
 def _images(containerd: Containerd, references: set[str]) -> tuple[str, ...]:
-    """Every name in containerd of the driver images that our documents mention; none where it does not answer."""
+    """All names that containerd has for the driver images of our documents; none if containerd does not answer."""
     try:
         return containerd.names_of(references) if references and containerd.is_ready() else ()
     except CommandError:

@@ -1,4 +1,4 @@
-"""What a removal is asked to take away, and what it answers."""
+"""The options of a removal, and its result."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ EVERYTHING, DRIVER = "everything", "driver"
 
 @dataclass(frozen=True)
 class RemoveRequest:
-    """What is to go. ``scope`` is ``everything`` or ``driver``, ``in_use`` is ``refuse`` or ``until_reboot``, ``images`` says whether
-    the driver images go from containerd too, ``deadline_s`` is for stopping, unloading and restarting."""
+    """What to remove. ``scope`` is ``everything`` or ``driver``, ``in_use`` is ``refuse`` or ``until_reboot``, ``images`` says whether to
+    remove the driver images from containerd too, ``deadline_s`` is the time in seconds for stopping, unloading and restarting."""
 
     scope: str = REMOVE["scope"].default
     images: bool = REMOVE["images"].default
@@ -27,7 +27,7 @@ class RemoveRequest:
 
 @dataclass
 class Removed:
-    """What came of it: ``result`` is ``removed``, ``planned`` or ``nothing``; paths are relative to the root."""
+    """The result of a removal. ``result`` is ``removed``, ``planned`` or ``nothing``. Paths are relative to the root."""
 
     result: str
     reason: str

@@ -1,6 +1,6 @@
-"""Taking a driver of ours out, kernel and user space together: only what was put there, only what is unchanged since (R3, I1, I2).
+"""Removes a driver of ours, kernel modules and libraries together (rule I1): only what we placed, and only if it is unchanged (rule R3).
 
-The records that say what is ours go last: an interrupted removal is simply done again (R4).
+The documents that say what is ours are removed last, so an interrupted removal is simply repeated (rule R4).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from ..util.run import Runner
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
 _TOOL_S = 120.0
-WHY_KEPT = "changed since it was placed, or a package's by now"
+WHY_KEPT = "changed since it was placed, or owned by a package now"
 
 
 @dataclass
 class Removal:
-    """Paths that went, and paths that stay because somebody changed them, or a package has them. Where it does not ``touch``, those that
-    would. ``spared`` is never touched."""
+    """The paths that were removed, and those that stay because they were changed or a package owns them. Without ``touch``, those that
+    would be removed and would stay. Paths in ``spared`` are never removed."""
 
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -46,8 +46,9 @@ class Removal:
 
 @dataclass(frozen=True)
 class Accounted:
-    """What our documents say is ours. ``layers`` lie in place; of a ``captured`` one, only its own deactivation takes files away, and what
-    that ``kept`` stays. ``placed`` None: there is no such list. ``marker_path`` None: the marker is somebody else's."""
+    """What our documents say is ours. ``layers`` were baked in place. Files of ``captured`` layers are removed only by a deactivation, and
+    what that ``kept`` stays. ``placed`` is the list of installed files, None if there is none. ``marker_path`` is None if the marker is not
+    ours."""
 
     arch: str
     layers: tuple[Manifest, ...] = ()
@@ -66,7 +67,7 @@ class Accounted:
 
     @property
     def unlisted_versions(self) -> list[str]:
-        """Those of which nothing lists the files: only they may be taken by their version."""
+        """The versions whose files are in no list: only their files are found by version."""
         listed = {layer.identity.version for layer in self.layers} | {self.active_version}
         if self.node and self.node.state == node_record.INITIALISED and self.placed is not None:
             listed.add(self.node.identity.version)
@@ -74,7 +75,7 @@ class Accounted:
 
     @property
     def recorded(self) -> dict[str, str]:
-        """Path → SHA-256 by the node's record, which knows no modes: without a captured layer's, whose deactivation does."""
+        """Path → SHA-256 by the node record, without modes. Files of captured layers are left out: their deactivation compares modes."""
         if not self.node:
             return {}
         found = {**self.node.libraries, **{path: digest for paths in self.node.modules.values() for path, digest in paths.items()}}
@@ -88,13 +89,13 @@ class Accounted:
 
 
 def begin(root: Path, why: str) -> None:
-    """Writes down, so that it lasts, that a driver of ours is being taken away. ``remove_driver`` takes that back."""
+    """Records durably that a driver of ours is being removed, and ``why``. ``remove_driver`` deletes that record at its end."""
     make_private(root / STORE)
     write_atomic(root / BOOT_REMOVAL_JOURNAL, jsondoc.dump({"schema": 1, "why": why}), 0o600)
 
 
 def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[str], None] = lambda _: None) -> Removal:
-    """Removes every driver that ``ours`` accounts for, then the documents that do so. Raises OSError, CommandError."""
+    """Removes every driver that ``ours`` accounts for, then the documents that list it. Raises OSError, CommandError."""
     done = Removal()
     take_files(root, runner, ours, done, say)
     regenerate(root, runner)
@@ -103,7 +104,7 @@ def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[st
 
 
 def take_files(root: Path, runner: Runner, ours: Accounted, done: Removal, say: Callable[[str], None] = lambda _: None) -> None:
-    """Removes the files, or only says which would go. Raises OSError, CommandError."""
+    """Removes the files that ``ours`` accounts for, or only finds out which would be removed. Raises OSError, CommandError."""
     owned = owned_by_dpkg(root)
     done.spared = ours.kept | owned
     for version in sorted(ours.versions):
@@ -125,7 +126,7 @@ def take_files(root: Path, runner: Runner, ours: Accounted, done: Removal, say: 
 
 
 def _made_by_dkms(root: Path, made: Made, done: Removal) -> None:
-    """What DKMS has made of a registration of ours is in no list. Its modules' indexes are made anew with all others."""
+    """Removes what DKMS has made from a registration of ours, which is in no list. Module indexes are made again later, with all others."""
     for path in [*made.links, *(path for paths in made.modules.values() for path in paths), *made.files]:
         _unlink(root, path, done)
     for folder in made.module_folders if done.touch else ():
@@ -134,7 +135,7 @@ def _made_by_dkms(root: Path, made: Made, done: Removal) -> None:
 
 
 def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] = (NODE_RECORD, INSTALLED_FILES)) -> None:
-    """Removes the documents that say what is ours, last of all; and the one that says that a boot was at it."""
+    """Removes the documents that say what is ours, and at the end the one that says that a boot was removing a driver."""
     for layer in layers:
         remove_durably(path_of(root, layer.layer))
         shutil.rmtree(root / LAYERS / layer.layer, ignore_errors=True)
@@ -157,7 +158,7 @@ def _entries(root: Path, entries: Iterable[tree.Entry], done: Removal) -> None:
 
 
 def _placed(root: Path, found: InstalledFiles, done: Removal) -> None:
-    """What was placed later than a layer: where it is unchanged since then, the layer's list need not know it."""
+    """Removes installed files, which are newer than a layer: one that is unchanged is removed even if a layer's list differs."""
     for path, digest in found.files.items():
         _file(root, path, digest, done)
     for path, target in found.links.items():
@@ -194,20 +195,20 @@ def _second_copies(root: Path, arch: str, done: Removal) -> None:
 
 
 def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Removal) -> None:
-    """What DKMS and the contract's fixed folders hold of one version of ours, with or without a list."""
+    """Removes what DKMS and the contract's fixed folders have of one version of ours."""
     top = root / dkms.TREE / dkms.MODULE
     for path in [*untracked.modules_of_version(root, runner, version), *untracked.dkms_links_of_version(root, version)]:
         _unlink(root, path, done)
     for folder in (top / version, root / "usr/src" / f"nvidia-{version}"):
         inside = [path for path in done.kept if (root / path).is_relative_to(folder)]
         if not folder.is_dir() or folder.is_symlink() or (inside and folder.parent.name == "src"):
-            continue  # sources that somebody has edited stay; DKMS's tree goes as a whole, or it would count as registered
+            continue  # edited sources stay; DKMS's tree is removed as a whole, or it would count as registered
         if any((root / path).is_relative_to(folder) for path in done.spared):
             continue
         if done.touch:
             shutil.rmtree(folder)
         elif not _holds_more(root, folder, done):
-            continue  # its files go one by one, and it with them
+            continue  # its files are removed one by one, and the folder with them
         done.removed.append(str(folder.relative_to(root)))
         done.kept = [path for path in done.kept if path not in inside]
     _folders(root, [str(top.relative_to(root))], done)
@@ -221,7 +222,7 @@ def _holds_more(root: Path, folder: Path, done: Removal) -> bool:
 
 
 def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[str]) -> None:
-    """Links to libraries that have gone, now or in a run that was interrupted, such as libcuda.so.1."""
+    """Removes links, such as libcuda.so.1, to libraries that were removed by this run or by an interrupted one."""
     gone = {Path(path).name for path in [*done.removed, *accounted]}
     for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
         for path in untracked.links_to(root, libraries.library_folders(arch), {*gone}):
@@ -252,11 +253,11 @@ def _unlink(root: Path, path: str, done: Removal) -> None:
     if path not in done.removed:
         done.removed.append(path)
     if path in done.kept:
-        done.kept.remove(path)  # one list did not know it as it is, another did
+        done.kept.remove(path)  # its content differed from one list, and matched another
 
 
 def _rmdir(path: Path) -> None:
     try:
         path.rmdir()
     except OSError:
-        return  # not there, or somebody else's files are in it
+        return  # it does not exist, or other files are in it

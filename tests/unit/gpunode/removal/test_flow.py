@@ -1,4 +1,4 @@
-"""Taking away all that we put on a fake node: what goes, what stays and is named, at which point it may be interrupted."""
+"""Uninstalling everything of ours from a fake node: what is removed, what stays and is reported, and interruptions at every point."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def left(done: Removed) -> set[str]:
 
 
 def all_files(node: FakeNode) -> dict[str, str]:
-    """Every file apart from what a kernel shows and what a run of a program leaves in /run."""
+    """All files, except those of the kernel's filesystems and what a program leaves in /run."""
     return {path: text for path, text in node.tree().items() if not path.startswith(("proc/", "sys/", "run/"))}
 
 
 @pytest.fixture
 def before(node: FakeNode) -> dict[str, str]:
-    """A node with a GPU, and with files of others that look like a driver's."""
+    """A node with a GPU, and with other people's files that look like a driver's."""
     node.add_gpu()
     node.put(f"{LOADER}/libnvidia-container.so.1.17.8", "toolkit")
     node.put("etc/modprobe.d/mine.conf", "options nvidia x=1\n")
@@ -258,7 +258,7 @@ def test_an_initramfs_that_holds_what_went_is_made_anew_and_others_are_not(node:
 
 @pytest.fixture
 def blacklisted(node: FakeNode, before: dict[str, str]) -> FakeNode:
-    """A baked image with nouveau's blacklist, also in the initramfs; there is nothing else to be made anew for."""
+    """A baked image with nouveau's blacklist, also in the initramfs. Nothing else requires a new initramfs."""
     bake_layer(node)
     (node.root / "etc/modprobe.d/blacklist-nouveau.conf").unlink()
     node.put("usr/bin/lsinitramfs")
@@ -401,7 +401,7 @@ def test_what_a_container_compiled_over_a_layer_goes_too(node: FakeNode, before:
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[LayerNode]:
-    """A node with a captured layer in its store, which is in place."""
+    """A node with an active captured layer."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with layernode.fast_folder() as folder:
         node, layer = layernode.a_node(folder)

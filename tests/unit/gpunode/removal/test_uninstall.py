@@ -1,4 +1,4 @@
-"""Taking a driver of ours out of a fake node."""
+"""Removing a driver of ours from a fake node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.kit.values import KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION, a_
 
 
 def take_out(node: FakeNode) -> Removal:
-    """As a boot does: with what is on the node now."""
+    """Removes as a boot does: what the documents on the node list."""
     layers, _ = read_all(node.root)
     found = marker.read(node.root)
     version = found.version if found else None
@@ -28,7 +28,7 @@ def take_out(node: FakeNode) -> Removal:
 
 @pytest.fixture
 def before(node: FakeNode) -> dict[str, str]:
-    """The node's files before any driver came; another's files of similar names among them."""
+    """The node's files before any driver was installed, with other people's files of similar names among them."""
     node.put(f"{LOADER}/libnvidia-container.so.1.17.8", "toolkit")
     node.put(f"usr/lib/modules/{KVER}/kernel/drivers/video/fbdev/nvidia/nvidiafb.ko", "in tree")
     node.put("etc/modprobe.d/mine.conf", "options nvidia x=1\n")
@@ -72,7 +72,7 @@ def test_what_only_the_marker_accounts_for_goes_too(node: FakeNode, before: dict
 
 
 def test_what_an_install_left_that_was_cut_off_goes_by_its_version(node: FakeNode, before: dict[str, str]) -> None:
-    """Its list of placed files is written when it ends."""
+    """The list of installed files is written when the container ends."""
     installed_files.write(node.root, installed_files.InstalledFiles())
     node_record.write(node.root, a_record(state="started", modules={}, libraries={}))
     node.build(without=("marker",))
