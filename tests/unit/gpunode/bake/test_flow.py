@@ -396,7 +396,7 @@ def refuses_journal(node: FakeNode, text: str) -> None:
 
 
 def test_a_second_bake_at_the_same_time_is_refused(node: FakeNode) -> None:
-    with files.locked(paths.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already under way") as caught:
+    with files.locked(paths.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already running") as caught:
         run(node)
     assert caught.value.code == "busy"
 
