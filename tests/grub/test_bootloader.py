@@ -92,7 +92,7 @@ def test_an_entry_for_the_next_boot_alone_is_not_the_default(vm: VM) -> None:
     vm.ssh("grub-reboot 0")
     found = told(vm)
     assert found["kver"] == ""
-    assert "for the next boot alone (next_entry=0)" in found["reason"]
+    assert "for the next boot only (next_entry=0)" in found["reason"]
     vm.reboot()
     assert running(vm) == NEW
     assert told(vm)["kver"] == OLD, "GRUB has taken the entry for once out of its environment"
@@ -105,7 +105,7 @@ def test_a_bake_is_for_the_kernel_that_boots_and_not_for_the_running_or_the_newe
     refused = bakery.capture(nvidia_prebake_kernels="newest")
     vm.ssh("mv /root/grub.cfg /boot/grub/")
     assert refused.rc != 0
-    assert "which one boots cannot be told: /boot/grub/grub.cfg is not there" in refused.message
+    assert "which one boots is unknown: /boot/grub/grub.cfg does not exist" in refused.message
     assert "Set nvidia_prebake_kernels to the release that will boot" in refused.message
     assert running(vm) == NEW
     ran = bakery.capture(nvidia_prebake_kernels="newest", nvidia_prebake_try_s=1200)  # an emulated compile

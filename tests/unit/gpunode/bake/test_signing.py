@@ -259,7 +259,7 @@ def test_a_pair_that_does_not_belong_together_is_refused(node: SigningNode, pair
         pytest.param("key", b"words", "signing_key", "neither as PEM nor as DER", id="key of words"),
         pytest.param("key", b"\x30\x82junk", "signing_key", "reads no private key", id="broken key"),
         pytest.param("certificate", None, "signing_certificate", "cannot be read (No such file", id="no certificate file"),
-        pytest.param("certificate", b"words", "signing_certificate", "neither as PEM nor as DER", id="certificate of words"),
+        pytest.param("certificate", b"words", "signing_certificate", "not an X.509 certificate in PEM or DER", id="certificate of words"),
         pytest.param("certificate", b"\x30\x82junk", "signing_certificate", "cannot read it as an X.509", id="broken certificate"),
     ],
 )

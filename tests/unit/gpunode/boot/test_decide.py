@@ -175,7 +175,7 @@ PLANS = [
     row("marker alone, another kernel", baked(layers=(), layer_contents=None, marker=a_marker(kernel=NEWER)), "marker_mismatch",
         INSTALL, ANY_DIGEST),
     row("broken manifest", baked(layers=(), layer_problems=("m: bad",), layer_contents=None), "manifest_invalid", INSTALL),
-    row("contents", baked(layer_contents=("/usr/lib/x: its sha256 is not what it was",)), "contents_mismatch", INSTALL),
+    row("contents", baked(layer_contents=("/usr/lib/x: its sha256 changed since it was recorded",)), "contents_mismatch", INSTALL),
     row("contents not looked at", baked(layer_contents=None), "contents_unverified", INSTALL),
     row("proprietary modules, Blackwell", of_flavour("proprietary", gpu(device="2901")), "gpu_refuses_modules", INSTALL),
     row("proprietary modules, Hopper and Blackwell", of_flavour("proprietary", gpu(), gpu(address="0000:02:00.0", device="2901")),

@@ -133,7 +133,7 @@ def test_an_attribute_on_a_linkable_object_is_a_problem(tmp_path: Path) -> None:
     assert "attribute" in kept.problems([library])[0]
     (tmp_path / LIBRARY).unlink()
     os.link(path, tmp_path / LIBRARY)
-    assert tree.problems(tmp_path, [library]) == (f"/{LIBRARY}: its attributes is not what it was when it was recorded",)
+    assert tree.problems(tmp_path, [library]) == (f"/{LIBRARY}: its attributes changed since it was recorded",)
 
 
 def test_collect_drops_what_nothing_names(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a kernel trusts, from its list of keys and from who is in which ring."""
+"""Which keys a kernel trusts, from its list of keys and from the members of its rings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
 from tests.kit.node import FakeNode
 from tests.kit.values import DATA
 
-# /proc/keys of a Debian kernel; more below, of rings that only a machine with UEFI has.
+# /proc/keys of a Debian kernel; below, further lines for rings that only a machine with UEFI has.
 KEYS = (DATA / "proc/keys-6.1-cloud").read_text()
 UEFI = """\
 3f000001 I------     1 perm 1f0b0000     0     0 keyring   .machine: 1

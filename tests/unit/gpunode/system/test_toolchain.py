@@ -1,4 +1,4 @@
-"""What a compile needs."""
+"""What a compile needs on the host."""
 
 from __future__ import annotations
 
