@@ -52,7 +52,7 @@ nouveau:
   description: What the bake makes of nouveau, in words.
   returned: success
   type: str
-  sample: "no installed kernel has a module nouveau: nothing is written"
+  sample: "no installed kernel has a nouveau module: nothing is written"
 notes:
   description: What is worth saying and no reason to refuse.
   returned: success

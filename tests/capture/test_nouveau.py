@@ -62,7 +62,7 @@ def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> N
     sealed = played(generic, "seal.yml")
     assert sealed.rc == 0, sealed.out
     refused = played(generic, "seal.yml", nvidia_prebake_blacklist_nouveau=False)
-    assert f"/{nouveau_blacklist.PATH}: not to be here" in refused.message
+    assert f"/{nouveau_blacklist.PATH}: must not be here" in refused.message
 
     generic.ssh(f"rm /{nouveau_blacklist.PATH} && update-initramfs -u")
     process = generic.start("standin", nvidia_prebake_mode="captured")
@@ -72,7 +72,7 @@ def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> N
     process.wait()
     assert in_initramfs(generic) == ""
     refused = played(generic, "seal.yml")
-    assert f"/{image}: lacks /{nouveau_blacklist.PATH}: update-initramfs -u -k {generic.kver}" in refused.message
+    assert f"/{image}: lacks /{nouveau_blacklist.PATH}: run update-initramfs -u -k {generic.kver}" in refused.message
     completed = generic.capture()
     assert completed.rc == 0, completed.out
     assert in_initramfs(generic) == nouveau_blacklist.TEXT

@@ -123,7 +123,7 @@ def test_what_was_spoiled_with_real_tools_is_named_with_what_to_do(sealed: tuple
     for said in (
         f"{modules}/updates/dkms/nvidia.ko: a kernel module of the driver's, which can be loaded: remove it, then depmod {kver}",
         f"{modules}/modules.alias: udev would load nvidia: depmod {kver}",
-        f"/boot/initrd.img-{kver}: holds a module of the driver's: update-initramfs -u -k {kver}",
+        f"/boot/initrd.img-{kver}: contains a module of the driver: run update-initramfs -u -k {kver}",
         f"/var/lib/dkms/nvidia/{OTHER}: registered with DKMS",
         f"dkms remove nvidia/{OTHER} --all",
         "/usr/lib/x86_64-linux-gnu/libcuda.so.1: a driver's library where the loader looks: remove it, then ldconfig",
@@ -164,7 +164,7 @@ def test_what_was_asked_for_and_is_not_so_is_refused(sealed: tuple[Bakery, Manif
     assert "libcuda.so" in found["layers"]
     assert "MB are missing: give the build machine a larger disk, or set nvidia_prebake_seal_min_free_mb" in found["usable"]
     assert f"driver image {image} is not in containerd" in found["usable"]
-    assert "volta GPUs are driven by proprietary kernel modules" in found["right"]
+    assert "volta GPUs need proprietary kernel modules" in found["right"]
     found = refused(bakery, nvidia_prebake_kernels=[newer])
     assert f"kernel {newer} boots or was asked for, and no layer is for it" in found["covered"]
 

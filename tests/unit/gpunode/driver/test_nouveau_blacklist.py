@@ -1,4 +1,4 @@
-"""The choice to blacklist nouveau, on a fake image: the file, its copies in initramfs images, and what is left alone."""
+"""Blacklisting nouveau in a fake image: the file, its copies in initramfs images, and files that are left alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(node: FakeNode, **changes: Any) -> Baked:
 
 
 def refused(node: FakeNode, error: type[GpuNodeError], **changes: Any) -> GpuNodeError:
-    """The error, after a look that the image is as it was."""
+    """The error; asserts that the image is as it was."""
     before = outside(node)
     with pytest.raises(error) as caught:
         run(node, **changes)
@@ -48,7 +48,7 @@ def file(node: FakeNode) -> Path:
 
 @pytest.fixture(autouse=True)
 def with_nouveau(node: FakeNode) -> None:
-    """The cloud kernel, which is baked for, and beside it a generic one with nouveau; both have an initramfs."""
+    """The cloud kernel, which is the target, and a generic one with nouveau; both have an initramfs."""
     node.add_kernel(GENERIC)
     node.put(MODULE)
     node.put("usr/bin/lsinitramfs")
@@ -104,7 +104,7 @@ def test_turned_off_from_the_start_nothing_is_written(node: FakeNode) -> None:
 @MODES
 def test_where_no_kernel_has_nouveau_nothing_is_written(node: FakeNode, mode: str) -> None:
     (node.root / MODULE).unlink()
-    assert run(node, mode=mode).report["nouveau"]["says"] == "no installed kernel has a module nouveau: nothing is written"
+    assert run(node, mode=mode).report["nouveau"]["says"] == "no installed kernel has a nouveau module: nothing is written"
     assert not file(node).exists()
     assert not node.called("update-initramfs")
 
@@ -266,7 +266,7 @@ def test_an_update_that_does_nothing_is_an_error(node: FakeNode, monkeypatch: py
 def test_images_that_nobody_can_look_into_are_left_and_named(node: FakeNode) -> None:
     (node.root / "usr/bin/lsinitramfs").unlink()
     says = run(node).report["nouveau"]["says"]
-    assert f"nobody can tell whether in the initramfs of {GENERIC}" in says
+    assert f"whether also in the initramfs of {GENERIC} is unknown" in says
     assert file(node).exists()
     assert not node.called("update-initramfs")
 

@@ -211,9 +211,9 @@ def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/kernel/video/nvidiafb.ko\n")
     assert sealed(node).refusals == []
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko.zst\n")
-    assert f"/boot/initrd.img-{KVER}: holds a module" in refusals(node)["inert"]
+    assert f"/boot/initrd.img-{KVER}: contains a module" in refusals(node)["inert"]
     node.missing_programs.add("lsinitramfs")
-    assert f"/boot/initrd.img-{KVER}: what it holds cannot be told" in refusals(node)["inert"]
+    assert f"/boot/initrd.img-{KVER}: its contents cannot be listed" in refusals(node)["inert"]
 
 
 def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_else(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def with_nouveau(node: LayerNode) -> None:
 
 def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
     report = sealed(node)
-    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a module nouveau: nothing is written")
+    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a nouveau module: nothing is written")
     with_nouveau(node)
     report = sealed(node, kernels=[KVER])
     assert report.outside_store == [f"/{nouveau_blacklist.PATH}"]
@@ -288,20 +288,20 @@ def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
         pytest.param(
             lambda n: n.put(f"boot/initrd.img-{GENERIC}", "init\n"),
             True,
-            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau_blacklist.PATH}: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau_blacklist.PATH}: run update-initramfs -u -k {GENERIC}",
             id="initramfs lacks it",
         ),
-        pytest.param(lambda n: None, False, f"/{nouveau_blacklist.PATH}: not to be here (", id="not chosen"),
+        pytest.param(lambda n: None, False, f"/{nouveau_blacklist.PATH}: must not be here (", id="not chosen"),
         pytest.param(
             lambda n: (n.root / nouveau_blacklist.PATH).unlink(),
             False,
-            f"/boot/initrd.img-{GENERIC}: holds /{nouveau_blacklist.PATH}: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: contains /{nouveau_blacklist.PATH}: run update-initramfs -u -k {GENERIC}",
             id="not chosen, still in the initramfs",
         ),
         pytest.param(
             lambda n: (n.put("etc/modprobe.d/mine.conf", "blacklist nouveau\n"), (n.root / nouveau_blacklist.PATH).unlink()),
             True,
-            f"/boot/initrd.img-{GENERIC}: lacks /etc/modprobe.d/mine.conf: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: lacks /etc/modprobe.d/mine.conf: run update-initramfs -u -k {GENERIC}",
             id="the owner's own, not in the initramfs",
         ),
     ],
@@ -386,7 +386,7 @@ def test_a_driver_that_is_known_to_drive_no_gpu_is_not_right(tmp_path: Path) -> 
 
 def test_generations_that_the_modules_do_not_drive_are_refused(node: LayerNode) -> None:
     assert sealed(node, generations=("hopper",)).refusals == []
-    assert "volta GPUs are driven by proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
+    assert "volta GPUs need proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
 
 
 def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None:
