@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import paths
 from ..activation import deactivate
-from ..activation.deactivate import TakenAway
+from ..activation.take_away import TakenAway
 from ..container import marker
 from ..container.containerd import Containerd
 from ..container.registry import DEFAULT_SOURCE, ImageSource
