@@ -23,7 +23,7 @@ from ..util.run import Runner
 
 _JOURNALS = (BAKE_JOURNAL, ACTIVATION_JOURNAL)
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
-_CONTRACTS = ("opt/gpu", "opt/actions")
+_SCRATCH_FOLDERS = ("opt/gpu", "opt/actions")
 # Exact names, and Debian's nvidia-current*: some of the kernel's own modules also begin with nvidia, such as nvidia_wmi_ec_backlight.
 _ALIAS = re.compile(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
 # The driver's own libraries and programs, not those of the container toolkit.
@@ -103,7 +103,7 @@ def _leftovers(root: Path) -> tuple[str, ...]:
     """What a run must not leave behind, whatever the mode of the bake."""
     keys = dkms.private_keys(root)
     found = [f"/{path}: a private key, which all nodes of this image would share: remove it" for path in keys if (root / path).exists()]
-    found += [f"/{path}: a scratch folder of driver containers: remove it" for path in _CONTRACTS if (root / path).exists()]
+    found += [f"/{path}: a scratch folder of driver containers: remove it" for path in _SCRATCH_FOLDERS if (root / path).exists()]
     if root == Path("/"):
         found += [
             f"{mount.point}: a mount that a driver container left behind: run umount -l {mount.point}"
