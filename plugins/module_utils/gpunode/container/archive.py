@@ -87,7 +87,7 @@ class _Archive:
         return ArchivedImage(names, digest, tuple(platforms), tuple(parts))
 
     def check_parts(self, image: ArchivedImage) -> None:
-        """Checks that each part is there and has the digest in its name. The parts of a docker archive have none. Raises ImageError."""
+        """Checks that each part is there and has the digest in its name. containerd checks a docker archive's layers as it unpacks them."""
         for name in image.parts:
             member = self.members.get(name)
             if member is None:
