@@ -26,7 +26,7 @@ from tests.lab.bakery import Bakery
         ),
         pytest.param(
             {"nvidia_prebake_image": "registry.lab:5000/x/aks-gpu-cuda:580.1-20260101000000"},
-            "The registry answered, so it was not tried again",
+            "The registry answered, so the pull was not tried again",
             id="no such image",
         ),
         pytest.param(

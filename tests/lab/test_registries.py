@@ -144,15 +144,15 @@ def test_the_second_time_nothing_is_done(asked: Ran) -> None:
 @pytest.mark.parametrize(
     ("case", "code", "said"),
     [
-        ("no login", "registry_login", "asks for a login and none is given"),
+        ("no login", "registry_login", "requires a login, and none is given"),
         ("wrong password", "registry_login", "does not accept the login of puller"),
-        ("no login, token", "registry_login", "asks for a login and none is given"),
+        ("no login, token", "registry_login", "requires a login, and none is given"),
         ("wrong password, token", "registry_login", "does not accept the login of puller"),
-        ("unknown authority", "registry_certificate", "give the certificate of its authority as registry_ca"),
+        ("unknown authority", "registry_certificate", "set registry_ca to the certificate of its authority"),
         ("http to https", "registry_scheme", "leave registry_plain_http off"),
         ("https to http", "registry_scheme", "set registry_plain_http"),
         ("no such image", "image_refused", "whether puller may read it"),
-        ("contrary hosts folder", "bad_input", "mirrored.example.com/hosts.toml says that this registry is spoken to by https"),
+        ("contrary hosts folder", "bad_input", "mirrored.example.com/hosts.toml says that this registry uses https"),
     ],
 )
 def test_what_cannot_succeed_says_why(asked: Ran, case: str, code: str, said: str) -> None:
@@ -246,7 +246,7 @@ def test_in_check_mode_nothing_is_imported(imported: Ran) -> None:
     [
         ("other", "it holds nowhere.example.com/other/"),
         ("other, docker", "it holds nowhere.example.com/other/"),
-        ("cut off", "it was cut off"),
+        ("cut off", "is truncated"),
         ("not there", "is not on the controller"),
         ("not on the node", "it cannot be read on this machine"),
     ],

@@ -461,7 +461,7 @@ def test_the_seal_says_what_a_node_with_secure_boot_does(node: SigningNode, pair
     run(node)
     report = sealed(node)
     assert [(r["action"], r["code"], r["signer"]) for r in report.secure_boot] == [("none", "module_unsigned", "")]
-    assert [note for note in report.notes if "is not signed by a bake" in note]
+    assert [note for note in report.notes if "was not signed in the bake" in note]
     bake_ends(node)
 
 

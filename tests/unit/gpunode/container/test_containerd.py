@@ -1,4 +1,4 @@
-"""containerd through ctr."""
+"""containerd, driven by ctr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver-container contract."""
+"""Running a driver container by the contract."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_nothing_of_the_scratch_folders_stays(node: FakeNode) -> None:
 
 
 def test_an_image_is_asked_without_a_folder_in_the_root(node: FakeNode) -> None:
-    """A run that is killed while it asks leaves none."""
+    """A run that is killed at this point then leaves no folder behind."""
     before = node.tree()
     node.put("opt/gpu/left-by-a-killed-run")
     assert container(node).known_actions(IMAGE) == ("copy", "install", "build-only", "install-skip-build")

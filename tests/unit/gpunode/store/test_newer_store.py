@@ -1,4 +1,4 @@
-"""A store of a later layout: bake, boot and seal say so and delete nothing of it. Activation and discard: transactions/test_discard.py."""
+"""A store with a newer layout: bake, boot and seal say so and delete nothing in it. Activation and discard: activation/test_discard.py."""
 
 from __future__ import annotations
 
