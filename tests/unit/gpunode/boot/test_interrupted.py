@@ -17,8 +17,9 @@ from unittest import mock
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow as boot_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import leftovers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
@@ -33,14 +34,16 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, installed_files, node_record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.activation_record import Activation
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.kit import layer as layernode
+from tests.kit.boot import INSTALL, SKIP, boot, flow_boot, lose_gpu, refuses, restarts
 from tests.kit.layer import LIBRARY, LayerNode, alter, snapshot
-from tests.kit.values import LOADER, VERSION, policy
+from tests.kit.node import FakeNode
+from tests.kit.values import LIBRARIES, LOADER, VERSION, policy
 from tests.unit.gpunode.activation.test_faults import SOME, Counter, clone, die, killed_in_child, watched
-from tests.unit.gpunode.boot.test_attempts import lose_gpu, refuses
 
 # What differs from boot to boot: the kernel's own, logs with times, and documents that are compared by what they say.
 PASSING = ("proc/", "sys/", "dev/", "run/", "var/log/", *(f"{path}/" for path in (NODE_RECORD, INSTALLED_FILES, ACTIVATION)))
@@ -77,12 +80,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield Bench(folder, monkeypatch)
 
 
-def boot(node: LayerNode, managed: bool = True) -> Outcome:
-    return boot_flow.boot(node, policy(delay_s=0, managed=managed), root=node.root)[1]
-
-
 def opted_out(node: LayerNode) -> Outcome:
-    return boot(node, managed=False)
+    return flow_boot(node, policy(delay_s=0, managed=False))
 
 
 def removes(node: LayerNode) -> Removed:
@@ -108,16 +107,16 @@ def nothing(node: LayerNode) -> None:
 
 
 def brought_up(node: LayerNode) -> None:
-    boot(node)
+    flow_boot(node)
 
 
 def lost_its_gpu(node: LayerNode) -> None:
-    boot(node)
+    flow_boot(node)
     lose_gpu(node)
 
 
 def anothers_disk(node: LayerNode) -> None:
-    boot(node)
+    flow_boot(node)
     node.put("etc/machine-id", "f" * 32 + "\n")
     node.put("proc/modules")
 
@@ -157,10 +156,10 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("prepare", "work", "scripts"),
     [
-        pytest.param(nothing, boot, (), id="fast path"),
-        pytest.param(nothing, boot, (refuses,), id="fast path that fails"),
-        pytest.param(anothers_disk, boot, (), id="another machine's layer"),
-        pytest.param(lost_its_gpu, boot, (), id="lost its gpu"),
+        pytest.param(nothing, flow_boot, (), id="fast path"),
+        pytest.param(nothing, flow_boot, (refuses,), id="fast path that fails"),
+        pytest.param(anothers_disk, flow_boot, (), id="another machine's layer"),
+        pytest.param(lost_its_gpu, flow_boot, (), id="lost its gpu"),
         pytest.param(brought_up, opted_out, (), id="opted out"),
         pytest.param(brought_up, removes, (), id="gpu_remove"),
     ],
@@ -278,3 +277,49 @@ def dies_when_the_layer_has_gone(node: LayerNode) -> None:
             opted_out(node)
 
     assert killed_in_child(run)
+
+
+# --- where one step was not reached ----------------------------------------------------------------------------------
+
+
+def killed_before_the_restart(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first run that is killed between the container and the restart."""
+
+    def killed(self: Apply) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Apply, "_restart_containerd", killed)
+        with pytest.raises(KeyboardInterrupt):
+            boot(node)
+    assert restarts(node) == 0
+
+
+def test_the_restart_that_an_interrupted_run_owes_is_made_by_the_next(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_before_the_restart(baked, monkeypatch)
+    assert boot(baked).containerd_restarted
+    assert boot(baked).code == "already_initialised"
+    assert restarts(baked) == 1
+
+
+def test_it_is_made_also_where_the_next_run_removes_the_driver_first(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_before_the_restart(baked, monkeypatch)
+    baked.put(f"{LIBRARIES}/libcuda.so.{VERSION}", "damaged")
+    outcome = boot(baked)
+    assert (outcome.code, baked.driver_runs) == ("contents_mismatch", [SKIP, INSTALL])
+    assert outcome.containerd_restarted
+
+
+def test_an_interrupted_activation_is_taken_back_first(layered: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(activation_record, "write", stop)
+        patch.setattr(activate, "finish_taking_away", stop)
+        with pytest.raises(KeyboardInterrupt):
+            activate.activate(layered.root, layered, layer)
+    assert (layered.root / ACTIVATION_JOURNAL).exists()
+    outcome = flow_boot(layered)
+    assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
+    assert not (layered.root / ACTIVATION_JOURNAL).exists()

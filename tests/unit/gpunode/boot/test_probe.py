@@ -1,15 +1,23 @@
-"""Looking at a node: what it asks containerd."""
+"""Looking at a node: what it asks containerd, which drivers it finds, and, where signatures are enforced, what it finds of those."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Facts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Action
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.probe import probe
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, keyrings
 
 from tests.kit.node import FakeNode, bake_layer
+from tests.kit.signer import SigningNode, make_pair
 from tests.kit.values import CONFIG_DIGEST, VERSION, captured, policy
+from tests.unit.gpunode.system.test_keyrings import BUILT_IN, KEYS, ring
 
 
 def look(node: FakeNode) -> Facts:
@@ -70,3 +78,63 @@ def test_beside_a_foreign_driver_nothing_that_was_baked_is_looked_at(node: FakeN
     assert facts.foreign
     assert facts.layer_contents is None
     assert not node.calls, "neither modinfo, which a machine with another's driver may lack, nor containerd"
+
+
+# --- signatures ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def enforcing(node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SigningNode:
+    made = SigningNode(tmp_path / "node")
+    made.add_gpu()
+    made.put("proc/keys", KEYS)
+    made.put("sys/module/module/parameters/sig_enforce", "Y\n")
+    monkeypatch.setattr(keyrings, "members", ring)
+    return made
+
+
+def facts(node: SigningNode) -> Facts:
+    return probe(node.root, node, None, policy().wanted)
+
+
+@pytest.mark.subprocess
+def test_what_the_kernel_trusts_is_asked_where_it_enforces_signatures(enforcing: SigningNode) -> None:
+    found = facts(enforcing)
+    assert found.trusted_keys
+    assert len(found.trusted_keys) == len(BUILT_IN)
+    assert found.install_signer == "", "DKMS has no key here; the one that it would make is trusted by nobody"
+    enforcing.put("sys/module/module/parameters/sig_enforce", "N\n")
+    assert facts(enforcing).trusted_keys is None
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("conf", ["", "mok_signing_key=/etc/own/mok.key\nmok_certificate='/etc/own/mok.pub'\n"])
+def test_the_key_that_dkms_signs_with_is_named_by_its_certificate(enforcing: SigningNode, tmp_path: Path, conf: str) -> None:
+    pair = make_pair(tmp_path, "DKMS module signing key")
+    folder = "etc/own" if conf else "var/lib/dkms"
+    enforcing.put("etc/dkms/framework.conf", conf)
+    enforcing.put(f"{folder}/mok.pub", pair.certificate.read_text())
+    assert facts(enforcing).install_signer == "", "without its private half"
+    enforcing.put(f"{folder}/mok.key", pair.key.read_text())
+    assert facts(enforcing).install_signer == certificate.read(enforcing, pair.certificate).signer.key_id
+    enforcing.put(f"{folder}/mok.pub", "words")
+    assert facts(enforcing).install_signer == ""
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        pytest.param({}, "module_unsigned", id="as baked"),
+        pytest.param({"signer": "somebody"}, "module_untrusted", id="by whom is not recorded"),
+    ],
+)
+def test_a_baked_node_that_enforces_signatures_compiles_nothing(enforcing: SigningNode, changes: dict[str, Any], code: str) -> None:
+    bake_layer(enforcing)
+    for name, text in changes.items():
+        for file in (enforcing.root / "usr/lib/modules").rglob("nvidia*.ko"):
+            file.write_text(file.read_text() + f"{name}: {text}\n")
+    found = probe(enforcing.root, enforcing, None, policy().wanted)
+    plan = decide(Facts(**{**vars(found), "containerd_ready": True, "image_present": False, "layer_contents": ()}), policy())
+    assert (plan.action, plan.code, plan.fails) == (Action.NONE, "signatures_enforced", True)
+    assert [refusal.code for refusal in plan.refused] == ["never_initialised", code, "signatures_enforced"]
