@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import carry_out
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.context import BootRun
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
@@ -31,7 +32,7 @@ def boot(node: FakeNode, want: Policy | None = None) -> Outcome:
     deadline = Deadline(want.deadline_s, node.clock, node.clock.sleep)
     containerd = Containerd(node)
     facts = probe(node.root, node, containerd, want.wanted)
-    return Apply(node.root, node, containerd, want, facts, deadline, Events()).run(decide(facts, want))
+    return carry_out(BootRun(node.root, node, containerd, want, facts, deadline, Events(), decide(facts, want)))
 
 
 def failed(node: FakeNode, want: Policy | None = None, error: type[GpuNodeError] = BootError) -> GpuNodeError:

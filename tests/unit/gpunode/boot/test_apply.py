@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import preconditions
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import carry_out
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.context import BootRun
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.probe import probe
@@ -339,8 +340,8 @@ def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None
     facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=(), trusted_keys=(SIGNER.key_id,))
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"
-    apply = Apply(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events())
+    run = BootRun(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events(), plan)
     with pytest.raises(BootError) as caught:
-        apply.run(plan)
+        carry_out(run)
     assert caught.value.code == "signatures_enforced"
     assert node.driver_runs == []

@@ -19,7 +19,8 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.context import BootRun
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import leftovers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
@@ -285,11 +286,11 @@ def dies_when_the_layer_has_gone(node: LayerNode) -> None:
 def killed_before_the_restart(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first run that is killed between the container and the restart."""
 
-    def killed(self: Apply) -> None:
+    def killed(_: BootRun) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Apply, "_restart_containerd", killed)
+        patch.setattr(apply, "restart_containerd", killed)
         with pytest.raises(KeyboardInterrupt):
             boot(node)
     assert restarts(node) == 0
