@@ -1,4 +1,4 @@
-"""Carrying one plan out on a fake node: the files, the record, the services, the checks and the driver image."""
+"""Carrying one plan out on a fake node: files, node record, services, checks and the driver image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_fast_path_skips_the_build_and_says_so(baked: FakeNode) -> None:
     assert baked.loaded_names()[:2] == ["nvidia-uvm", "nvidia"]
 
 
-def test_its_record_names_machine_driver_and_files(baked: FakeNode) -> None:
+def test_the_node_record_names_machine_driver_and_files(baked: FakeNode) -> None:
     boot(baked)
     found = node_record.read(baked.root)
     assert found is not None
@@ -58,7 +58,9 @@ def test_a_second_run_changes_nothing_and_runs_nothing(baked: FakeNode) -> None:
     assert baked.called("systemctl") == []
 
 
-def test_after_a_reboot_modules_and_nodes_come_back_without_a_container(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_reboot_modules_are_loaded_and_device_nodes_made_without_a_container(
+    baked: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     boot(baked)
     (baked.root / "proc/modules").write_text("")
     (baked.root / "dev/nvidiactl").unlink()
@@ -79,7 +81,7 @@ def test_a_never_baked_node_compiles_and_records_that(fresh: FakeNode) -> None:
     assert found.built_here
 
 
-def test_another_kernel_keeps_what_is_ready_for_the_first(fresh: FakeNode) -> None:
+def test_an_install_for_another_kernel_keeps_the_driver_of_the_first(fresh: FakeNode) -> None:
     boot(fresh)
     fresh.kver = NEWER
     fresh.add_kernel(NEWER)
@@ -91,7 +93,7 @@ def test_another_kernel_keeps_what_is_ready_for_the_first(fresh: FakeNode) -> No
     assert found.ready_kernels() == (KVER, NEWER)
 
 
-def test_another_version_of_ours_is_fully_out_before_the_wanted_one(fresh: FakeNode) -> None:
+def test_another_version_of_ours_is_removed_completely_before_the_install(fresh: FakeNode) -> None:
     bake_layer(fresh, version="570.124.06")
     outcome = boot(fresh)
     assert (outcome.code, outcome.result) == ("version_mismatch", "compiled")
@@ -114,7 +116,7 @@ def test_a_plan_that_fails_is_raised_with_its_code(node: FakeNode) -> None:
 # --- a captured layer ------------------------------------------------------------------------------------------------
 
 
-def test_a_matching_layer_is_put_in_place_and_the_build_is_skipped(layered: LayerNode, layer: Manifest) -> None:
+def test_a_matching_layer_is_activated_and_the_build_is_skipped(layered: LayerNode, layer: Manifest) -> None:
     outcome = flow_boot(layered)
     assert (outcome.result, outcome.code, outcome.containers) == ("fast", "baked_layer_matches", 1)
     assert layered.driver_runs == [SKIP]
@@ -133,7 +135,7 @@ def test_the_next_boot_runs_no_container(layered: LayerNode) -> None:
     assert (again.result, again.changed, again.containers) == ("ready", False, 0)
 
 
-def test_check_mode_puts_nothing_in_place(layered: LayerNode) -> None:
+def test_check_mode_activates_nothing(layered: LayerNode) -> None:
     before = snapshot(layered.root, "none")
     outcome = flow_boot(layered, check=True)
     assert [step.value for step in outcome.plan.steps][:2] == ["activate-layer", "run-container"]
@@ -164,7 +166,7 @@ def test_a_node_without_a_gpu_touches_nothing(layered: LayerNode) -> None:
 
 @pytest.mark.parametrize("kernel", [True, False], ids=["kernel and image", "image"])
 def test_an_install_over_an_active_layer_writes_into_no_object_of_the_store(layered: LayerNode, layer: Manifest, kernel: bool) -> None:
-    """The contract's cp opens what is there and writes: through a hard link, into the store."""
+    """The driver container's cp opens an existing file and writes into it: through a hard link that would change the store."""
     flow_boot(layered)
     if kernel:
         layered.add_kernel(NEWER)
@@ -208,7 +210,9 @@ def test_a_file_in_the_way_leaves_the_layer_inert(layered: LayerNode) -> None:
     assert layered.driver_runs == [INSTALL]
 
 
-def test_what_the_disk_says_of_a_layers_places_is_a_reason_and_no_error(layered: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_error_while_a_layers_places_are_checked_is_a_reason_and_no_error(
+    layered: LayerNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error", "/usr/bin")
 
@@ -233,7 +237,7 @@ def test_containerd_is_left_alone_where_it_did_not_change(baked: FakeNode) -> No
     assert restarts(baked) == 0
 
 
-def test_an_owner_can_forbid_the_restart_and_is_told(baked: FakeNode) -> None:
+def test_an_owner_can_forbid_the_restart_and_is_warned(baked: FakeNode) -> None:
     outcome = boot(baked, policy(restart_containerd="never"))
     assert restarts(baked) == 0
     assert any("restart it yourself" in warning for warning in outcome.warnings)
@@ -281,7 +285,7 @@ def test_each_wrong_answer_has_its_code(baked: FakeNode, smi: Reply, code: str) 
     assert failed(baked).code == code
 
 
-def test_device_nodes_that_cannot_be_made_are_told_with_what_to_look_at(baked: FakeNode) -> None:
+def test_device_nodes_that_cannot_be_made_are_an_error_that_says_what_to_look_at(baked: FakeNode) -> None:
     baked.makes_no_nodes = True
     error = failed(baked)
     assert error.code == "device_nodes"
@@ -330,7 +334,7 @@ def test_a_pulled_image_of_another_digest_is_installed_in_full(baked: FakeNode) 
     assert (outcome.code, outcome.result, baked.driver_runs) == ("digest_mismatch", "compiled", [INSTALL])
 
 
-def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None:
+def test_a_plan_that_becomes_an_error_after_the_pull_is_raised(node: FakeNode) -> None:
     node.add_gpu()
     layers.write(node.root, replace(bake_layer(node), signer=SIGNER))
     node.put("sys/module/module/parameters/sig_enforce", "Y\n")

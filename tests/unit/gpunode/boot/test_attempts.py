@@ -1,4 +1,4 @@
-"""Tries of the driver container: after one that failed, the state of the node decides what follows, inside one deadline."""
+"""Tries of the driver container: after a failed one the state of the node decides what follows, within one deadline."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.kit.layer import MODULE, LayerNode
 from tests.kit.node import KILLED, FakeNode, Reply, behave
 from tests.kit.values import KVER, LIBRARIES, policy
 
-# --- asked to skip, it compiles --------------------------------------------------------------------------------------
+# --- asked to skip the build, it compiles --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fails_first", [False, True], ids=["at once", "after a failed first try"])
 def test_a_refused_skip_is_reported_as_compiled(baked: FakeNode, fails_first: bool) -> None:
     def compiles(node: FakeNode, action: str) -> Reply:
-        node.build()  # the same bytes, written anew
+        node.build()  # the same bytes, rewritten
         loads(node)
         return Reply(1 if fails_first else 0, seconds=90)
 
@@ -35,7 +35,7 @@ def test_a_refused_skip_is_reported_as_compiled(baked: FakeNode, fails_first: bo
 
 
 def test_a_container_that_refuses_the_skip_and_compiles_is_reported_and_the_next_boot_is_ready(layered: LayerNode) -> None:
-    """As the scenario skip-refused: the image's own check refuses a good layer that was put in place."""
+    """As in the scenario skip-refused: the driver image's own check refuses a good active layer."""
 
     def compiles(node: FakeNode, action: str) -> Reply:
         node.build()
@@ -51,8 +51,8 @@ def test_a_container_that_refuses_the_skip_and_compiles_is_reported_and_the_next
     assert (again.result, again.code, again.changed) == ("ready", "already_initialised", False)
 
 
-def test_hashing_that_meets_a_half_compiled_driver_takes_nothing_back(layered: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow disk: the container has refused the skip and compiles before the layer's user space is hashed."""
+def test_hashing_that_meets_a_half_compiled_driver_removes_nothing(layered: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow disk the container refuses to skip the build, and compiles, before the layer's user space is hashed."""
     is_half_done, is_hashed = threading.Event(), threading.Event()
     problems = verify.problems
 
@@ -95,7 +95,7 @@ def test_a_good_driver_that_then_initialises_is_fast(baked: FakeNode) -> None:
     assert len(outcome.warnings) == 2
 
 
-def test_no_evidence_is_no_reason_to_take_the_layer_away(baked: FakeNode) -> None:
+def test_without_evidence_the_layer_is_not_removed(baked: FakeNode) -> None:
     baked.insert_error = "Cannot allocate memory"
     baked.scripts = [fails()]
     assert failed(baked).code == "container_failed"
@@ -103,7 +103,7 @@ def test_no_evidence_is_no_reason_to_take_the_layer_away(baked: FakeNode) -> Non
     assert list((baked.root / "var/lib/gpu-prebake/layers").glob("*")) != []
 
 
-def test_a_held_module_is_no_reason_to_force(baked: FakeNode) -> None:
+def test_a_module_in_use_is_not_unloaded_by_force(baked: FakeNode) -> None:
     baked.held_modules = {"nvidia"}
     baked.put("proc/77/comm", "train.py\n")
     baked.link("proc/77/fd/3", "/dev/nvidia0")
@@ -178,13 +178,11 @@ LOADING = "[4.0] nvidia-nvlink: Nvlink Core is being initialized, major device n
         pytest.param(OFF_THE_BUS, False, False, id="before this run"),
         pytest.param(OFF_THE_BUS + LOADING, True, False, id="of a driver that was loaded before the one that is"),
         pytest.param(LOADING + OFF_THE_BUS, True, True, id="of the driver that is loaded"),
-        pytest.param(OFF_THE_BUS, True, True, id="since when it is loaded cannot be told"),
+        pytest.param(OFF_THE_BUS, True, True, id="since when it is loaded is unknown"),
         pytest.param(LOADING + OFF_THE_BUS.replace("01:00", "02:00"), True, False, id="of a GPU that a virtual machine has"),
     ],
 )
-def test_only_what_the_kernel_said_of_the_driver_that_is_tried_is_evidence(
-    baked: FakeNode, log: str, is_loaded: bool, is_evidence: bool
-) -> None:
+def test_only_log_lines_about_the_driver_that_is_tried_are_evidence(baked: FakeNode, log: str, is_loaded: bool, is_evidence: bool) -> None:
     baked.add_gpu(driver="vfio-pci", address="0000:02:00.0")
     baked.dmesg = log
     if is_loaded:
@@ -199,13 +197,13 @@ def test_only_what_the_kernel_said_of_the_driver_that_is_tried_is_evidence(
 @pytest.mark.parametrize(
     ("log", "before", "since"),
     [
-        pytest.param("a\nb\nc\n", "a\nb\n", "c\n", id="what came"),
+        pytest.param("a\nb\nc\n", "a\nb\n", "c\n", id="new lines"),
         pytest.param("b\nc\n", "a\nb\n", "\nc\n", id="the oldest line was dropped"),
         pytest.param("c\nd\n", "a\nb\n", "c\nd\n", id="all of them were"),
         pytest.param("c\n", "", "c\n", id="nothing was there"),
     ],
 )
-def test_the_kernels_log_since(log: str, before: str, since: str) -> None:
+def test_the_kernels_log_since_an_earlier_state(log: str, before: str, since: str) -> None:
     assert evidence.log_since(log, before) == since
 
 
@@ -227,7 +225,7 @@ def test_each_try_is_cut_to_what_is_left(fresh: FakeNode) -> None:
     assert fresh.clock.now <= 1000 + 780
 
 
-def test_nothing_outlives_a_run_that_was_killed(fresh: FakeNode) -> None:
+def test_no_container_outlives_a_run_that_was_killed(fresh: FakeNode) -> None:
     fresh.scripts = [lambda node, action: Reply(seconds=KILLED)]
     failed(fresh, error=GpuNodeError)
     assert fresh.containers == []

@@ -1,4 +1,4 @@
-"""A boot where the activation record or its journal is damaged, or of a newer layout."""
+"""A boot of a node whose activation record or journal is damaged or has a newer layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def damage(node: LayerNode, document: str, text: str = "{") -> Path:
 
 
 def journal_of(node: LayerNode, operation: str) -> str:
-    """A journal's text, of a layer that is in place."""
+    """The text of a journal about the active layer."""
     active = activation_record.read(node.root)
     assert active
     activation_record.write_journal(node.root, activation_record.Journal(operation, active))
@@ -37,13 +37,13 @@ def journal_of(node: LayerNode, operation: str) -> str:
 
 
 def shapes(text: str, number: int) -> Iterator[str]:
-    """A text cut off at many places, and full of zeros from there on, as after a power cut."""
+    """The text cut off at many places, alone and filled up with zeros, as after a power cut."""
     for at in range(0, len(text) - 1, len(text) // number):
         yield text[:at]
         yield text[:at] + "\0" * (len(text) - at)
 
 
-def test_a_node_that_is_right_stays_so_whatever_the_record_of_its_layer_says(layered: LayerNode) -> None:
+def test_a_node_that_is_already_right_stays_so_with_a_damaged_activation_record(layered: LayerNode) -> None:
     flow_boot(layered)
     bad = damage(layered, ACTIVATION)
     before = snapshot(layered.root, "none")
@@ -56,7 +56,7 @@ def test_a_node_that_is_right_stays_so_whatever_the_record_of_its_layer_says(lay
 @pytest.mark.parametrize("document", [ACTIVATION, ACTIVATION_JOURNAL])
 @pytest.mark.parametrize("operation", [activation_record.ACTIVATE, activation_record.DEACTIVATE])
 def test_a_damaged_document_costs_a_compile_once(layered: LayerNode, layer: Manifest, document: str, operation: str) -> None:
-    """In place and not initialised: what the manifests account for goes, a full install follows, and the next boot finds nothing amiss."""
+    """Active, not initialised: the manifests' files are removed, a full install follows, and the next boot finds nothing wrong."""
     before = placed(layered)
     activate.activate(layered.root, layered, layer)
     if document == ACTIVATION_JOURNAL:
@@ -77,7 +77,7 @@ def test_a_damaged_document_costs_a_compile_once(layered: LayerNode, layer: Mani
 
 
 @pytest.mark.parametrize("damaged", [ACTIVATION, ACTIVATION_JOURNAL])
-def test_without_a_gpu_what_the_manifests_account_for_goes_all_the_same(layered: LayerNode, layer: Manifest, damaged: str) -> None:
+def test_without_a_gpu_the_files_of_the_manifests_are_removed(layered: LayerNode, layer: Manifest, damaged: str) -> None:
     before = placed(layered)
     activate.activate(layered.root, layered, layer)
     damage(layered, damaged)
@@ -88,7 +88,7 @@ def test_without_a_gpu_what_the_manifests_account_for_goes_all_the_same(layered:
     assert (flow_boot(layered).result, flow_boot(layered).warnings) == ("nothing", [])
 
 
-def test_with_nothing_in_place_a_damaged_record_is_only_named(layered: LayerNode) -> None:
+def test_with_no_layer_active_a_damaged_record_is_only_a_warning(layered: LayerNode) -> None:
     damage(layered, ACTIVATION)
     lose_gpu(layered)
     before = snapshot(layered.root, "none")
@@ -98,7 +98,7 @@ def test_with_nothing_in_place_a_damaged_record_is_only_named(layered: LayerNode
     assert snapshot(layered.root, "none") == before
 
 
-def test_what_nothing_accounts_for_is_not_deleted(layered: LayerNode, layer: Manifest) -> None:
+def test_files_that_no_manifest_lists_unchanged_are_not_deleted(layered: LayerNode, layer: Manifest) -> None:
     activate.activate(layered.root, layered, layer)
     damage(layered, ACTIVATION)
     mine, packages = f"{MODULE.rpartition('/')[0]}/mine.ko", "usr/lib/firmware/nvidia/gsp.bin"
@@ -116,7 +116,7 @@ def test_what_nothing_accounts_for_is_not_deleted(layered: LayerNode, layer: Man
     assert not (layered.root / MODULE).exists()
 
 
-def test_an_original_that_cannot_be_put_back_leaves_what_replaced_it(layered: LayerNode, layer: Manifest) -> None:
+def test_a_replaced_file_stays_where_its_original_cannot_be_put_back(layered: LayerNode, layer: Manifest) -> None:
     activate.activate(layered.root, layered, layer)
     original = next(entry for entry in layer.originals if entry.path == layernode.REPLACED)
     Path(Store(layered.root).file(original)).unlink()
@@ -129,7 +129,7 @@ def test_an_original_that_cannot_be_put_back_leaves_what_replaced_it(layered: La
     assert (layered.root / layernode.DELETED).read_text() == "/old\n"
 
 
-def test_where_signatures_are_enforced_the_damage_is_named_and_deactivation_mends_it(layered: LayerNode, layer: Manifest) -> None:
+def test_where_signatures_are_enforced_the_damage_is_named_and_a_deactivation_repairs_it(layered: LayerNode, layer: Manifest) -> None:
     activate.activate(layered.root, layered, layer)
     damage(layered, ACTIVATION)
     layered.put("sys/module/module/parameters/sig_enforce", "Y\n")
@@ -158,7 +158,7 @@ def test_a_document_of_a_newer_layout_is_left_to_the_program_that_wrote_it(layer
 
 
 def test_however_a_document_is_damaged_the_node_boots(layered: LayerNode, layer: Manifest) -> None:
-    """Wherever it is cut off, a boot gives one plan, at whose end nothing of the layer is left and all else is as it was."""
+    """Wherever it is cut off, the boot removes the whole layer and leaves everything else as it was."""
     before = placed(layered)
     activate.activate(layered.root, layered, layer)
     record_text, journal_text = (layered.root / ACTIVATION).read_text(), journal_of(layered, activation_record.DEACTIVATE)

@@ -46,41 +46,41 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
         pytest.param(never_baked(), policy(), [], id="install on a clean node"),
         pytest.param(never_baked(loaded=(resident("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="install over nouveau"),
         pytest.param(baked(functions=(gpu("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="nouveau built in"),
-        pytest.param(inert(), policy(), [Step.ACTIVATE_LAYER], id="an inert layer is put in place"),
-        pytest.param(active(), policy(), [], id="a layer in place stays"),
+        pytest.param(inert(), policy(), [Step.ACTIVATE_LAYER], id="an inert layer is activated"),
+        pytest.param(active(), policy(), [], id="an active layer stays"),
         pytest.param(
             active(active_machine_id="other", loaded=(resident(),)),
             policy(),
             [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER],
-            id="a layer that another machine put in place goes first",
+            id="a layer that another machine activated is removed first",
         ),
         pytest.param(
             inert(active_layer="another", active_machine_id=MACHINE),
             policy(),
             [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER],
-            id="another layer in place goes first",
+            id="another active layer is removed first",
         ),
-        pytest.param(inert(), policy(GRID), [], id="an inert layer of another kind is no driver that must go"),
+        pytest.param(inert(), policy(GRID), [], id="an inert layer of another kind needs no removal"),
         pytest.param(inert(layer_contents=("bad",)), policy(), [], id="a damaged inert layer stays in the store"),
-        pytest.param(active(), policy(GRID), [Step.REMOVE_DRIVER], id="a layer of another kind that is in place goes first"),
-        pytest.param(active(dkms=()), policy(), [Step.REMOVE_DRIVER], id="a layer in place that is not whole goes first"),
-        pytest.param(active(marker=None), policy(), [Step.REMOVE_DRIVER], id="a layer in place without its marker goes first"),
-        pytest.param(active(kver=NEWER), policy(), [Step.REMOVE_DRIVER], id="a layer in place for another kernel goes first"),
+        pytest.param(active(), policy(GRID), [Step.REMOVE_DRIVER], id="an active layer of another kind is removed first"),
+        pytest.param(active(dkms=()), policy(), [Step.REMOVE_DRIVER], id="an active layer that is incomplete is removed first"),
+        pytest.param(active(marker=None), policy(), [Step.REMOVE_DRIVER], id="an active layer without its marker is removed first"),
+        pytest.param(active(kver=NEWER), policy(), [Step.REMOVE_DRIVER], id="an active layer for another kernel is removed first"),
         pytest.param(
             active(kver=NEWER, config_digest=digest("another")),
             policy(),
             [Step.REMOVE_DRIVER],
-            id="a layer in place for another kernel, of another image, goes first",
+            id="an active layer for another kernel, of another image, is removed first",
         ),
         pytest.param(
             never_baked(active_layer="gone", active_machine_id=MACHINE),
             policy(),
             [Step.REMOVE_DRIVER],
-            id="a layer in place that the store has no more goes first",
+            id="an active layer that is no longer in the store is removed first",
         ),
-        pytest.param(baked(), policy(GRID), [Step.REMOVE_DRIVER], id="another kind of ours goes first"),
-        pytest.param(with_layer(version="570.1"), policy(), [Step.REMOVE_DRIVER], id="another version of ours goes first"),
-        pytest.param(baked(layer_contents=("bad",)), policy(), [Step.REMOVE_DRIVER], id="a damaged layer goes first"),
+        pytest.param(baked(), policy(GRID), [Step.REMOVE_DRIVER], id="another kind of ours is removed first"),
+        pytest.param(with_layer(version="570.1"), policy(), [Step.REMOVE_DRIVER], id="another version of ours is removed first"),
+        pytest.param(baked(layer_contents=("bad",)), policy(), [Step.REMOVE_DRIVER], id="a damaged layer is removed first"),
         pytest.param(
             replace(with_layer(kver=NEWER), marker=a_marker(kernel=NEWER)), policy(), [], id="the same driver for another kernel stays"
         ),
@@ -94,14 +94,14 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
             never_baked(marker=a_marker(version="570.1"), dkms=(DkmsEntry("570.1"),)),
             policy(),
             [Step.REMOVE_DRIVER],
-            id="what only a marker accounts for goes first",
+            id="a driver that only a marker records is removed first",
         ),
-        pytest.param(inert(**DAMAGED), policy(), [Step.REMOVE_DRIVER], id="what a damaged record may have spoken of goes first"),
-        pytest.param(never_baked(**LEAVING), policy(), [Step.REMOVE_DRIVER], id="an interrupted removal is ended first"),
+        pytest.param(inert(**DAMAGED), policy(), [Step.REMOVE_DRIVER], id="after a damaged activation record a removal comes first"),
+        pytest.param(never_baked(**LEAVING), policy(), [Step.REMOVE_DRIVER], id="an interrupted removal is finished first"),
         pytest.param(ready(**LEAVING), policy(), [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="… of a driver that seems whole"),
         pytest.param(baked(**LEAVING), policy(), [Step.REMOVE_DRIVER], id="… of what was baked in place"),
         pytest.param(inert(**LEAVING), policy(), [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER], id="… where a layer is inert"),
-        pytest.param(active(**LEAVING), policy(), [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER], id="… before the layer had gone"),
+        pytest.param(active(**LEAVING), policy(), [Step.REMOVE_DRIVER, Step.ACTIVATE_LAYER], id="… before the layer was deactivated"),
     ],
 )
 def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: list[Step]) -> None:
@@ -128,7 +128,7 @@ def test_what_comes_before_the_container(facts: Facts, policy: Policy, before: l
         pytest.param(
             ready(loaded=(resident(), resident("nvidia-uvm"), resident("nouveau"))),
             [],
-            id="a nouveau that has bound nothing is in nobody's way",
+            id="a nouveau that has bound no GPU may stay",
         ),
     ],
 )
@@ -160,14 +160,14 @@ def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list
             [Step.REMOVE_DRIVER],
             id="given to a virtual machine",
         ),
-        pytest.param({"active_layer": "", "functions": ()}, policy(), "no_gpu", [], id="nothing in place: nothing is done"),
-        pytest.param({**DAMAGED, "functions": ()}, policy(), "no_gpu", [], id="record damaged, nothing in place"),
+        pytest.param({"active_layer": "", "functions": ()}, policy(), "no_gpu", [], id="no layer active: nothing is done"),
+        pytest.param({**DAMAGED, "functions": ()}, policy(), "no_gpu", [], id="record damaged, no layer active"),
         pytest.param(
             {"active_layer": "", "functions": (), "active_version": "", **LEAVING},
             policy(),
             "no_gpu",
             [Step.REMOVE_DRIVER],
-            id="the layer has gone, the rest of an interrupted removal not",
+            id="the layer was deactivated, the rest of the removal not done",
         ),
         pytest.param({**DAMAGED, **FOUND, "functions": ()}, policy(), "no_gpu", [Step.UNLOAD_MODULES, Step.REMOVE_DRIVER], id="damaged"),
         pytest.param(
@@ -176,9 +176,7 @@ def test_a_ready_node_gets_no_container_and_no_restart(facts: Facts, steps: list
         pytest.param({**DAMAGED, **FOUND, "activation_is_newer": True, "functions": ()}, policy(), "no_gpu", [], id="of a newer layout"),
     ],
 )
-def test_a_layer_in_place_is_taken_away_where_no_driver_belongs(
-    changes: dict[str, Any], want: Policy, code: str, steps: list[Step]
-) -> None:
+def test_an_active_layer_is_removed_where_no_driver_belongs(changes: dict[str, Any], want: Policy, code: str, steps: list[Step]) -> None:
     plan = decide(active(**{"loaded": (resident(),), **changes}), want)
     assert (plan.code, plan.action, list(plan.steps), plan.fails) == (code, NONE, steps, False)
 
@@ -203,7 +201,7 @@ def test_without_its_image_a_plan_is_provisional() -> None:
         pytest.param(
             never_baked(service_packages=(("nvidia-fabricmanager-570", "570.1"),)), "nvidia-fabricmanager-570 570.1", id="another's fabric"
         ),
-        pytest.param(ready(**DAMAGED), "activation.json", id="record of what is in place damaged"),
+        pytest.param(ready(**DAMAGED), "activation.json", id="activation record damaged"),
         pytest.param(inert(**DAMAGED, functions=()), "activation.json", id="the same on a node without a GPU"),
     ],
 )

@@ -24,7 +24,7 @@ from tests.kit.node import KILLED, FakeNode, Reply, behave
 from tests.kit.values import DROPIN, LIBRARIES, VERSION, policy
 
 
-def test_module_evidence_takes_the_layer_away_and_installs_once(baked: FakeNode) -> None:
+def test_evidence_against_the_modules_removes_the_layer_and_installs_once(baked: FakeNode) -> None:
     def spoils(node: FakeNode) -> None:
         (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
         loads(node)
@@ -38,7 +38,7 @@ def test_module_evidence_takes_the_layer_away_and_installs_once(baked: FakeNode)
 
 
 def test_a_marker_alone_goes_down_the_ladder_too(node: FakeNode) -> None:
-    """What was baked by another tool has a marker and no manifest."""
+    """A driver that another tool baked has a marker and no manifest."""
     node.add_gpu()
     node.build()
 
@@ -64,7 +64,7 @@ def test_after_the_fallback_failed_there_is_no_other_way(baked: FakeNode) -> Non
     assert baked.driver_runs == [SKIP, *[INSTALL] * 4]
 
 
-def test_what_was_taken_away_is_always_followed_by_an_install(baked: FakeNode) -> None:
+def test_a_removed_layer_is_always_followed_by_an_install(baked: FakeNode) -> None:
     def spoils(node: FakeNode) -> None:
         (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
         loads(node)
@@ -75,7 +75,7 @@ def test_what_was_taken_away_is_always_followed_by_an_install(baked: FakeNode) -
 
 
 def test_the_ladder_is_gone_down_once(baked: FakeNode) -> None:
-    """After the fallback its device initialisation fails: what was compiled is kept, and nothing compares it with the layer."""
+    """If device initialisation fails after the fallback, what was compiled is kept and is not compared with the layer."""
 
     def spoils(node: FakeNode) -> None:
         (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
@@ -120,7 +120,7 @@ def test_a_fast_path_that_uses_up_its_time_says_why_it_failed(baked: FakeNode) -
     assert "dpkg is unwell" in str(error)
 
 
-def test_it_is_made_also_where_the_change_was_a_failed_fast_path(baked: FakeNode) -> None:
+def test_containerd_is_restarted_also_where_a_failed_fast_path_changed_its_configuration(baked: FakeNode) -> None:
     def changes_then_fails(node: FakeNode) -> None:
         node.put(DROPIN, "runtime")
         (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
@@ -141,7 +141,7 @@ def record_machine(node: LayerNode) -> str:
     return done.machine_id
 
 
-def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(layered: LayerNode, layer: Manifest) -> None:
+def test_an_object_that_is_damaged_after_the_decision_is_found_before_the_record(layered: LayerNode, layer: Manifest) -> None:
     library = next(entry for entry in layer.files if entry.path == LIBRARY)
     file = Path(Store(layered.root).file(library))
     good = file.read_bytes()
@@ -153,8 +153,8 @@ def test_an_object_that_is_damaged_after_the_look_is_found_before_the_record(lay
     assert activation_record.read(layered.root) is None
 
 
-def test_firmware_that_is_damaged_is_no_broken_hardware(layered: LayerNode, layer: Manifest) -> None:
-    """A GPU with such firmware does not start, and says just what a broken one says."""
+def test_damaged_firmware_is_not_taken_for_faulty_hardware(layered: LayerNode, layer: Manifest) -> None:
+    """A GPU with such firmware does not start, and logs the same lines as a faulty one."""
     firmware = next(entry for entry in layer.files if entry.path == "usr/lib/firmware/nvidia/gsp.bin")
     file = Path(Store(layered.root).file(firmware))
     file.write_bytes(b"x" * file.stat().st_size)
@@ -173,8 +173,8 @@ def test_firmware_that_is_damaged_is_no_broken_hardware(layered: LayerNode, laye
     assert layers.why_judged_bad(layered.root, layer, record_machine(layered))
 
 
-def test_what_is_verified_beside_a_try_that_fails_leaves_no_record_behind(layered: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The contents are hashed beside the container. Where it ends later than the layer has gone, it must not record the layer again."""
+def test_verification_beside_a_failed_try_leaves_no_activation_record(layered: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The contents are hashed while the container runs. If that ends after the layer was deactivated, no record of it may come back."""
     gone = threading.Event()
     real_deactivate, real_problems = activation_deactivate.deactivate, tree.problems
 
@@ -196,7 +196,7 @@ def test_what_is_verified_beside_a_try_that_fails_leaves_no_record_behind(layere
     assert activation_record.read(layered.root) is None
 
 
-def test_a_layer_whose_second_module_cannot_be_loaded_goes_and_a_full_install_follows(layered: LayerNode, layer: Manifest) -> None:
+def test_a_layer_whose_second_module_cannot_be_loaded_is_removed_and_a_full_install_follows(layered: LayerNode, layer: Manifest) -> None:
     def loads_one(node: FakeNode, action: str) -> Reply:
         if action == "install":
             node.insert_error = ""

@@ -76,7 +76,7 @@ PLANS = [
     row("one of two passed through", baked(functions=(gpu(), gpu("vfio-pci", "0000:02:00.0"))), "baked_layer_matches", SKIP),
     row("one of two layers", baked(layers=(layer(kver=NEWER), manifest())), "baked_layer_matches", SKIP),
     row("loaded by udev, no record", baked(loaded=(resident(),)), "baked_layer_matches", SKIP),
-    row("image collected meanwhile", baked(image_present=False, config_digest=""), "baked_layer_matches", SKIP),
+    row("image deleted from containerd", baked(image_present=False, config_digest=""), "baked_layer_matches", SKIP),
     row("digest not asked for and unknown", baked(config_digest=""), "baked_layer_matches", SKIP, ANY_DIGEST),
     row("marker alone, digest not asked for", baked(layers=(), layer_contents=None), "marker_matches", SKIP, ANY_DIGEST),
     row("signed by a trusted key where enforced", enforced(SIGNED), "baked_layer_matches", SKIP),
@@ -132,7 +132,7 @@ PLANS = [
         INSTALL, ANY_DIGEST),
     row("broken manifest", baked(layers=(), layer_problems=("m: bad",), layer_contents=None), "manifest_invalid", INSTALL),
     row("contents", baked(layer_contents=("/usr/lib/x: its sha256 is not what it was",)), "contents_mismatch", INSTALL),
-    row("contents not looked at", baked(layer_contents=None), "contents_unverified", INSTALL),
+    row("contents not verified", baked(layer_contents=None), "contents_unverified", INSTALL),
     row("proprietary modules, Blackwell", of_flavour("proprietary", gpu(device="2901")), "gpu_refuses_modules", INSTALL),
     row("proprietary modules, Hopper and Blackwell", of_flavour("proprietary", gpu(), gpu(address="0000:02:00.0", device="2901")),
         "gpu_refuses_modules", INSTALL),
@@ -141,17 +141,17 @@ PLANS = [
     row("marker alone, gpu of no known generation", baked(layers=(), layer_contents=None, functions=(gpu(device="ffff"),)), "gpu_unknown",
         INSTALL, ANY_DIGEST),
     row("installed on a node that now has another GPU", ready(functions=(gpu(device="1db4"),)), "gpu_refuses_modules", INSTALL),
-    row("captured, cannot be placed", inert(layer_obstacle="/usr/x: a file is there already"), "layer_unplaceable", INSTALL),
+    row("captured, cannot be activated", inert(layer_obstacle="/usr/x: a file is there already"), "layer_unplaceable", INSTALL),
     row("captured, judged bad", inert(layers_judged_bad={CAPTURED.layer: "nvidia-smi says 18"}), "layer_judged_bad", INSTALL),
     row("captured, objects damaged", inert(layer_contents=("object: sha256",)), "contents_mismatch", INSTALL),
     row("captured, active, DKMS's entry gone", active(dkms=()), "dkms_not_registered", INSTALL),
     row("captured, active, marker gone", active(marker=None), "marker_missing", INSTALL),
-    row("record of what is in place damaged", inert(activation_problem="bad"), "activation_invalid", INSTALL),
-    row("record of what is in place damaged, files in place", inert(activation_problem="bad", unrecorded_layers=(CAPTURED.layer,)),
+    row("activation record damaged", inert(activation_problem="bad"), "activation_invalid", INSTALL),
+    row("activation record damaged, files in place", inert(activation_problem="bad", unrecorded_layers=(CAPTURED.layer,)),
         "activation_invalid", INSTALL),
     row("journal damaged", active(activation_problem="bad"), "activation_invalid", INSTALL),
-    row("record of what is in place damaged, nothing baked", never_baked(activation_problem="bad"), "activation_invalid", INSTALL),
-    row("record of what is in place of a newer layout", inert(activation_problem="bad", activation_is_newer=True),
+    row("activation record damaged, nothing baked", never_baked(activation_problem="bad"), "activation_invalid", INSTALL),
+    row("activation record of a newer layout", inert(activation_problem="bad", activation_is_newer=True),
         "activation_invalid", NONE, fails=True),
     row("record of another version", never_baked(record=a_record(identity=identity(version="570.1")), record_contents=()),
         "never_baked", INSTALL),
@@ -161,7 +161,7 @@ PLANS = [
     row("signed by another key than the trusted", enforced(SIGNED, "bb"), "signatures_enforced", NONE, fails=True),
     row("signed, and nothing trusted", replace(SIGNED, signatures_enforced=True, trusted_keys=()), "signatures_enforced", NONE, fails=True),
     row("signed, and the keyrings cannot be read", replace(SIGNED, signatures_enforced=True), "signatures_enforced", NONE, fails=True),
-    row("signed by whom no record tells", enforced(baked(module=module(signer="k"), uvm=module(signer="k"))),
+    row("signed, but no manifest says by whom", enforced(baked(module=module(signer="k"), uvm=module(signer="k"))),
         "signatures_enforced", NONE, fails=True),
     row("marker alone where enforced", enforced(baked(layers=(), layer_contents=None)), "signatures_enforced", NONE, ANY_DIGEST,
         fails=True),
@@ -181,16 +181,16 @@ PLANS = [
         "signatures_enforced", NONE, fails=True),
     # already right
     row("second run", ready(), "already_initialised", NONE),
-    row("second run, record of what is in place damaged", ready(activation_problem="bad"), "already_initialised", NONE),
-    row("second run, record of what is in place of a newer layout", ready(activation_problem="bad", activation_is_newer=True),
+    row("second run, activation record damaged", ready(activation_problem="bad"), "already_initialised", NONE),
+    row("second run, activation record of a newer layout", ready(activation_problem="bad", activation_is_newer=True),
         "already_initialised", NONE),
     row("second run, gpu of no known generation", ready(functions=(gpu(device="ffff"),)), "already_initialised", NONE),
-    row("second run, image collected", ready(image_present=False, config_digest=""), "already_initialised", NONE),
+    row("second run, image deleted from containerd", ready(image_present=False, config_digest=""), "already_initialised", NONE),
     row("second run, digest unknown", ready(config_digest=""), "already_initialised", NONE),
     row("second run, digest never known", ready(record=a_record(identity=identity(config_digest=""))), "already_initialised", NONE),
     row("after a reboot", ready(boot_id="boot-2", loaded=(), device_nodes=False), "already_initialised", NONE),
 ]  # fmt: skip
-# Codes by which a rung is refused, with facts that have just this wrong.
+# Codes with which a rung is refused, each with facts where only this is wrong.
 REFUSALS = [
     ("never_initialised", baked(), policy()),
     ("record_invalid", baked(record_problem="bad"), policy()),
@@ -239,7 +239,7 @@ def test_every_refused_rung_says_why(code: str, facts: Facts, policy: Policy) ->
 
 
 def codes_in_source() -> set[str]:
-    """Every code in decide.py and ladder.py: where a plan or a refusal is made, and in the table of differences."""
+    """Every code that decide.py and ladder.py give a plan or a refusal, and those of the table of differences."""
     found = set(ladder.DIFFERENCE_CODES.values())
     position = {"Refusal": 1, "Plan": 1, "_left_alone": 1, "_failure": 0}
     files = [Path(module.__file__ or "") for module in (decide_module, ladder)]

@@ -1,4 +1,4 @@
-"""Looking at a node: what it asks containerd, which drivers it finds, and, where signatures are enforced, what it finds of those."""
+"""Reading the facts of a node: what containerd is asked, which drivers are foreign, and the keys where signatures are enforced."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def test_an_image_that_is_not_there_is_a_fact(node: FakeNode) -> None:
     assert (facts.containerd_ready, facts.image_present, facts.config_digest) == (True, False, "")
 
 
-def test_a_module_in_the_kernel_that_nothing_here_accounts_for_is_foreign(node: FakeNode) -> None:
+def test_a_loaded_module_of_a_version_that_is_not_ours_is_foreign(node: FakeNode) -> None:
     node.insert("nvidia", "580.159.04")
     assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
 
 
-def test_a_module_beside_a_layer_of_another_version(node: FakeNode) -> None:
+def test_so_is_one_of_another_version_than_the_layer(node: FakeNode) -> None:
     bake_layer(node)
     node.insert("nvidia", "580.159.04")
     assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
 
 
-@pytest.mark.parametrize("version", [VERSION, ""], ids=["its version", "no version told"])
-def test_a_module_that_may_be_a_layers_is_not(node: FakeNode, version: str) -> None:
+@pytest.mark.parametrize("version", [VERSION, ""], ids=["its version", "no version known"])
+def test_a_loaded_module_that_may_be_of_a_layer_is_not_foreign(node: FakeNode, version: str) -> None:
     bake_layer(node)
     node.insert("nvidia", version)
     assert look(node).foreign == ()
 
 
-def test_nor_is_one_that_stayed_in_use_when_its_layer_was_taken_away(node: FakeNode) -> None:
+def test_nor_is_one_that_stayed_in_use_when_its_layer_was_deactivated(node: FakeNode) -> None:
     layers.write(node.root, captured())
     node.insert("nvidia", VERSION)
     assert look(node).foreign == ()
@@ -70,7 +70,7 @@ def test_nor_is_one_that_stayed_in_use_when_its_layer_was_taken_away(node: FakeN
     assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
 
 
-def test_beside_a_foreign_driver_nothing_that_was_baked_is_looked_at(node: FakeNode) -> None:
+def test_beside_a_foreign_driver_nothing_baked_is_read(node: FakeNode) -> None:
     bake_layer(node)
     node.put("var/lib/dkms/nvidia/535.1/source/x")
     node.calls.clear()
@@ -98,11 +98,11 @@ def facts(node: SigningNode) -> Facts:
 
 
 @pytest.mark.subprocess
-def test_what_the_kernel_trusts_is_asked_where_it_enforces_signatures(enforcing: SigningNode) -> None:
+def test_the_keyrings_are_read_only_where_signatures_are_enforced(enforcing: SigningNode) -> None:
     found = facts(enforcing)
     assert found.trusted_keys
     assert len(found.trusted_keys) == len(BUILT_IN)
-    assert found.install_signer == "", "DKMS has no key here; the one that it would make is trusted by nobody"
+    assert found.install_signer == "", "DKMS has no key here, and no kernel trusts the one that it would make"
     enforcing.put("sys/module/module/parameters/sig_enforce", "N\n")
     assert facts(enforcing).trusted_keys is None
 
@@ -126,7 +126,7 @@ def test_the_key_that_dkms_signs_with_is_named_by_its_certificate(enforcing: Sig
     ("changes", "code"),
     [
         pytest.param({}, "module_unsigned", id="as baked"),
-        pytest.param({"signer": "somebody"}, "module_untrusted", id="by whom is not recorded"),
+        pytest.param({"signer": "somebody"}, "module_untrusted", id="no manifest says by whom"),
     ],
 )
 def test_a_baked_node_that_enforces_signatures_compiles_nothing(enforcing: SigningNode, changes: dict[str, Any], code: str) -> None:

@@ -1,4 +1,4 @@
-"""What holds for any facts and policy at all: one explained plan, and no fast path that is not certain."""
+"""Properties of the decision for any facts and policy: one plan with a reason, and a fast path only where everything is known."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ FACTS = st.builds(
     boot_id=st.sampled_from(["boot-1", ""]),
     device_nodes=st.booleans(),
 )  # fmt: skip
-# Random facts rarely come near a fast path: a baked or ready node with some fields taken from random ones does.
+# Random facts rarely allow a fast path; those of a baked or ready node with a few random fields do.
 NEAR = st.builds(
     lambda base, other, names: replace(base, **{name: getattr(other, name) for name in names}),
     st.sampled_from([baked(), ready(), enforced(SIGNED), baked(layers=(), layer_contents=None), never_baked()]),
@@ -144,7 +144,7 @@ def test_no_action_means_no_steps_unless_the_node_is_ready(facts: Facts, policy:
 
 
 @given(ANY_FACTS, ANY_POLICY)
-def test_an_interrupted_removal_is_ended_before_anything_else(facts: Facts, policy: Policy) -> None:
+def test_an_interrupted_removal_is_finished_before_anything_else(facts: Facts, policy: Policy) -> None:
     plan = decide(replace(facts, removal_under_way=True, activation_is_newer=False), policy)
     assert Step.REMOVE_DRIVER in plan.steps or plan.fails
 
@@ -185,7 +185,7 @@ def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Fa
 
 
 @given(ANY_FACTS, ANY_POLICY)
-def test_nothing_is_compiled_that_the_kernel_would_not_take(facts: Facts, policy: Policy) -> None:
+def test_nothing_is_compiled_that_the_kernel_would_not_accept(facts: Facts, policy: Policy) -> None:
     plan = decide(facts, policy)
     if plan.action is INSTALL and facts.signatures_enforced:
         assert facts.install_signer

@@ -15,7 +15,7 @@ from tests.kit.values import NEWER, VERSION, policy
 
 
 @pytest.mark.parametrize("managed", [True, False], ids=["lost its gpu", "opted out"])
-def test_what_was_put_in_place_goes_where_no_driver_belongs(layered: LayerNode, managed: bool) -> None:
+def test_an_active_layer_is_removed_where_no_driver_belongs(layered: LayerNode, managed: bool) -> None:
     before = placed(layered)
     flow_boot(layered)
     if managed:
@@ -38,14 +38,14 @@ def test_packages_that_a_driver_container_installed_stay_and_are_named(layered: 
     assert any(warning.startswith("left: package nvidia-container-toolkit") for warning in outcome.warnings)
 
 
-def test_nouveau_is_left_where_a_layer_is_only_taken_away(layered: LayerNode) -> None:
+def test_nouveau_stays_loaded_where_a_layer_is_only_removed(layered: LayerNode) -> None:
     flow_boot(layered)
     layered.insert("nouveau", "")
     flow_boot(layered, policy(managed=False))
     assert layered.loaded_names() == ["nouveau"]
 
 
-def test_what_the_kernel_hook_has_built_from_the_layers_source_goes_with_it(layered: LayerNode) -> None:
+def test_what_the_kernel_hook_built_from_the_layers_source_is_removed_too(layered: LayerNode) -> None:
     before = placed(layered)
     flow_boot(layered)
     built = layered.kernel_hook_builds(NEWER)
@@ -57,14 +57,14 @@ def test_what_the_kernel_hook_has_built_from_the_layers_source_goes_with_it(laye
     assert ["depmod", "-b", str(layered.root), NEWER] in layered.calls
 
 
-# --- what is not ours stays, and what is reported as kept is there ---------------------------------------------------
+# --- what is not ours stays and is named ---------------------------------------------------
 DKMS = f"var/lib/dkms/nvidia/{VERSION}"
 SOURCES = f"usr/src/nvidia-{VERSION}"
 OPERATORS = "run/nvidia/validations/.driver-ctr-ready"
 
 
 def install_distributions_driver(node: LayerNode) -> dict[str, str]:
-    """Another package's driver of the same version, as Ubuntu's nvidia-dkms-580: it uses just these paths."""
+    """A package's driver of the same version, such as Ubuntu's nvidia-dkms-580, which uses the same paths."""
     theirs = {f"{SOURCES}/Kbuild": "theirs", f"{SOURCES}/dkms.conf": f'PACKAGE_VERSION="{VERSION}"\n'}
     for path, text in theirs.items():
         node.put(path, text)
@@ -98,7 +98,7 @@ def test_a_distributions_driver_of_the_same_version_stays_whole(layered: LayerNo
     built = layered.kernel_hook_builds(NEWER)
     if loses_gpu:
         lose_gpu(layered)
-    layered.put("sys/module/nvidia/version", "570.1\n")  # by now it runs, in another version
+    layered.put("sys/module/nvidia/version", "570.1\n")  # the package's driver is loaded, in another version
     outcome = flow_boot(layered)
     assert (outcome.result, outcome.code) == ("removed", "no_gpu" if loses_gpu else "foreign_driver")
     assert "nvidia" in layered.loaded_names()
@@ -109,7 +109,7 @@ def test_a_distributions_driver_of_the_same_version_stays_whole(layered: LayerNo
 
 
 @pytest.mark.parametrize("users", [0, 1])
-def test_on_an_operators_node_the_layer_goes_and_its_modules_while_nobody_has_them(layered: LayerNode, users: int) -> None:
+def test_on_an_operators_node_the_layer_is_removed_and_its_modules_if_not_in_use(layered: LayerNode, users: int) -> None:
     flow_boot(layered)
     layered.put(OPERATORS)
     table = layered.root / "proc/modules"
@@ -122,9 +122,7 @@ def test_on_an_operators_node_the_layer_goes_and_its_modules_while_nobody_has_th
     assert (layered.root / OPERATORS).exists()
 
 
-def test_modules_that_another_process_holds_stop_an_opted_out_node_before_a_file_goes(
-    layered: LayerNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_on_an_opted_out_node_modules_in_use_stop_the_removal_before_any_file(layered: LayerNode, monkeypatch: pytest.MonkeyPatch) -> None:
     flow_boot(layered)
     before = placed(layered)
     monkeypatch.setattr(
