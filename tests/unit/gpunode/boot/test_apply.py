@@ -344,7 +344,7 @@ def test_a_plan_that_becomes_an_error_after_the_pull_is_raised(node: FakeNode) -
     facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=(), trusted_keys=(SIGNER.key_id,))
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"
-    run = BootRun(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events(), plan)
+    run = BootRun(node.root, node, containerd, want, facts, Deadline(want.deadline_s, node.clock, node.clock.sleep), Events(), plan)
     with pytest.raises(BootError) as caught:
         carry_out(run)
     assert caught.value.code == "signatures_enforced"

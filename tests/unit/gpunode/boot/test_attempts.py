@@ -221,8 +221,8 @@ def test_each_try_is_cut_to_what_is_left(fresh: FakeNode) -> None:
     fresh.scripts = [fails(seconds=300)]
     assert failed(fresh, error=GpuNodeError).code in ("container_failed", "deadline")
     limits = fresh.run_limits()
-    assert limits[:2] == [600, pytest.approx(780 - 310)]
-    assert fresh.clock.now <= 1000 + 780
+    assert limits[:2] == [policy().try_s, pytest.approx(policy().deadline_s - 310)]
+    assert fresh.clock.now <= 1000 + policy().deadline_s
 
 
 def test_no_container_outlives_a_run_that_was_killed(fresh: FakeNode) -> None:
