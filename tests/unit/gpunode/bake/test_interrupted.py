@@ -30,11 +30,11 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, node_record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
 
+from tests.kit.boot import boot
 from tests.kit.node import FakeNode, bake_layer
 from tests.kit.values import IMAGE, KVER, NEWER, VERSION
 from tests.unit.gpunode.bake import test_captured as test_capturing
 from tests.unit.gpunode.bake import test_flow as test_bake
-from tests.unit.gpunode.boot import test_apply
 
 KILLED, DONE = 9, 0
 MOST_EFFECTS = 700
@@ -180,7 +180,7 @@ def newer_kernel(node: FakeNode) -> None:
 
 
 def boots(node: FakeNode) -> object:
-    return test_apply.boot(node)
+    return boot(node)
 
 
 def bakes(node: FakeNode) -> object:
