@@ -19,7 +19,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
-from tests.kit.node import KILLED, FakeNode, Reply, Script
+from tests.kit.node import FakeNode
+from tests.kit.reply import KILLED, Reply, Script
 from tests.kit.values import IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, NEWER, OLDER, VERSION
 from tests.unit.gpunode.bake.test_flow import COMPILE_LOG, request
 

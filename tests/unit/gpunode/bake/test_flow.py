@@ -21,7 +21,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
-from tests.kit.node import KILLED, FakeNode, Reply, Script, bake_layer
+from tests.kit.node import FakeNode, bake_layer
+from tests.kit.reply import KILLED, Reply, Script
 from tests.kit.values import DATA, IMAGE, KVER, LIBRARIES, MARKER, NEWER, OLDER, VERSION
 
 COMPILE_LOG = (DATA / "dkms/make-3.0.10-pci_resize_resource.log").read_text(encoding="utf-8")

@@ -22,7 +22,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, module_signature
 
-from tests.kit.node import FakeNode, Reply, Script
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply, Script
 from tests.kit.signer import SIGN_FILE, Pair, SigningNode, make_pair, openssl
 from tests.kit.values import IMAGE, KVER, NEWER, VERSION
 from tests.unit.gpunode.bake.test_flow import request

@@ -13,7 +13,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import KVER, NEWER
 from tests.unit.gpunode.bake.test_captured import outside
 from tests.unit.gpunode.bake.test_flow import builds, request
@@ -225,12 +226,12 @@ def test_an_initramfs_that_cannot_be_made_puts_everything_back(
     node.put(f"boot/initrd.img-{NEWER}", "init\netc/modprobe.d/other.conf\n")
     if not chosen:
         run(node, mode=mode)
-    works = node._do_update_initramfs
+    works = node.programs["update-initramfs"]
 
-    def fails(words: list[str]) -> Reply:
-        return Reply(1, err="no space left\n") if words[-1] == NEWER else works(words)
+    def fails(node: FakeNode, words: list[str]) -> Reply:
+        return Reply(1, err="no space left\n") if words[-1] == NEWER else works(node, words)
 
-    monkeypatch.setattr(node, "_do_update_initramfs", fails)
+    monkeypatch.setitem(node.programs, "update-initramfs", fails)
     before = outside(node)
     with pytest.raises(BuildError) as caught:
         run(node, mode=mode, blacklist_nouveau=chosen)
@@ -255,8 +256,8 @@ def test_a_record_that_cannot_be_written_puts_everything_back(node: FakeNode, mo
     assert outside(node) == before
 
 
-def test_an_update_that_does_nothing_is_an_error(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(node, "_do_update_initramfs", lambda words: Reply())
+def test_an_update_that_does_nothing_is_an_error(node: FakeNode) -> None:
+    node.programs["update-initramfs"] = lambda node, words: Reply()
     error = refused(node, BuildError)
     assert error.code == "initramfs_unchanged"
     assert f"did not change /{IMAGE}" in str(error)
