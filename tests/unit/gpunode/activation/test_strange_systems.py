@@ -21,9 +21,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 
 from tests.kit import layer as layernode
 from tests.kit import values as support
+from tests.kit.faults import Counter, clone, die, killed_in_child, watched
 from tests.kit.layer import LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, set_aside, snapshot
 from tests.kit.values import KVER, LIBRARIES, LOADER, NEWER, VERSION
-from tests.unit.gpunode.activation.test_faults import Counter, clone, die, killed_in_child, watched
 
 Change = Callable[[LayerNode], object]
 

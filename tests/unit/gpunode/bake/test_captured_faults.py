@@ -15,9 +15,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
 
+from tests.kit.faults import CHANGES, GROWING, MOST_EFFECTS, Broken, opens, watched
 from tests.kit.node import FakeNode
 from tests.kit.values import NEWER
-from tests.unit.gpunode.activation.test_faults import CHANGES, GROWING, MOST_EFFECTS, Broken, opens, watched
 from tests.unit.gpunode.bake.test_captured import builds, outside, run
 from tests.unit.gpunode.bake.test_interrupted import in_store
 

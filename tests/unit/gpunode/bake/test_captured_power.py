@@ -1,7 +1,7 @@
 """A captured bake whose machine loses its power at any effect: a manifest never speaks of what is not there, what the next bake leaves is
 what one alone would, and the image is as it was.
 
-Effects are counted as in test_activation_faults; those of the fake node's own overlays and containers are among them.
+Effects are counted as in tests/kit/faults.py; those of the fake node's own overlays and containers are among them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers i
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from tests.kit import layer as layernode
+from tests.kit.faults import Counter, Disk, PowerCut, clone, die, watched
 from tests.kit.node import FakeNode
 from tests.kit.values import IMAGE, VERSION
-from tests.unit.gpunode.activation.test_faults import Counter, Disk, PowerCut, clone, die, watched
 from tests.unit.gpunode.bake.test_captured import OTHER, builds
 from tests.unit.gpunode.bake.test_flow import request
 
