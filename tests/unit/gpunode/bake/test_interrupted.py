@@ -221,7 +221,6 @@ def test_killed_at_every_effect_the_next_run_recovers(
     stride: int,
 ) -> None:
     monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
-    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("sync", "fsync"):  # the end is that of a process, not of a machine
         monkeypatch.setattr(os, name, lambda *_: None)
