@@ -39,7 +39,7 @@ def builds(**options: Any) -> Script:
 
 
 def builds_newest(more: Script | None = None, **options: Any) -> Script:
-    """An unmodified driver image: it builds for the newest kernel whose headers it sees, then does ``more``."""
+    """An unmodified driver image: it builds for the newest kernel with visible headers, then runs ``more``."""
 
     def script(node: FakeNode, action: str) -> Reply:
         in_sight = sorted(p.parent.name for p in (node.root / "lib/modules").glob("*/build"))
@@ -50,12 +50,12 @@ def builds_newest(more: Script | None = None, **options: Any) -> Script:
 
 
 def outside(node: FakeNode) -> dict[str, str]:
-    """Every file but the store, logs and the scratch files of a bake."""
+    """All files except the store, logs, and run/gpu-prebake."""
     return {p: t for p, t in node.tree().items() if not p.startswith((STORE, "var/log", "run/gpu-prebake"))}
 
 
 def in_store(node: FakeNode) -> dict[str, Any]:
-    """Every file in the store, temporary files included; of documents only what does not differ from run to run."""
+    """Everything in the store, temporary files included; of documents only what is the same in every run."""
     found: dict[str, Any] = {}
     for path, text in node.tree(STORE).items():
         if path.endswith("/manifest.json"):
