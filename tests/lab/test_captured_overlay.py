@@ -21,6 +21,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
+from tests.kit import layer as layernode
 from tests.kit import values as support
 from tests.kit.layer import MODULE, LayerNode, snapshot
 from tests.kit.values import KVER
@@ -153,7 +154,7 @@ def test_the_layer_in_place_is_what_the_overlay_showed(overlaid: Overlaid, seed:
     node = overlaid.node
     activate.activate(node.root, node, layer)
     node_has = snapshot(node.root)
-    node._do_depmod([KVER])
+    layernode.depmod(node, [KVER])
     for path in (MODULE, *(p for p in {**shown, **node_has} if p.startswith(TOP))):
         assert node_has.get(path) == shown.get(path), path
     assert verify.verify(node.root) == ()

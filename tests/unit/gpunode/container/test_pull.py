@@ -14,7 +14,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit import archives
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import CONFIG_DIGEST, DATA, IMAGE, digest
 
 MIRROR = IMAGE.replace("registry.lab:5000", "mirror.local")

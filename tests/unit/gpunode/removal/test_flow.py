@@ -28,7 +28,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import i
 from tests.kit import layer as layernode
 from tests.kit.boot import boot
 from tests.kit.layer import LayerNode
-from tests.kit.node import FakeNode, Reply, bake_layer, behave
+from tests.kit.node import FakeNode, bake_layer
+from tests.kit.reply import Reply
 from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
 
 RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
@@ -299,10 +300,10 @@ def test_a_blacklist_that_somebody_changed_stays_and_is_named(blacklisted: FakeN
 
 
 def test_a_removal_that_was_killed_before_the_initramfs_is_finished(blacklisted: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(words: list[str]) -> Reply:
+    def killed(node: FakeNode, words: list[str]) -> Reply:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blacklisted, "_do_update_initramfs", killed)
+    monkeypatch.setitem(blacklisted.programs, "update-initramfs", killed)
     with pytest.raises(KeyboardInterrupt):
         take(blacklisted)
     assert not (blacklisted.root / nouveau_blacklist.PATH).exists()
