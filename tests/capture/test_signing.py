@@ -1,4 +1,4 @@
-"""Captured bakes that sign modules, on native nodes with two kernels: with a key from the controller, and with one in a token of the node."""
+"""Captured bakes that sign, on native nodes with two kernels: with a key from the controller, and with one in a token of the node."""
 
 from __future__ import annotations
 
