@@ -23,7 +23,7 @@ LOOK = """
 import json
 from dataclasses import asdict
 from pathlib import Path
-from gpunode import bootloader
+from gpunode.system import bootloader
 print(json.dumps(asdict(bootloader.default_kernel(Path("/")))))
 """
 OLD, NEW = (kernel.kver for kernel in base.kernels(base.root() / "boot"))
