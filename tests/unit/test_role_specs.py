@@ -1,4 +1,4 @@
-"""The roles' four faces agree: defaults, argument_specs, README and what is passed on to the modules."""
+"""The four places of a role's variables agree: defaults, argument_specs, README, and what is passed on to the modules."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def module(name: str) -> ModuleType:
 
 
 def module_options(name: str) -> dict[str, dict[str, Any]]:
-    """The options of a module as it documents them, those of its fragments too."""
+    """The options that a module documents, including those of its fragments."""
     document = yaml.safe_load(module(name).DOCUMENTATION)
     found = dict(document.get("options", {}))
     for fragment in document.get("extends_documentation_fragment", []):
@@ -60,7 +60,7 @@ def readme_table(role: str) -> list[tuple[str, str]]:
 
 
 def shown(default: Any) -> str:
-    """A default as the README shows it; one that is computed is told in words there."""
+    """A default as the README shows it; empty for a computed one, which the README describes in words."""
     if isinstance(default, str) and "{{" in default:
         return ""
     return f"`{yaml.safe_dump(default, default_flow_style=True, default_style='').splitlines()[0]}`" if default != "" else '`""`'
@@ -87,7 +87,7 @@ def test_each_argument_has_a_type_and_a_description(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_what_must_not_become_text_is_raw(role: str) -> None:
+def test_variables_that_must_not_become_text_are_raw(role: str) -> None:
     needs_raw = {n for n in options(role) if n.endswith(("_image", "_version", "_kernels", "_feature_flags", "_expected_gpus"))}
     assert {name for name in needs_raw if options(role)[name]["type"] != "raw"} == set()
 
@@ -119,7 +119,7 @@ def test_module_has_the_defaults_and_choices_of_the_role(role: str, name: str, g
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_takes_what_it_documents(name: str) -> None:
+def test_a_module_accepts_exactly_what_it_documents(name: str) -> None:
     documented = {
         option: {key: value for key, value in facts.items() if key in ("type", "default", "choices", "required", "elements")}
         for option, facts in module_options(name).items()

@@ -17,7 +17,7 @@ def make_root(root: Path) -> Path:
     return root
 
 
-def test_puts_a_resolver_link_back(tmp_path: Path) -> None:
+def test_restores_a_resolver_link(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     target = Path("../run/systemd/resolve/stub-resolv.conf")
     (root / "etc/resolv.conf").symlink_to(target)
