@@ -13,6 +13,7 @@ from ..driver import control, foreign, kmod
 from ..driver.control import REFUSE
 from ..driver.modules import of_version, takeable
 from ..errors import BootError, DataError, InputError
+from ..options import LAYER
 from ..store import activation_record, layers
 from ..store.activation_record import Activation
 from ..store.objects import Store
@@ -22,7 +23,8 @@ from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import activate, deactivate, discard, preconditions, recovery
 from .activate import indexes_were_swapped
-from .deactivate import TakenAway, disk_errors_named
+from .disk_errors import disk_errors_named
+from .take_away import TakenAway
 
 ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
 _UNLOAD_S = 300.0
@@ -60,7 +62,7 @@ def set_state(
     check: bool = False,
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
-    in_use: str = REFUSE,
+    in_use: str = LAYER["in_use"].default,
     live: bool = True,
 ) -> LayerChange:
     """Brings a layer to ``state``: ``active`` in place, ``inactive`` taken away, ``absent`` dropped from the store.

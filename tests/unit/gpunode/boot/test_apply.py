@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import apply, evidence
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import carry_out
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.context import BootRun
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
@@ -31,7 +32,7 @@ def boot(node: FakeNode, want: Policy | None = None) -> Outcome:
     deadline = Deadline(want.deadline_s, node.clock, node.clock.sleep)
     containerd = Containerd(node)
     facts = probe(node.root, node, containerd, want.wanted)
-    return Apply(node.root, node, containerd, want, facts, deadline, Events()).run(decide(facts, want))
+    return carry_out(BootRun(node.root, node, containerd, want, facts, deadline, Events(), decide(facts, want)))
 
 
 def failed(node: FakeNode, want: Policy | None = None, error: type[GpuNodeError] = BootError) -> GpuNodeError:
@@ -367,8 +368,8 @@ def test_time_for_the_fallback_is_kept(baked: FakeNode) -> None:
     outcome = boot(baked)
     assert baked.driver_runs == [SKIP, INSTALL]
     first, second = baked.run_limits()
-    assert first == pytest.approx(780 - 240)
-    assert 200 < second <= 240
+    assert first == pytest.approx(policy().deadline_s - policy().fallback_s)
+    assert policy().fallback_s - 40 < second <= policy().fallback_s
     assert outcome.result == "compiled"
 
 
@@ -376,8 +377,8 @@ def test_each_try_is_cut_to_what_is_left(fresh: FakeNode) -> None:
     fresh.scripts = then(fails(seconds=300))
     assert failed(fresh, error=GpuNodeError).code in ("container_failed", "deadline")
     limits = fresh.run_limits()
-    assert limits[:2] == [600, pytest.approx(780 - 310)]
-    assert fresh.clock.now <= 1000 + 780
+    assert limits[:2] == [policy().try_s, pytest.approx(policy().deadline_s - 310)]
+    assert fresh.clock.now <= 1000 + policy().deadline_s
 
 
 def test_nothing_outlives_a_run_that_was_killed(fresh: FakeNode) -> None:
@@ -422,11 +423,11 @@ def test_an_owner_can_forbid_the_restart_and_is_told(baked: FakeNode) -> None:
 def interrupted(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first run that is killed between the container and the restart."""
 
-    def killed(self: Apply) -> None:
+    def killed(_: BootRun) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Apply, "_restart_containerd", killed)
+        patch.setattr(apply, "restart_containerd", killed)
         with pytest.raises(KeyboardInterrupt):
             boot(node)
     assert restarts(node) == 0
@@ -537,9 +538,9 @@ def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None
     facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=(), trusted_keys=(SIGNER.key_id,))
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"
-    apply = Apply(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events())
+    run = BootRun(node.root, node, containerd, want, facts, Deadline(want.deadline_s, node.clock, node.clock.sleep), Events(), plan)
     with pytest.raises(BootError) as caught:
-        apply.run(plan)
+        carry_out(run)
     assert caught.value.code == "signatures_enforced"
     assert node.driver_runs == []
 
