@@ -69,7 +69,7 @@ def assert_signed(bakery: Bakery, layer: Manifest, pair: Pair, scratch: Path) ->
         assert entry.sha256 == entries[tree].sha256
     assert layer.signer
     assert layer.signer.name == "Fleet modules"
-    assert {fact.signer for fact in layer.module_facts} == {"Fleet modules"}, "as modinfo tells"
+    assert {fact.signer for fact in layer.module_facts} == {"Fleet modules"}, "as modinfo shows"
 
 
 def found_in_files(bakery: Bakery, secret: str) -> list[str]:

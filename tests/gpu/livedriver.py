@@ -1,6 +1,6 @@
 """Makes a layer from the driver of a machine whose GPU answers: its user space, below DRIVER, and modules that the kernel has loaded.
 
-The module files on disk are fakes, with the fields of NVIDIA's for modinfo and no code: nobody here can compile for such a kernel, and
+The module files on disk are fakes: they have NVIDIA's fields for modinfo and no code. Nobody here can compile for such a kernel, and
 modprobe needs no more of a module that is loaded.
 """
 
