@@ -17,7 +17,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
 from tests.kit.node import FakeNode, bake_layer
 from tests.kit.signer import SigningNode, make_pair
 from tests.kit.values import CONFIG_DIGEST, VERSION, captured, policy
-from tests.unit.gpunode.system.test_keyrings import BUILT_IN, KEYS, ring
+from tests.kit.keyrings import BUILT_IN, KEYS, ring
 
 
 def look(node: FakeNode) -> Facts:

@@ -28,7 +28,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import i
 from tests.kit import layer as layernode
 from tests.kit.boot import boot
 from tests.kit.layer import LayerNode
-from tests.kit.node import FakeNode, bake_layer
+from tests.kit.node import FakeNode, bake_layer, behave
 from tests.kit.reply import Reply
 from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
 
