@@ -1,4 +1,4 @@
-"""Carrying a plan out on the running node, step by step."""
+"""Carries out the steps of a plan on the running node."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .probe import with_image
 
 
 def carry_out(run: BootRun) -> Outcome:
-    """Takes the steps of the run's plan and returns what came of it. Raises GpuNodeError with a code per cause."""
+    """Takes the steps of the run's plan and returns the outcome. Raises GpuNodeError with a code for each cause."""
     Store(run.root).sweep()
-    node = run.facts.record  # looked at first: a removal takes it before a container comes
+    node = run.facts.record  # read first: a removal deletes it before a container runs
     follows_interrupted = bool(node and node.state == node_record.STARTED and node.machine_id == run.facts.machine_id)
     if Step.PULL_IMAGE in run.plan.steps:
         pull_image(run)
@@ -52,18 +52,18 @@ def carry_out(run: BootRun) -> Outcome:
 
 
 def pull_image(run: BootRun) -> None:
-    """Pulls the driver image, and decides again with what is known then."""
+    """Pulls the driver image, then decides again, because the image's digest is known now. Raises ImageError."""
     wanted = run.policy.wanted
     with run.events.step(Step.PULL_IMAGE.value, image=wanted.pull.text):
         ensure_image(run.containerd, wanted, run.deadline, run.source, say=run.events.say)
     run.facts = with_image(run.facts, run.containerd, wanted)
     if not run.facts.image_present:
-        raise ImageError(f"driver image {wanted.image.text} was pulled, and containerd does not have it", code="image_missing")
+        raise ImageError(f"driver image {wanted.image.text} was pulled, but containerd does not have it", code="image_missing")
     run.follow(decide(run.facts, run.policy))
 
 
 def activate_layer(run: BootRun) -> None:
-    """Activates the plan's layer. One that cannot be activated stays in the store, and the node goes down the ladder."""
+    """Activates the plan's layer. If it cannot be activated, it stays in the store, and the next action is a full install."""
     layer = run.plan.layer
     if layer is None:
         raise AssertionError("a plan that activates names its layer")
@@ -74,7 +74,7 @@ def activate_layer(run: BootRun) -> None:
             if error.code == "activation_unfinished":
                 raise
             event.update(outcome="refused", code=error.code)
-            _refuse_layer(run, f"layer {layer.layer} cannot be put in place: {error}")
+            _refuse_layer(run, f"layer {layer.layer} cannot be activated: {error}")
             return
     run.facts = replace(run.facts, active_layer=layer.layer, active_machine_id=run.facts.machine_id, active_version=layer.identity.version)
 
@@ -84,7 +84,7 @@ def _refuse_layer(run: BootRun, reason: str) -> None:
     run.outcome.action = Action.INSTALL
     untrusted = install_refusal(run.facts)
     if untrusted:
-        raise BootError(f"{reason}; and {untrusted}: bake anew", code="signatures_enforced")
+        raise BootError(f"{reason}; and a full install would not help: {untrusted}: bake again", code="signatures_enforced")
 
 
 def load_modules(run: BootRun) -> None:
@@ -94,7 +94,7 @@ def load_modules(run: BootRun) -> None:
 
 
 def check_driver(run: BootRun) -> None:
-    """Checks versions, and that the driver answers for every GPU that is its own. Raises BootError."""
+    """Checks the versions, and that the driver answers for every GPU that it drives. Raises BootError."""
     with run.events.step(Step.CHECK_DRIVER.value) as event:
         gpus = sum(gpu.driver != "vfio-pci" for gpu in run.facts.gpus)
         run.outcome.device_check = nvidia_smi.check(run.root, run.runner, run.deadline, run.arch, run.version, gpus, run.waives_device())
@@ -102,7 +102,7 @@ def check_driver(run: BootRun) -> None:
 
 
 def restart_containerd(run: BootRun) -> None:
-    """Restarts containerd where a driver container has changed its configuration, and the policy allows it."""
+    """Restarts containerd if a driver container has changed its configuration and the policy allows it."""
     if run.containerd.config_in_force() == recording.written(run).containerd_config:
         return
     if run.policy.restart_containerd == "never":
@@ -114,7 +114,7 @@ def restart_containerd(run: BootRun) -> None:
 
 
 def start_services(run: BootRun) -> None:
-    """Starts the driver's services, and records that they run last of all."""
+    """Starts the driver's services; last of all, records that they run."""
     switches = any(f.is_nvswitch for f in run.facts.functions)
     with run.events.step(Step.START_SERVICES.value) as event:
         started, warnings = control.start_services(run.root, run.runner, run.deadline, switches)

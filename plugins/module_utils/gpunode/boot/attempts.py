@@ -1,4 +1,4 @@
-"""The tries of the driver container under one deadline: the node's state after each, and no exit status, decides what follows."""
+"""Runs the driver container in several tries under one deadline. After a failure, the state of the node decides what is tried next."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ CONTAINER = "gpuinstall"
 
 
 def run_container(run: BootRun, follows_interrupted: bool) -> None:
-    """Sends the plan's action to the driver container until the node has its driver, and goes down the ladder where the fast path fails.
+    """Runs the driver container with the plan's action until the node has its driver; if the fast path fails, does a full install.
 
-    ``follows_interrupted`` says that an earlier run of this node did not end. Raises BootError with a code per cause.
+    ``follows_interrupted``: an earlier run on this node did not end. Raises BootError with a code for each cause.
     """
     write_started(run)
     attempts = _Attempts(run, follows_interrupted, *_begin(run, follows_interrupted))
     try:
         attempts.run_verified()
     except BaseException:
-        with contextlib.suppress(OSError):  # the failure itself is what the caller must learn
+        with contextlib.suppress(OSError):  # the caller must get the first error
             attempts.recorder.end(attempts.compiled())
         raise
     compiled = attempts.compiled()
@@ -48,13 +48,13 @@ def run_container(run: BootRun, follows_interrupted: bool) -> None:
     if compiled and run.plan.action is Action.INSTALL_SKIP_BUILD and outcome.action is run.plan.action:
         outcome.code = "skip_refused"
         outcome.reason = (
-            "asked to skip the build, the driver container compiled all the same: its own check refused what was baked "
+            "the driver container was asked to skip the build, but compiled: its own check refused what was baked "
             f"(log: {run.events.steps[-1].get('log', '')})"
         )
 
 
 def _begin(run: BootRun, follows_interrupted: bool) -> tuple[FileRecorder, str]:
-    """Notes, before a driver container, which files are here and what the kernel's log says."""
+    """Records, before a driver container runs, which files exist, and reads the kernel's log."""
     recorder = FileRecorder(run.root, own_files(run.facts), follows_interrupted)
     recorder.begin()
     return recorder, evidence.log_before(run.root, run.runner)
@@ -62,8 +62,8 @@ def _begin(run: BootRun, follows_interrupted: bool) -> tuple[FileRecorder, str]:
 
 @dataclass
 class _Attempts:
-    """``layer`` is what is being tried, None for a marker without a manifest. ``is_baked`` says that what was baked is being tried: until
-    it was removed, or the driver container compiled over it."""
+    """``is_baked``: a baked driver is being tried; false once it was removed, or the driver container compiled over it. ``layer`` is the
+    layer that is being tried; None if there is none, as for a marker without a manifest."""
 
     run: BootRun
     follows_interrupted: bool
@@ -76,11 +76,11 @@ class _Attempts:
         self.stamps = module_stamps(self.run.root, self.run.kver)
 
     def compiled(self) -> bool:
-        """Whether the kernel's modules are others than before the first try."""
+        """Whether the kernel's modules have changed since the first try."""
         return module_stamps(self.run.root, self.run.kver) != self.stamps
 
     def run_verified(self) -> None:
-        """The tries; beside them the user space of a layer that was activated without reading it is hashed, before anything is recorded."""
+        """Makes the tries. If the layer was activated without reading its libraries, hashes them meanwhile, before anything is recorded."""
         if not (self.layer and self._is_unverified(self.layer)):
             self._tries()
             return
@@ -89,9 +89,9 @@ class _Attempts:
             self._tries()
             problems = verified.result()
         if not self.layer:
-            return  # it has gone meanwhile, with its record
+            return  # it was removed meanwhile, with its record
         if self.compiled():
-            return  # over the layer's files: the hashing may have met files of either
+            return  # over the layer's files, so the hashes may be of either's
         if problems:
             self._fall_back("; ".join(problems[:3]))
             self._tries()
@@ -99,17 +99,17 @@ class _Attempts:
             verify.record_verified(self.run.root)
 
     def _is_unverified(self, layer: Manifest) -> bool:
-        """Whether it was activated by this run, or by one that was interrupted before all of it was read."""
+        """Whether the active layer was not read completely yet: it was activated by this run, or by one that was interrupted."""
         active = activation_record.read(self.run.root)
         return bool(active and active.layer == layer.layer and not active.verified)
 
     @property
     def _reserved_s(self) -> float:
-        """What a try of something baked must leave of the deadline, for the full install."""
+        """How much of the deadline a try of a baked driver must leave for the full install."""
         return self.run.policy.fallback_s if self.is_baked else 0.0
 
     def _tries(self) -> None:
-        """At most ``tries`` runs in all, each cut to what is left of the deadline."""
+        """Makes at most the policy's number of tries, each limited to what is left of the deadline."""
         run, outcome, policy = self.run, self.run.outcome, self.run.policy
         container = DriverContainer(run.containerd, run.runner, run.root, run.events.say)
         number, last = 0, policy.tries
@@ -123,7 +123,7 @@ class _Attempts:
                 container.sweep()
                 return
             if self._after_failure(ran, number):
-                last = max(last, number + 1)  # after a removal the install that replaces it always follows
+                last = max(last, number + 1)  # after a removal, there is always a try of the full install
             if number < last and not run.deadline.pause(policy.delay_s, self._reserved_s):
                 break
         if ran is None:
@@ -147,31 +147,32 @@ class _Attempts:
         return ran
 
     def _after_failure(self, ran: ContainerRun, number: int) -> bool:
-        """Sets the next action, or raises BootError where a next try cannot help. Returns whether it has gone down the ladder."""
+        """Sets the next action, or raises BootError if another try cannot help. Returns whether the baked driver was removed."""
         run, outcome = self.run, self.run.outcome
         verdict, reason = judge(self._evidence())
         if self.compiled():
-            self.is_baked, self.layer = False, None  # it compiled all the same: what was baked is no longer what is judged
+            self.is_baked, self.layer = False, None  # it compiled: the verdict is no longer about what was baked
         how = f"timed out after {ran.seconds:.0f} s" if ran.timed_out else f"failed (exit status {ran.rc})"
-        run.events.say(f"{outcome.action.value} {how}; the node says: {verdict.value}: {reason}")
+        run.events.say(f"{outcome.action.value} {how}; the node's state shows: {verdict.value}: {reason}")
         run.events.steps[-1].update(verdict=verdict.value, reason=reason)
         if verdict is Verdict.HARDWARE:
             code = "no_device" if "no device" in reason else "hardware"
-            raise BootError(f"{outcome.action.value} failed, and no compile can mend it: {reason}. Log: {ran.log}", code=code)
+            raise BootError(f"{outcome.action.value} failed, and a compile would not help: {reason}. Log: {ran.log}", code=code)
         outcome.warnings.append(f"try {number} {how}: {reason}")
         compile_error = build_log.first_error(ran.output, dkms.build_log(run.root, run.version))
         if verdict is Verdict.DRIVER_GOOD and self._is_built():
-            outcome.action = Action.INSTALL_SKIP_BUILD  # what was compiled stays; only device initialisation is tried again
+            outcome.action = Action.INSTALL_SKIP_BUILD  # keep what was compiled, and try only device initialisation again
         elif verdict is Verdict.DRIVER_BAD and self.is_baked:
             self._fall_back(reason)
             return True
         elif build_log.is_out_of_space(ran.output):
-            raise BootError(f"a filesystem is full: {build_log.last_lines(ran.output, 3)}. Make room", code="no_space")
+            raise BootError(f"a filesystem is full: {build_log.last_lines(ran.output, 3)}. Make room on it", code="no_space")
         elif compile_error:
             raise BootError(f"the driver does not compile for kernel {run.kver}: {compile_error}. Log: {ran.log}", code="compile_failed")
         elif verdict is Verdict.DRIVER_BAD and not ran.timed_out and module_files(run.root, run.kver):
             raise BootError(
-                f"what was compiled here cannot be used, and would be the same again: {reason}. Log: {ran.log}", code="driver_bad"
+                f"the driver that was compiled here cannot be used, and another compile would give the same: {reason}. Log: {ran.log}",
+                code="driver_bad",
             )
         return False
 
@@ -181,13 +182,13 @@ class _Attempts:
         return bool(found and found.kernel == self.run.kver and found.version == self.run.version)
 
     def _fall_back(self, reason: str) -> None:
-        """Removes what was judged bad and goes down the ladder, once."""
+        """Removes the driver that was judged bad, so that a full install follows. Happens at most once."""
         run, outcome, tried = self.run, self.run.outcome, self.layer
         outcome.code, outcome.reason = "fast_path_failed", f"the fast path failed ({reason}); full install"
         outcome.action, self.is_baked, self.layer = Action.INSTALL, False, None
         untrusted = install_refusal(run.facts)
         if untrusted:
-            raise BootError(f"{outcome.reason} is no way out: {untrusted}", code="signatures_enforced")
+            raise BootError(f"the fast path failed ({reason}), and a full install would not help: {untrusted}", code="signatures_enforced")
         self.recorder.end(self.compiled())
         if tried and tried.mode == CAPTURED:
             layers.mark_bad(run.root, tried, run.facts.machine_id, reason)

@@ -1,4 +1,4 @@
-"""One run of a plan on one node: what it works with, the facts as they become, and its outcome so far."""
+"""Defines the state of one boot run: what it works with, its plan, the current facts, and its outcome so far."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .policy import Policy
 
 @dataclass
 class BootRun:
-    """``facts`` are those on which ``plan`` was made, and follow what the run changes. ``resumed`` says what was taken away when an
-    earlier run's interrupted work was finished. ``config_before`` is the configuration that containerd ran with before any driver
-    container; "" until somebody asked. Times in seconds come from the policy."""
+    """``facts`` are those on which ``plan`` was made; the run updates them with its changes. ``resumed`` is what was taken away to finish
+    the work of an interrupted run. ``config_before`` is containerd's configuration before any driver container ran, "" until
+    ``recording.config_before`` has read it."""
 
     root: Path
     runner: Runner
@@ -43,7 +43,7 @@ class BootRun:
         self.follow(self.plan)
 
     def follow(self, plan: Plan) -> None:
-        """Begins with ``plan``: no step of it has been taken yet."""
+        """Starts over with ``plan``, of which no step has been taken yet."""
         self.plan = plan
         result = "ready" if plan.code == "already_initialised" else "nothing"
         self.outcome = Outcome(plan, plan.action, result, plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
@@ -54,7 +54,7 @@ class BootRun:
 
     @property
     def arch(self) -> str:
-        """The architecture, "" where it is not one that we know."""
+        """The architecture; "" if it is not supported."""
         return self.facts.arch or ""
 
     @property
@@ -63,13 +63,13 @@ class BootRun:
         return self.policy.wanted.version
 
     def marker(self) -> Marker | None:
-        """The driver container's marker; None where there is none that can be read."""
+        """The marker; None if there is none or it cannot be read."""
         try:
             return marker.read(self.root, self.marker_path)
         except GpuNodeError:
             return None
 
     def waives_device(self) -> bool:
-        """Whether no GPU need answer: only where the owner and, through its marker, the driver image say so."""
+        """Whether no GPU needs to answer: only if the policy and the driver image, by its marker, both say so."""
         found = self.marker() if self.policy.accept_no_device else None
         return bool(found and found.accept_no_device)

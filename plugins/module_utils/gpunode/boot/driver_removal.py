@@ -1,4 +1,4 @@
-"""Removing a driver of ours as a step of a plan: another one follows, or none belongs on this node."""
+"""Removes a driver of ours as a step of a plan, before another is installed or because none belongs on this node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .recording import config_before
 
 
 def unload_modules(run: BootRun) -> None:
-    """Unloads the driver's modules. Raises BootError where somebody holds them; where the driver of this node is another's, that is a
+    """Unloads the driver's modules. Raises BootError if they are in use; on a node with a foreign driver or a GPU operator, that is only a
     warning."""
     facts, events, outcome = run.facts, run.events, run.outcome
     with events.step(Step.UNLOAD_MODULES.value) as event:
@@ -27,19 +27,19 @@ def unload_modules(run: BootRun) -> None:
             services, modules = control.unload(run.root, run.runner, run.deadline)
             event.update(services=list(services), modules=list(modules))
             return
-        try:  # where no driver of ours belongs, only the layer's own modules go
+        try:  # if no driver of ours belongs here, unload only the layer's modules
             control.unload(run.root, run.runner, run.deadline, [m.name for m in facts.layers_modules])
         except BootError as error:
             if not (facts.operator or facts.foreign):
                 raise
             event.update(outcome="left", error=str(error))
-            outcome.warnings.append(f"{error}; its files go all the same, since the driver of this node is another's")
+            outcome.warnings.append(f"{error}; the layer's files are removed all the same, because the driver of this node is not ours")
 
 
 def remove_driver(run: BootRun) -> None:
-    """Deactivates the active layer and removes whatever else of a driver is ours; ``run.facts`` know nothing of it afterwards."""
+    """Deactivates the active layer, removes what else of a driver is ours, and updates ``run.facts``."""
     facts, outcome = run.facts, run.outcome
-    config_before(run)  # the record that may know it goes
+    config_before(run)  # now, because the node record that may have it is removed
     none_follows = outcome.action is Action.NONE
     baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
     uninstall.begin(run.root, f"{outcome.code}: {outcome.reason}")
@@ -58,7 +58,7 @@ def remove_driver(run: BootRun) -> None:
             active_version=facts.active_version,
             kept=frozenset(taken.kept_paths | run.resumed.kept_paths),
         )
-        if none_follows and not (ours.versions or ours.placed):  # all of ours had gone; what is here by now is another's
+        if none_follows and not (ours.versions or ours.placed):  # all of ours was removed earlier; what is here now is not ours
             uninstall.forget(run.root, ())
             done = uninstall.Removal()
         else:
@@ -81,7 +81,7 @@ def _none_follows(run: BootRun) -> bool:
 
 
 def _is_marker_ours(run: BootRun) -> bool:
-    """Where no driver of ours belongs, a marker of a version that no document of ours names is another provisioner's."""
+    """Whether a document of ours names the marker's version. If not, and no driver of ours belongs here, others wrote the marker."""
     facts = run.facts
     known = own_versions(replace(facts, marker=None)) | {facts.active_version}
     return facts.marker is None or facts.marker.version in known

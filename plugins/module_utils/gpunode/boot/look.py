@@ -1,4 +1,4 @@
-"""A look at the node: its facts, and the plan that follows from them. Nothing is changed."""
+"""Reads a node's facts and decides on a plan. Changes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node record as one run of a plan writes it: started before the driver container, initialised after the checks, then services."""
+"""Writes the node record during a boot: ``started`` before the driver container, ``initialised`` after the checks, then the services."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .plan import Step
 
 
 def config_before(run: BootRun) -> str:
-    """The configuration that containerd ran with before any driver container: of this run, or of an interrupted one of the same boot."""
+    """Containerd's configuration before any driver container: of this run, or of an interrupted run of the same boot."""
     old = run.facts.record
     if not run.config_before and old and old.state == node_record.STARTED and old.boot_id == run.facts.boot_id:
         run.config_before = old.containerd_config
@@ -26,8 +26,8 @@ def config_before(run: BootRun) -> str:
 
 
 def write_started(run: BootRun) -> None:
-    """Records, before the driver container runs, that it does; with containerd's configuration, so that the run after an interruption
-    knows whether containerd must still be restarted."""
+    """Records, before the driver container runs, that it was started; also containerd's configuration, so that the run after an
+    interruption knows whether containerd must still be restarted."""
     facts, old = run.facts, run.facts.record
     identity = run.plan.identity or Identity(facts.kver, "", "", "", "", "")
     keep = old if old and old.machine_id == facts.machine_id and old.same_driver(identity) else None
@@ -58,7 +58,7 @@ def written(run: BootRun) -> Record:
 
 
 def write_initialised(run: BootRun) -> None:
-    """Records that the driver of this node is complete. Raises BootError where it has another flavour than the policy asks for."""
+    """Records that the driver of this node is complete. Raises BootError if its flavour is not the one that the policy asks for."""
     facts, outcome, started = run.facts, run.outcome, written(run)
     info = kmod.modinfo(run.runner, run.root, facts.kver, "nvidia")
     flavour = (info.flavour if info else None) or ""
@@ -80,16 +80,16 @@ def write_initialised(run: BootRun) -> None:
         )
         os.sync()  # the files that the record lists are on disk before it
         node_record.write(run.root, initialised)
-    if run.policy.flavour not in ("any", flavour):  # recorded first: the next run must not compile the same again
+    if run.policy.flavour not in ("any", flavour):  # after the record, so that the next run does not compile the same again
         raise BootError(
-            f"the installed modules are {flavour or 'of an unknown licence'}, the policy asks for {run.policy.flavour}: "
+            f"the installed modules are {flavour or 'of an unknown licence'}, but the policy asks for {run.policy.flavour}: "
             "use a driver image of that flavour",
             code="flavour_refused",
         )
 
 
 def write_services_started(run: BootRun) -> None:
-    """Records that the services of this boot run: without it the next run starts them again."""
+    """Records that the services run in this boot, so that the next run does not start them again."""
     check = run.outcome.device_check
     node_record.write(run.root, replace(written(run), boot_id=run.facts.boot_id, device_check=check, updated=_now()))
 
