@@ -1,4 +1,4 @@
-"""What a bake is asked to do: its options, checked and typed."""
+"""The options of a bake, checked and typed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_FREE_MB = 3072
 
 @dataclass(frozen=True)
 class BakeRequest:
-    """What a bake is asked for; times in seconds, space in MB (10⁶ bytes). Made by ``request_from``, which validates."""
+    """The options of one bake; times in seconds, space in MB (10⁶ bytes). ``request_from`` makes it, and validates."""
 
     wanted: DriverWanted
     kernels: Any = NEWEST
@@ -40,7 +40,7 @@ class BakeRequest:
 
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:
-    """Validates the options of a bake, as a role's variables give them. Raises InputError."""
+    """Validates the options of a bake, as the role's variables set them. Raises InputError, PreflightError."""
     mode = params.get("mode") or manifest.CAPTURED
     if mode not in MODES:
         raise InputError(f"nvidia_prebake_mode: {mode!r} is not one of {', '.join(MODES)}")
