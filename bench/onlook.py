@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from plugins.module_utils.gpunode.boot.decide import decide
 from plugins.module_utils.gpunode.boot.facts import Facts
+from plugins.module_utils.gpunode.boot.look import look
+from plugins.module_utils.gpunode.boot.plan import Plan
 from plugins.module_utils.gpunode.boot.policy import Policy
-from plugins.module_utils.gpunode.boot.probe import probe
 from plugins.module_utils.gpunode.container import reference
 from plugins.module_utils.gpunode.container.containerd import Containerd
 from plugins.module_utils.gpunode.util.run import SystemRunner
@@ -26,10 +26,14 @@ def policy(image: str) -> Policy:
 
 def facts(policy: Policy) -> Facts:
     """The facts of this node, complete."""
+    return _look(policy)[0]
+
+
+def _look(policy: Policy) -> tuple[Facts, Plan]:
     runner = SystemRunner()
-    return probe(ROOT, runner, Containerd(runner), policy.wanted)
+    return look(ROOT, runner, Containerd(runner), policy)
 
 
 if __name__ == "__main__":
     asked = policy(sys.argv[1])
-    print(decide(facts(asked), asked).code)
+    print(_look(asked)[1].code)

@@ -1,6 +1,6 @@
 #!/usr/bin/python
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Thin module: see gpunode/bake/preflight.py."""
+"""Thin module: see gpunode/bake/flow.py."""
 
 from __future__ import annotations
 
@@ -66,15 +66,13 @@ code:
   sample: foreign_driver
 """
 
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import preflight, signing_key
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import request_from
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
 ARGUMENTS: options.Spec = {
@@ -85,12 +83,7 @@ ARGUMENTS: options.Spec = {
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:
-    runner = SystemRunner()
-    request = request_from(module.params)
-    try:
-        found = preflight.check(Path("/"), runner, Containerd(runner), request)
-    finally:
-        signing_key.take_away(Path("/"), request.signing)
+    found = flow.look(SystemRunner(), request_from(module.params))
     return {
         "changed": False,
         "kernels": list(found.kernels),

@@ -64,6 +64,17 @@ def bake(
         return Baked(layers, new, changed or any(written), report)
 
 
+def look(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> preflight.Preflight:
+    """Returns what a bake would find on this build machine; changes nothing. Raises GpuNodeError where a bake would refuse it.
+
+    A signing key that was brought here for the bake is removed.
+    """
+    try:
+        return preflight.check(root, runner, Containerd(runner), request)
+    finally:
+        signing_key.take_away(root, request.signing)
+
+
 def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:
     """Whether ``bake`` would build or apply the choice about nouveau; changes nothing. Raises GpuNodeError if it would be refused."""
     builder = Builder(root, runner, Containerd(runner), request, Events())

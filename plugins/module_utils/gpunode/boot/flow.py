@@ -20,12 +20,12 @@ from ..util import files
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
-from .apply import Apply
-from .decide import decide
+from .apply import carry_out
+from .context import BootRun
 from .facts import Facts
+from .look import look
 from .plan import Outcome, Plan, Step
 from .policy import Policy, check_figures
-from .probe import probe
 
 
 def boot(
@@ -58,7 +58,8 @@ def boot(
             facts, plan = look(root, runner, containerd, policy, marker_path)
         say(f"{plan.action.value}: {plan.code}: {plan.reason}")
         try:
-            outcome = Apply(root, runner, containerd, policy, facts, deadline, events, marker_path, source, resumed).run(plan)
+            run = BootRun(root, runner, containerd, policy, facts, deadline, events, plan, marker_path, source, resumed)
+            outcome = carry_out(run)
         except GpuNodeError as error:
             say(f"failed: {error.code}: {error}")
             error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
@@ -80,12 +81,6 @@ def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[
 def may_need_image(facts: Facts, plan: Plan) -> bool:
     """Whether carrying ``plan`` out would fetch the driver image, or could once GPUs that are late have come."""
     return not facts.image_present and (Step.PULL_IMAGE in plan.steps or plan.code == "gpu_missing")
-
-
-def look(root: Path, runner: Runner, containerd: Containerd, policy: Policy, marker_path: str) -> tuple[Facts, Plan]:
-    """Facts and plan, nothing touched."""
-    facts = probe(root, runner, containerd, policy.wanted, marker_path)
-    return facts, decide(facts, policy)
 
 
 def _wait_for_gpus(root: Path, policy: Policy, deadline: Deadline) -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import Apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import apply, evidence
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.apply import carry_out
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.context import BootRun
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
@@ -31,7 +32,7 @@ def boot(node: FakeNode, want: Policy | None = None) -> Outcome:
     deadline = Deadline(want.deadline_s, node.clock, node.clock.sleep)
     containerd = Containerd(node)
     facts = probe(node.root, node, containerd, want.wanted)
-    return Apply(node.root, node, containerd, want, facts, deadline, Events()).run(decide(facts, want))
+    return carry_out(BootRun(node.root, node, containerd, want, facts, deadline, Events(), decide(facts, want)))
 
 
 def failed(node: FakeNode, want: Policy | None = None, error: type[GpuNodeError] = BootError) -> GpuNodeError:
@@ -422,11 +423,11 @@ def test_an_owner_can_forbid_the_restart_and_is_told(baked: FakeNode) -> None:
 def interrupted(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """A first run that is killed between the container and the restart."""
 
-    def killed(self: Apply) -> None:
+    def killed(_: BootRun) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Apply, "_restart_containerd", killed)
+        patch.setattr(apply, "restart_containerd", killed)
         with pytest.raises(KeyboardInterrupt):
             boot(node)
     assert restarts(node) == 0
@@ -537,9 +538,9 @@ def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None
     facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=(), trusted_keys=(SIGNER.key_id,))
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"
-    apply = Apply(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events())
+    run = BootRun(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events(), plan)
     with pytest.raises(BootError) as caught:
-        apply.run(plan)
+        carry_out(run)
     assert caught.value.code == "signatures_enforced"
     assert node.driver_runs == []
 

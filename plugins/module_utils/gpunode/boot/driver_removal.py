@@ -1,0 +1,87 @@
+"""Removing a driver of ours as a step of a plan: another one follows, or none belongs on this node."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..activation import deactivate
+from ..activation.deactivate import TakenAway
+from ..container.leftovers import left_by_initialisation
+from ..driver import control
+from ..errors import BootError
+from ..removal import uninstall
+from ..store import installed_files
+from ..store.manifest import CAPTURED, IN_PLACE
+from .context import BootRun
+from .plan import Action, Step
+from .probe import own_versions
+from .recording import config_before
+
+
+def unload_modules(run: BootRun) -> None:
+    """Unloads the driver's modules. Raises BootError where somebody holds them; where the driver of this node is another's, that is a
+    warning."""
+    facts, events, outcome = run.facts, run.events, run.outcome
+    with events.step(Step.UNLOAD_MODULES.value) as event:
+        if not _none_follows(run):
+            services, modules = control.unload(run.root, run.runner, run.deadline)
+            event.update(services=list(services), modules=list(modules))
+            return
+        try:  # where no driver of ours belongs, only the layer's own modules go
+            control.unload(run.root, run.runner, run.deadline, [m.name for m in facts.layers_modules])
+        except BootError as error:
+            if not (facts.operator or facts.foreign):
+                raise
+            event.update(outcome="left", error=str(error))
+            outcome.warnings.append(f"{error}; its files go all the same, since the driver of this node is another's")
+
+
+def remove_driver(run: BootRun) -> None:
+    """Deactivates the active layer and removes whatever else of a driver is ours; ``run.facts`` know nothing of it afterwards."""
+    facts, outcome = run.facts, run.outcome
+    config_before(run)  # the record that may know it goes
+    none_follows = outcome.action is Action.NONE
+    baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
+    uninstall.begin(run.root, f"{outcome.code}: {outcome.reason}")
+    with run.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
+        layer_may_be = facts.active_layer or facts.activation_problem
+        taken = deactivate.deactivate(run.root, run.runner, run.events.say) if layer_may_be else TakenAway("")
+        is_marker_ours = not none_follows or _is_marker_ours(run)
+        ours = uninstall.Accounted(
+            run.arch,
+            baked,
+            facts.record,
+            installed_files.read_if_valid(run.root),
+            facts.marker.version if facts.marker and is_marker_ours else None,
+            run.marker_path if is_marker_ours else None,
+            captured=tuple(layer for layer in facts.layers if layer.mode == CAPTURED),
+            active_version=facts.active_version,
+            kept=frozenset(taken.kept_paths | run.resumed.kept_paths),
+        )
+        if none_follows and not (ours.versions or ours.placed):  # all of ours had gone; what is here by now is another's
+            uninstall.forget(run.root, ())
+            done = uninstall.Removal()
+        else:
+            done = uninstall.remove_driver(run.root, run.runner, ours, run.events.say)
+        kept = [*taken.kept, *(f"/{path}: {uninstall.WHY_KEPT}" for path in done.kept if path not in ours.kept)]
+        event.update(removed=len(done.removed) + len(taken.removed), kept=kept)
+    if kept:
+        outcome.warnings.append(f"kept: {'; '.join(kept)}")
+    if none_follows:
+        outcome.result = "removed"
+        left = [f"{item.what}: {item.why}" for item in left_by_initialisation(run.root)]
+        outcome.warnings += [f"left: {'; '.join(left)}"] if left else []
+    inert = tuple(layer for layer in facts.layers if layer not in baked)
+    gone = replace(facts, record=None, active_layer="", active_machine_id="", active_version="", removal_under_way=False)
+    run.facts = replace(gone, layers=inert, activation_problem="", unrecorded_layers=())
+
+
+def _none_follows(run: BootRun) -> bool:
+    return run.outcome.action is Action.NONE and Step.REMOVE_DRIVER in run.plan.steps
+
+
+def _is_marker_ours(run: BootRun) -> bool:
+    """Where no driver of ours belongs, a marker of a version that no document of ours names is another provisioner's."""
+    facts = run.facts
+    known = own_versions(replace(facts, marker=None)) | {facts.active_version}
+    return facts.marker is None or facts.marker.version in known
