@@ -65,14 +65,14 @@ def bake(
 
 
 def look(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> preflight.Preflight:
-    """Returns what a bake would find on this build machine; changes nothing. Raises GpuNodeError where a bake would refuse it.
+    """What a bake would find on this build machine. Raises GpuNodeError if a bake would be refused.
 
-    A signing key that was brought here for the bake is removed.
+    Changes nothing, except that a signing key that was sent from the controller is removed.
     """
     try:
         return preflight.check(root, runner, Containerd(runner), request)
     finally:
-        signing_key.take_away(root, request.signing)
+        signing_key.remove_sent(root, request.signing)
 
 
 def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:

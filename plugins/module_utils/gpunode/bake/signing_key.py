@@ -123,7 +123,7 @@ def sent_folder(wanted: SigningKey | None) -> str:
     return ""
 
 
-def take_away(root: Path, wanted: SigningKey | None) -> None:
+def remove_sent(root: Path, wanted: SigningKey | None) -> None:
     """Removes the secrets that were sent from the controller, after a check without a bake."""
     name = sent_folder(wanted)
     if name:

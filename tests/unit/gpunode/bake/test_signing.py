@@ -142,7 +142,7 @@ def test_compressed_modules_are_signed_inside(node: SigningNode, pair: Pair, suf
     if suffix == ".xz":
         assert one[7] == 1, "CRC32, which is all that the kernel's own decompressor knows"
     assert sorted(p.name for p in (node.root / MODULES).iterdir()) == [f"nvidia.ko{suffix}"]
-    signing_key.take_away(node.root, None)
+    signing_key.remove_sent(node.root, None)
     bake_ends(node)
 
 
@@ -410,7 +410,7 @@ def test_a_pin_comes_in_a_file(node: SigningNode) -> None:
     assert wanted
     assert wanted.pin == "s3cret"
     assert "s3cret" not in repr(wanted)
-    signing_key.take_away(node.root, signing_key.SigningKey(f"/{signing_key.FOLDER}/abc/key", "/c"))
+    signing_key.remove_sent(node.root, signing_key.SigningKey(f"/{signing_key.FOLDER}/abc/key", "/c"))
     assert not (node.root / signing_key.FOLDER / "abc").exists()
     bake_ends(node)
 
