@@ -146,7 +146,7 @@ class Builder:
         """Waits between two tries."""
         Deadline(self.request.delay_s + 1).pause(self.request.delay_s)
 
-    # --- checks of the result ------------------------------------------------------------------------------------------------
+    # --- checks of the result ----------------------------------------------------------------------------------------
 
     def check(self, root: Path, kver: str) -> Built:
         """Checks what the build left in ``root``. Raises BuildError, DataError."""

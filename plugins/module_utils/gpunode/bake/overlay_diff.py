@@ -164,7 +164,7 @@ def _refuse_reference(file: Path, path: str) -> None:
             )
 
 
-# --- what becomes part of the layer ---------------------------------------------------------------------------------------------------
+# --- what becomes part of the layer ------------------------------------------------------------------------------------
 
 
 def _behind_links(top: Path, path: str) -> str:

@@ -50,7 +50,7 @@ class SigningKey:
         return self.key.startswith(_URI)
 
 
-# --- the options -----------------------------------------------------------------------------------------------------
+# --- the options -------------------------------------------------------------------------------------------------------
 
 
 def problem(key: str, certificate_path: str, pin: str, is_on_machine: bool = True) -> str:
@@ -103,7 +103,7 @@ def request_from(params: Mapping[str, Any], root: Path = Path("/")) -> SigningKe
 
 @contextlib.contextmanager
 def secrets_removed(root: Path, wanted: SigningKey | None) -> Iterator[None]:
-    """Removes the secrets that an earlier bake left before the body, and all secrets, those of this bake included, after it in any case."""
+    """Removes the secrets that earlier bakes left before the body, and all secrets after it, also if the body fails."""
     mine = sent_folder(wanted)
     for folder in sorted((root / FOLDER).glob("*")):
         if folder.name != mine:
@@ -142,7 +142,7 @@ def new_secret_folder(root: Path) -> Path:
     return folder
 
 
-# --- the check before a bake --------------------------------------------------------------------------------------------
+# --- the check before a bake -------------------------------------------------------------------------------------------
 
 
 def key_refused(reason: str) -> PreflightError:

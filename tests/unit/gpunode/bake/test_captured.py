@@ -275,7 +275,7 @@ def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: 
     assert [m.layer for m in layers.read_all(node.root)[0]] == [baked.layers[0].layer]
 
 
-# --- failures --------------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

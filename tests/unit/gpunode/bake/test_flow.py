@@ -117,7 +117,7 @@ def test_check_mode_answers_and_writes_nothing(node: FakeNode) -> None:
     assert node.tree() == before
 
 
-# --- checks of the result -----------------------------------------------------------------------------------------
+# --- checks of the result --------------------------------------------------------------------------------------------
 
 
 def test_a_stale_marker_is_no_success(node: FakeNode) -> None:

@@ -383,7 +383,7 @@ def test_ecdsa_only_where_the_kernel_verifies_it(node: SigningNode, keys: Path) 
     assert entries[f"{MODULES}/nvidia.ko"] == entries[f"{TREE}/nvidia.ko"], "though each such signature is another"
 
 
-# --- what is sent, and what a killed bake leaves ---------------------------------------------------------------------
+# --- what is sent, and what a killed bake leaves -----------------------------------------------------------------------
 
 
 def test_a_sent_key_goes_with_the_bake_and_so_does_what_an_earlier_one_left(node: SigningNode, pair: Pair) -> None:
