@@ -11,14 +11,19 @@ LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 PACKER_BUILDERS := amazon-ebs azure-arm googlecompute qemu
 export CHECKPOINT_DISABLE := 1
 
-.PHONY: setup check lint types unit test test-lab test-vm test-power test-all demo bench clean
+.PHONY: setup check lint types unit docs test test-lab test-vm test-power test-all demo bench clean
 setup:
 	@lab/setup.sh
 
 # Run this before each commit: lint, types, unit tests.
 check: setup lint types unit
 
+# Writes what roles, modules and READMEs say about options, from plugins/module_utils/gpunode/options.py. `make lint` compares it.
+docs: setup
+	python -m tools.docs
+
 lint:
+	python -m tools.docs --check
 	ruff format --check .
 	ruff check .
 	yamllint --strict .
@@ -30,7 +35,7 @@ lint:
 	for b in $(PACKER_BUILDERS); do packer validate -only=$$b.image -var-file=packer/dummy.pkrvars.hcl packer/image || exit 1; done
 
 types:
-	mypy plugins/module_utils/gpunode lab bench
+	mypy plugins/module_utils/gpunode lab bench tools
 	mypy src
 
 unit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import BOOT
 from ansible_collections.gpu.prebake.plugins.plugin_utils.imagearchive import ImageArchiveAction
 
 _BESIDE_DEADLINE_S = 300.0
@@ -14,7 +15,7 @@ class ActionModule(ImageArchiveAction):
     log = "/var/log/gpu-prebake/boot.log"
 
     def limit_s(self) -> float:
-        return self.argument_s("deadline_s", 780) + _BESIDE_DEADLINE_S
+        return self.argument_s("deadline_s", BOOT["deadline_s"].default) + _BESIDE_DEADLINE_S
 
     def is_followed(self) -> bool:
         return bool(boolean(self._task.args.get("progress", False), strict=False))

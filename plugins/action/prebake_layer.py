@@ -4,6 +4,7 @@ controller to the node (plugin_utils/signingkey.py).
 
 from __future__ import annotations
 
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import BUILD
 from ansible_collections.gpu.prebake.plugins.plugin_utils.signingkey import SigningKeyAction
 
 _BESIDE_TRIES_S = 1800.0
@@ -15,7 +16,8 @@ class ActionModule(SigningKeyAction):
     log = "/var/log/gpu-prebake/bake.log"
 
     def limit_s(self) -> float:
-        return self.argument_s("tries", 3) * (self.argument_s("try_s", 600) + self.argument_s("delay_s", 10)) + _BESIDE_TRIES_S
+        tries, try_s, delay_s = (self.argument_s(name, BUILD[name].default) for name in ("tries", "try_s", "delay_s"))
+        return tries * (try_s + delay_s) + _BESIDE_TRIES_S
 
     def is_followed(self) -> bool:
         return True

@@ -1,40 +1,32 @@
-"""Options that several modules have, as argument specifications; documented in doc_fragments/options.py."""
+"""The modules' argument specifications, read from the table of options (gpunode/options.py)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-Spec = dict[str, dict[str, Any]]
+from .gpunode.options import Option, of_module
 
-IMAGE: Spec = {
-    "image": {"type": "raw", "required": True},
-    "pull_image": {"type": "str"},
-    "kind": {"type": "str"},
-    "version": {"type": "raw"},
-}
 
-SOURCE: Spec = {
-    "hosts_dir": {"type": "str", "default": "/etc/containerd/certs.d"},
-    "registry_username": {"type": "str"},
-    "registry_password": {"type": "str", "no_log": True},
-    "registry_ca": {"type": "str"},
-    "registry_plain_http": {"type": "bool", "default": False},
-    "image_archive": {"type": "str"},
-    "image_archive_remote_src": {"type": "bool", "default": False},
-}
+def argument_spec(module: str) -> dict[str, dict[str, Any]]:
+    """What AnsibleModule takes as ``argument_spec`` for the module of this name."""
+    return {name: _specification(option) for name, option in of_module(module).items()}
 
-SIGNING: Spec = {
-    "signing_key": {"type": "str", "no_log": False},
-    "signing_certificate": {"type": "str"},
-    "signing_pin": {"type": "str", "no_log": True},
-    "signing_remote_src": {"type": "bool", "default": False},
-}
 
-BAKE: Spec = {
-    "kernels": {"type": "raw", "default": "newest"},
-    "flavour": {"type": "str", "choices": ["any", "open", "proprietary"], "default": "any"},
-    "mode": {"type": "str", "choices": ["captured", "in_place"], "default": "captured"},
-    "blacklist_nouveau": {"type": "bool", "default": True},
-    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-    "min_free_mb": {"type": "int", "default": 3072},
-}
+def fields_of(module: str, request: str) -> tuple[str, ...]:
+    """The options of a module that are fields of ``request`` (``Policy``, say) under the same name."""
+    return tuple(name for name, option in of_module(module).items() if f"{request}.{name}" in option.fields)
+
+
+def _specification(option: Option) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": option.type}
+    if option.elements:
+        found["elements"] = option.elements
+    if option.required:
+        found["required"] = True
+    elif option.default is not None:
+        found["default"] = list(option.default) if option.type == "list" else option.default
+    if option.choices:
+        found["choices"] = list(option.choices)
+    if option.secret is not None:
+        found["no_log"] = option.secret
+    return found

@@ -6,55 +6,60 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_layer
-short_description: Put a captured driver layer in place, take it away, or drop it
+short_description: Activate, deactivate or discard a captured driver layer
 version_added: 0.1.0
 description:
-  - A captured layer lies inert in the image's store. This module puts exactly that into place, or takes exactly that away again.
-  - Each is a transaction. Interrupted at any point, the next run takes an activation back and finishes a deactivation.
-  - Nothing is overwritten. A file in the way, a replaced file that is not what it was at the bake, or a damaged store refuse the layer by
-    name, before anything is touched.
-  - Taking away removes only what was put there and is unchanged since, by content, mode and owner, and restores what had made way.
-  - Taking away unloads the layer's modules first, those of its version and no others; the driver's own services are stopped for it. Loading
-    is the business of M(gpu.prebake.gpu_boot).
+  - A captured layer is inert in the store of the image. This module activates it (puts its files in their places), deactivates it (takes
+    exactly these files away again), or discards it (deletes it from the store).
+  - Each of these is a transaction. After an interruption at any point, the next run rolls an activation back, and completes a deactivation.
+  - An activation replaces only files that are what they were at the bake. If such a file has changed, if another file is in the way, or if
+    the store is damaged, the module fails, names the file, and has changed nothing.
+  - A deactivation removes only files that the activation put there and that are unchanged since, by content, mode and owner. It restores
+    what they had replaced.
+  - A deactivation first stops the driver's own services and unloads the modules of the layer's version, and no others. To load modules, use
+    M(gpu.prebake.gpu_boot).
+# BEGIN options of module gpu_layer: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   layer:
     description:
-      - Name of the layer, as its folder in the store is called. Needed for C(active) and C(absent).
-      - With C(inactive), another layer that is active stays; without a name, whatever is active is taken away.
+      - Name of the layer, which is the name of its folder in the store. Needed for O(state=active) and O(state=absent).
+      - With O(state=inactive), an active layer of another name stays. Without a name, whatever layer is active is deactivated.
     type: str
   state:
     description:
-      - C(active) puts the layer in place, C(inactive) takes it away, C(absent) drops it from the store.
-      - A layer that is active is not dropped, and one that was baked in place can neither be put in place nor dropped.
+      - V(active) activates the layer, V(inactive) deactivates it, V(absent) discards it from the store.
+      - An active layer cannot be discarded. A layer that was baked in place can neither be activated nor discarded.
     type: str
     choices: [active, inactive, absent]
     default: active
   in_use:
     description:
-      - What to do with C(inactive) while something has the driver open. C(refuse) names it and touches nothing.
-      - C(until_reboot) takes the files away all the same. Until the node reboots the modules stay, and what runs on them may fail.
-      - On a node where a GPU operator or a distribution has a driver too, modules that are used are left in any case.
+      - What to do with O(state=inactive) if the driver is in use. V(refuse) fails, names who uses it, and touches nothing.
+      - V(until_reboot) removes the files all the same. The modules stay until the node reboots, and work that uses them may fail until
+        then.
+      - If a GPU operator or a distribution also has a driver on the node, modules that are in use stay in any case.
     type: str
     choices: [refuse, until_reboot]
     default: refuse
+# END options of module gpu_layer
 attributes:
   check_mode:
     support: full
-    description: Says whether it would change something, and fails where it would be refused; changes nothing.
+    description: Reports whether it would change something, and fails if the change would be refused. Changes nothing.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Put the driver in place
+- name: Activate a layer
   gpu.prebake.gpu_layer:
     layer: cuda-580.126.09-open-6.1.0-45-cloud-amd64
 
-- name: Take away what is in place
+- name: Deactivate the layer that is active
   gpu.prebake.gpu_layer:
     state: inactive
 
-- name: Drop it from the store
+- name: Discard a layer from the store
   gpu.prebake.gpu_layer:
     layer: cuda-580.126.09-open-6.1.0-45-cloud-amd64
     state: absent
@@ -62,40 +67,40 @@ EXAMPLES = r"""
 
 RETURN = r"""
 layer:
-  description: The layer that this was about; empty where nothing was active.
+  description: The layer that the module worked on. Empty if nothing was active.
   returned: success
   type: str
   sample: cuda-580.126.09-open-6.1.0-45-cloud-amd64
 how:
-  description: How many files are in place in which way, C(link), C(reflink), C(copy), or C(made) for symbolic links.
+  description: How many files were put in place in which way, as C(link), C(reflink), C(copy), or C(made) for symbolic links.
   returned: success
   type: dict
   sample: {"copy": 441, "link": 31, "made": 12}
 indexes_swapped:
-  description: Whether the kernel's module indexes came from the bake, instead of a run of depmod.
+  description: Whether the kernel's module indexes were taken from the bake, instead of running depmod.
   returned: success
   type: bool
   sample: true
 removed:
-  description: Paths that were taken away.
+  description: Paths of the layer that were removed.
   returned: success
   type: list
   elements: str
   sample: ["/usr/bin/nvidia-smi"]
 restored:
-  description: Paths of the node's own that had made way and are back.
+  description: Paths of the node's own files that the layer had replaced or deleted, and that were restored.
   returned: success
   type: list
   elements: str
   sample: ["/usr/lib/modules/6.1.0-45-cloud-amd64/modules.dep"]
 second_copies:
-  description: Copies of the layer's libraries in the loader's folder, which a driver container had made, that were taken away.
+  description: Copies of the layer's libraries that a driver container had made in the loader's folder, and that were removed.
   returned: success
   type: list
   elements: str
   sample: ["/usr/lib/x86_64-linux-gnu/libcuda.so.580.126.09"]
 kept:
-  description: What stays because it was changed since, or is not the layer's, with the reason.
+  description: What stays because it was changed since the activation or is not the layer's, with the reason.
   returned: success
   type: list
   elements: str
@@ -113,19 +118,19 @@ modules:
   elements: str
   sample: ["nvidia-uvm", "nvidia"]
 services:
-  description: Services of the driver that were stopped for it.
+  description: Services of the driver that were stopped.
   returned: success
   type: list
   elements: str
   sample: ["nvidia-persistenced"]
 resident:
-  description: Modules of the layer's version that are still in the kernel; a reboot takes them.
+  description: Modules of the layer's version that are still in the kernel. A reboot unloads them.
   returned: success
   type: list
   elements: str
   sample: []
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: path_taken
@@ -141,11 +146,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation imp
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
-ARGUMENTS: options.Spec = {
-    "layer": {"type": "str"},
-    "state": {"type": "str", "choices": ["active", "inactive", "absent"], "default": "active"},
-    "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
-}
+ARGUMENTS = options.argument_spec("gpu_layer")
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:

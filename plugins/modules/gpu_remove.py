@@ -6,68 +6,78 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gpu_remove
-short_description: Take away the NVIDIA driver that was baked or brought up here
+short_description: Uninstall the NVIDIA driver that was baked or brought up here
 version_added: 0.1.0
 description:
-  - Takes away what M(gpu.prebake.prebake_layer) and M(gpu.prebake.gpu_boot) put on this node or into this image, and says what it left.
-  - Goes by our own documents. Only what we placed goes, and only while it is unchanged since, by hash. A file that was edited, a driver
-    that is not ours, and packages that a driver container installed stay and are named.
-  - The driver's own services are stopped, and modules are unloaded, dependents first, never by force. Where somebody else uses the driver,
-    it fails with the code C(driver_in_use), names who, and has removed nothing.
-  - Interrupted at any point, the next run goes on. A second run changes nothing.
+  - Removes what M(gpu.prebake.prebake_layer) and M(gpu.prebake.gpu_boot) put on this node or into this image, and lists what it left.
+  - Removes only files that our own documents list, and only if their hashes are unchanged since we placed them. Files that were edited,
+    drivers that are not ours, and packages that a driver container installed stay, and are listed in RV(left).
+  - First stops the driver's own services and unloads the modules, dependents first and never by force. If something else uses the driver,
+    the module fails with the code C(driver_in_use), names the user, and has removed nothing.
+  - After an interruption at any point, the next run continues. A second run changes nothing.
+# BEGIN options of module gpu_remove: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   scope:
     description:
-      - C(everything) takes the driver, the records and reports of bakes and boots, and the logs.
-      - C(driver) takes the driver and the records that say what is ours; captured layers stay inert in the store, and so do reports,
-        release notes in the store and logs.
+      - What to remove. V(everything) removes the driver, the records and reports of bakes and boots, captured layers, and the logs.
+      - V(driver) removes the driver and the records that say what is ours. Captured layers stay inert in the store for a later boot.
+        Reports, release notes in the store and logs stay too.
     type: str
     choices: [everything, driver]
     default: everything
   images:
-    description: Whether the driver images that our documents mention go from containerd too, by every name that they have there.
+    description: Whether to remove from containerd also the driver images that our documents mention, under every name that they have there.
+      A later boot or bake then pulls again.
     type: bool
     default: false
   in_use:
     description:
-      - What to do where a module cannot be unloaded. C(refuse) removes nothing.
-      - C(until_reboot) removes the files all the same. Until the node reboots the module stays, and what runs on it may fail.
+      - What to do if the driver is in use and a module therefore cannot be unloaded. V(refuse) fails, names who uses it, and removes
+        nothing.
+      - V(until_reboot) removes the files all the same. The module stays until the node reboots, and work that uses it may fail until then.
     type: str
     choices: [refuse, until_reboot]
     default: refuse
   restart_containerd:
-    description: C(auto) restarts containerd once if its configuration changed, C(never) says so and leaves it.
+    description:
+      - What to do if containerd's configuration has changed. V(auto) restarts containerd, once.
+      - V(never) does not restart it and reports that a restart is needed.
     type: str
     choices: [auto, never]
     default: auto
   deadline_s:
-    description: Seconds for stopping services and unloading, and again for containerd's restart.
+    description: Seconds for stopping services and unloading modules, and as many again for a restart of containerd.
     type: float
     default: 300
   marker_path:
-    description: Where the driver container writes its marker.
+    description:
+      - Absolute path on the machine at which the driver container writes its marker. Bake, seal, boot and removal need the same one.
+      - The default is where the aks-gpu driver images write it.
     type: str
     default: /opt/azure/aks-gpu/dkms-marker
   release_notes:
-    description: File in the image that got one line of what was baked; that line goes, others stay.
+    description:
+      - Absolute path of a file in the image that gets one line for each layer that is baked.
+      - The next bake replaces these lines, and a removal of everything deletes them. Other lines of the file stay.
     type: str
     default: /var/lib/gpu-prebake/release-notes.txt
+# END options of module gpu_remove
 attributes:
   check_mode:
     support: full
-    description: Says what would go and what would stay, and touches nothing.
+    description: Returns what would be removed and what would stay. Changes nothing.
   diff_mode:
     support: full
-    description: Shows the paths that go and what is left.
+    description: Shows the paths that are removed, and what is left.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Take away all that is ours
+- name: Uninstall everything that is ours
   gpu.prebake.gpu_remove:
 
-- name: Take away the driver and its images, keep reports and logs
+- name: Uninstall the driver and its images, keep reports and logs
   gpu.prebake.gpu_remove:
     scope: driver
     images: true
@@ -75,7 +85,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 result:
-  description: What came of it, C(removed), C(nothing) where nothing of ours is here, or C(planned) in check mode.
+  description: What came of it, C(removed), C(nothing) if nothing of ours is here, or C(planned) in check mode.
   returned: success
   type: str
   sample: removed
@@ -85,19 +95,19 @@ reason:
   type: str
   sample: 57 paths went, 3 things are left and named
 removed:
-  description: Paths that went; a folder stands for all that was in it.
+  description: Paths that were removed. A folder stands for everything that was in it.
   returned: success
   type: list
   elements: str
   sample: ["/usr/bin/nvidia-smi", "/var/lib/dkms/nvidia/580.126.09"]
 restored:
-  description: Paths of the system's own files that a captured layer had replaced or deleted, and that are back.
+  description: Paths of the system's own files that a captured layer had replaced or deleted, and that were restored.
   returned: success
   type: list
   elements: str
   sample: []
 left:
-  description: What stays, each with what it is and why.
+  description: What stays, each with what it is and why it stays.
   returned: success
   type: list
   elements: dict
@@ -109,7 +119,7 @@ services:
   elements: str
   sample: [nvidia-persistenced]
 modules:
-  description: Modules that were unloaded, in this order.
+  description: Modules that were unloaded, in the order of unloading.
   returned: success
   type: list
   elements: str
@@ -131,13 +141,13 @@ reboot_needed:
   type: bool
   sample: false
 steps:
-  description: Steps taken, each with name, seconds and outcome.
+  description: The steps that were taken, each with name, seconds and outcome.
   returned: success
   type: list
   elements: dict
   sample: [{"name": "remove-files", "seconds": 0.2, "outcome": "ok"}]
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: driver_in_use
@@ -154,15 +164,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.reques
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
-ARGUMENTS: options.Spec = {
-    "scope": {"type": "str", "choices": ["everything", "driver"], "default": "everything"},
-    "images": {"type": "bool", "default": False},
-    "in_use": {"type": "str", "choices": ["refuse", "until_reboot"], "default": "refuse"},
-    "restart_containerd": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
-    "deadline_s": {"type": "float", "default": 300},
-    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-    "release_notes": {"type": "str", "default": "/var/lib/gpu-prebake/release-notes.txt"},
-}
+ARGUMENTS = options.argument_spec("gpu_remove")
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:

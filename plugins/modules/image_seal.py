@@ -9,70 +9,83 @@ module: image_seal
 short_description: Prove that an image is what a bake says it is
 version_added: 0.1.0
 description:
-  - Looks at a finished image, last in its build, or mounted somewhere. Inert, so that nothing of a driver is live outside the
-    store. Covered, so that the kernel that boots has a layer. Usable, so that a node finds the driver image, the tools for the fallback
-    and space. Right, so that the decision, replayed for each kernel and GPU generation, takes the fast path.
-  - Fails when one of these does not hold. The report stays in the image, C(/var/lib/gpu-prebake/seal-report.json).
-  - What a layer that was baked in place has put there is meant to be live; all else that would be refused is refused there too.
+  - Checks a finished image, as the last step of its build, or mounted on another machine.
+  - The image must be inert, which means that nothing of a driver is live outside the store; covered, which means that the kernel that
+    boots has a layer; usable, which means that a node finds the driver image, the tools to compile for itself, and space; and right, which
+    means that the decision, replayed for each kernel and GPU generation, takes the fast path.
+  - Fails if one of these is not the case. The report stays in the image, as C(/var/lib/gpu-prebake/seal-report.json).
+  - The files of a layer that was baked in place are live on purpose. Everything else is checked in the same way.
+# BEGIN options of module image_seal: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   root:
     description:
-      - The image's root filesystem. Another than C(/) is an image that lies mounted, read-only too, whose containerd cannot be asked.
-        Nothing of it is run; what its initramfs images hold is told by this machine's C(lsinitramfs).
+      - Root filesystem of the image to seal. V(/) is the running system.
+      - Any other path is an image that is mounted there, also read-only. Its containerd is not asked, and nothing in it is run. The machine
+        needs C(lsinitramfs) to read its initramfs images, and C(modinfo) if a layer is in place.
     type: path
     default: /
   kernels:
-    description: The kernels that must have a layer besides the one that boots, as in the bake.
+    description:
+      - Kernels that must have a layer, besides the kernel that the boot loader takes by default. Give the value that the bake had.
+      - V(newest) names no further kernel, V(all) every installed one. Otherwise give a kernel release as C(uname -r) prints it, or a list
+        of releases.
     type: raw
     default: newest
   uncovered:
-    description: What another bootable kernel without a layer is, something to report or a reason to fail.
+    description: What the seal does if the image can also boot a kernel that has no layer and that O(kernels) does not name. V(report)
+      reports that kernel, V(fail) refuses the image.
     type: str
     choices: [report, fail]
     default: report
   gpu_generations:
-    description: GPU generations that the image is meant for; empty for all that a layer's modules drive.
+    description:
+      - GPU generations that the image is meant for, such as V(ampere). V(maxwell) is the oldest and V(blackwell) the newest.
+      - The seal refuses an image if the modules of a layer do not drive one of them. Empty means all that the modules drive.
     type: list
     elements: str
     default: []
   marker_path:
-    description: Where driver containers write their marker.
+    description:
+      - Absolute path on the machine at which the driver container writes its marker. Bake, seal, boot and removal need the same one.
+      - The default is where the aks-gpu driver images write it.
     type: str
     default: /opt/azure/aks-gpu/dkms-marker
   min_free_mb:
-    description: Space in MB that must be free in the image, for a node that has to build for itself.
+    description: Space in MB that the seal wants free in the image, for a node that has to build the driver itself.
     type: int
     default: 1024
   baked:
-    description: Whether something must have been baked. Where not, an image without a layer is not looked at; one with a layer is.
+    description: Whether the image must hold a layer. With V(false), an image without one is not looked at; an image with one is.
     type: bool
     default: true
   blacklist_nouveau:
-    description: The bake's choice about nouveau. Its file must be there, unchanged and in every initramfs, or not be there at all.
+    description: The value that the bake had. With V(true), the bake's blacklist file must be there, unchanged and in every initramfs,
+      unless the image needs none. With V(false), it must be nowhere.
     type: bool
     default: true
+# END options of module image_seal
 attributes:
   check_mode:
     support: full
-    description: Looks at everything and writes no report.
+    description: Checks everything and writes no report.
 author:
   - gpu-prebake maintainers (@gpu-prebake)
 """
 
 EXAMPLES = r"""
-- name: Prove the image
+- name: Seal the image
   gpu.prebake.image_seal:
     uncovered: fail
     gpu_generations: [ampere, hopper]
 
-- name: Prove an image that is mounted on this machine
+- name: Seal an image that is mounted on this machine
   gpu.prebake.image_seal:
     root: /mnt/image
 """
 
 RETURN = r"""
 report:
-  description: What was found. On failure too.
+  description: What was found, also if the image is refused.
   returned: always
   type: dict
   sample: {"kernels": ["6.1.0-45-cloud-amd64"], "refusals": [], "notes": [], "replayed": [{"gpu": "hopper", "code": "baked_layer_matches"}]}
@@ -82,7 +95,7 @@ summary:
   type: str
   sample: "sealed: inert, kernel 6.1.0-45-cloud-amd64 covered, fast path for turing, ampere, hopper, ada"
 code:
-  description: On failure, the cause as a word that never changes (docs/codes.md).
+  description: On failure, the cause as a word whose meaning never changes (docs/codes.md).
   returned: failure
   type: str
   sample: seal_refused
@@ -100,16 +113,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import fl
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
-ARGUMENTS: options.Spec = {
-    "root": {"type": "path", "default": "/"},
-    "kernels": {"type": "raw", "default": "newest"},
-    "uncovered": {"type": "str", "choices": ["report", "fail"], "default": "report"},
-    "gpu_generations": {"type": "list", "elements": "str", "default": []},
-    "marker_path": {"type": "str", "default": "/opt/azure/aks-gpu/dkms-marker"},
-    "min_free_mb": {"type": "int", "default": 1024},
-    "baked": {"type": "bool", "default": True},
-    "blacklist_nouveau": {"type": "bool", "default": True},
-}
+ARGUMENTS = options.argument_spec("image_seal")
 
 
 def body(module: AnsibleModule) -> dict[str, Any]:

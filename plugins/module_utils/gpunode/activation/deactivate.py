@@ -13,7 +13,6 @@ from pathlib import Path, PurePath
 
 from ..driver import dkms
 from ..driver.dkms import Made
-from ..driver.footprint import CONTRACT_LIBRARIES
 from ..driver.modules import module_files
 from ..errors import DataError, LayerError
 from ..paths import ACTIVATION, ACTIVATION_JOURNAL
@@ -26,9 +25,10 @@ from ..system.host import TRIPLETS
 from ..system.tree import Entry
 from ..util import files
 from ..util.run import Runner
-from . import generated_files, recovery, steps
+from . import generated_files, recovery, steps, untracked
 from .staging import Staging
 from .steps import Say, say_nothing
+from .untracked import same_content
 
 _STAGED = "staged"
 _TICK_NS = 20_000_000  # files' times lag behind the clock by up to a timer tick, 10 ms at 100 Hz
@@ -77,7 +77,7 @@ def made_since(root: Path, activation: Activation, present: Mapping[str, Entry |
     """
     made = dkms.made_of_ours(root, activation.identity.version, owned)
     placed = {entry.path: entry for entry in activation.placed}
-    same = {path for path, entry in placed.items() if (now := present[path]) and _same_content(now, entry)}
+    same = {path for path, entry in placed.items() if (now := present[path]) and same_content(now, entry)}
     anew, kver = made.without(same), activation.identity.kver
     built_anew = anew.modules.get(kver) or not module_files(root, kver)  # or an interrupted run has taken those
     return anew if built_anew else made.without(placed)
@@ -319,39 +319,25 @@ class _Taking:
     # --- what is elsewhere ------------------------------------------------------------------------------------------
 
     def _second_copies(self, placed: dict[str, Entry]) -> None:
-        """The contract copies its libraries on to the loader's folder during device initialisation: by name and content (I2)."""
-        second = f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"
-        if self._leads_elsewhere(second):
-            return
-        copies = {
-            f"{second}/{path[len(CONTRACT_LIBRARIES) + 1 :]}": e for path, e in placed.items() if path.startswith(f"{CONTRACT_LIBRARIES}/")
-        }
-        found = tree.describe_present(self.root, [path for path, e in copies.items() if e.type != "folder" and path not in placed])
-        same = [path for path, now in found.items() if now and _same_content(now, copies[path])]
-        for path in same:
-            if path in self.owned:
-                if not as_packaged(self.root, path):
-                    self.done.keep(path, "a copy of a file of the layer that a package owns")
-                continue
-            self.placing.remove(path)
-            self.done.second_copies.append(path)
+        for path in untracked.second_copies(self.root, self.activation.identity.arch, placed):
+            if path not in self.owned:
+                self.placing.remove(path)
+                self.done.second_copies.append(path)
+            elif not as_packaged(self.root, path):
+                self.done.keep(path, "a copy of a file of the layer that a package owns")
 
     def _dangling_links(self, placed: dict[str, Entry]) -> None:
-        """Links such as libcuda.so.1 that ldconfig made for libraries of the layer, which are gone now. One that is older than the
-        activation led nowhere before, too."""
+        """Removes links that ldconfig made for libraries of the layer, which are gone now. A link that is older than the activation
+        led nowhere before, too."""
         stay = self.owned | self.done.kept_paths
         paths = [Path(path) for path in placed if ".so" in path.rpartition("/")[2]]
-        libraries = {path.name for path in paths}
-        for folder in sorted({path.parent for path in paths} | {Path("usr/lib", TRIPLETS[self.activation.identity.arch])}):
-            if not (self.root / folder).is_dir() or self._leads_elsewhere(str(folder)):
+        folders = {str(path.parent) for path in paths} | {f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"}
+        for path in untracked.links_to(self.root, sorted(folders), {path.name for path in paths}):
+            link = self.root / path
+            if link.exists() or path in stay or link.lstat().st_mtime_ns < self.activation.activated_ns - _TICK_NS:
                 continue
-            for link in sorted((self.root / folder).glob("*.so*")):
-                path = f"{folder}/{link.name}"
-                if not link.is_symlink() or link.exists() or link.readlink().name not in libraries or path in stay:
-                    continue
-                if link.lstat().st_mtime_ns >= self.activation.activated_ns - _TICK_NS:
-                    self.placing.remove(path)
-                    self.done.removed.append(path)
+            self.placing.remove(path)
+            self.done.removed.append(path)
 
 
 @dataclass(frozen=True)
@@ -379,10 +365,6 @@ def _is_mixture(now: Entry, one: Entry, other: Entry) -> bool:
 def _changed(now: Entry, wanted: Entry | None) -> str:
     what = f"its {tree.changed_field(now, wanted)} was changed" if wanted else "it came"
     return f"{what} after the layer was put in place"
-
-
-def _same_content(now: Entry, wanted: Entry) -> bool:
-    return (now.type, now.sha256, now.target) == (wanted.type, wanted.sha256, wanted.target)
 
 
 def deactivate(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway:

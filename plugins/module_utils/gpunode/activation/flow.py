@@ -13,6 +13,7 @@ from ..driver import control, foreign, kmod
 from ..driver.control import REFUSE
 from ..driver.modules import of_version, takeable
 from ..errors import BootError, DataError, InputError
+from ..options import LAYER
 from ..store import activation_record, layers
 from ..store.activation_record import Activation
 from ..store.objects import Store
@@ -60,7 +61,7 @@ def set_state(
     check: bool = False,
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
-    in_use: str = REFUSE,
+    in_use: str = LAYER["in_use"].default,
     live: bool = True,
 ) -> LayerChange:
     """Brings a layer to ``state``: ``active`` in place, ``inactive`` taken away, ``absent`` dropped from the store.

@@ -6,19 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..container import marker, reference
+from ..container import reference
 from ..container.reference import DriverWanted
 from ..errors import InputError
-from ..paths import STORE
-from ..store import manifest
-from ..system.kernels import NEWEST
+from ..options import BAKE, BUILD
 from . import signing_key
 from .signing_key import SigningKey
-
-MODES = (manifest.CAPTURED, manifest.IN_PLACE)
-FLAVOURS = ("any", "open", "proprietary")
-# A full driver: image 0.5 GB unpacked and 0.25 GB packed, its copy in /opt/gpu 0.3 GB, build folder up to 0.8 GB, result 0.3 GB.
-MIN_FREE_MB = 3072
 
 
 @dataclass(frozen=True)
@@ -26,27 +19,25 @@ class BakeRequest:
     """The options of one bake; times in seconds, space in MB (10⁶ bytes). ``request_from`` makes it, and validates."""
 
     wanted: DriverWanted
-    kernels: Any = NEWEST
-    flavour: str = "any"
-    mode: str = manifest.CAPTURED
-    blacklist_nouveau: bool = True
-    marker_path: str = marker.DEFAULT_PATH
-    tries: int = 3
-    delay_s: float = 10.0
-    try_s: float = 600.0
-    min_free_mb: int = MIN_FREE_MB
-    release_notes: str = f"/{STORE}/release-notes.txt"
+    kernels: Any = BAKE["kernels"].default
+    flavour: str = BAKE["flavour"].default
+    mode: str = BAKE["mode"].default
+    blacklist_nouveau: bool = BAKE["blacklist_nouveau"].default
+    marker_path: str = BAKE["marker_path"].default
+    tries: int = BUILD["tries"].default
+    delay_s: float = BUILD["delay_s"].default
+    try_s: float = BUILD["try_s"].default
+    min_free_mb: int = BAKE["min_free_mb"].default
+    release_notes: str = BUILD["release_notes"].default
     signing: SigningKey | None = None
 
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:
     """Validates the options of a bake, as the role's variables set them. Raises InputError, PreflightError."""
-    mode = params.get("mode") or manifest.CAPTURED
-    if mode not in MODES:
-        raise InputError(f"nvidia_prebake_mode: {mode!r} is not one of {', '.join(MODES)}")
-    flavour = params.get("flavour") or "any"
-    if flavour not in FLAVOURS:
-        raise InputError(f"nvidia_prebake_flavour: {flavour!r} is not one of {', '.join(FLAVOURS)}")
+    for name in ("mode", "flavour"):
+        value, choices = params.get(name) or BAKE[name].default, BAKE[name].choices
+        if value not in choices:
+            raise InputError(f"nvidia_prebake_{name}: {value!r} is not one of {', '.join(choices)}")
     for name in ("marker_path", "release_notes"):
         value = params.get(name)
         if value and (not str(value).startswith("/") or ".." in str(value).split("/")):
@@ -58,9 +49,9 @@ def request_from(params: Mapping[str, Any]) -> BakeRequest:
     defaults = BakeRequest(reference.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version")))
     return BakeRequest(
         wanted=defaults.wanted,
-        kernels=params.get("kernels") or NEWEST,
-        flavour=flavour,
-        mode=mode,
+        kernels=params.get("kernels") or defaults.kernels,
+        flavour=params.get("flavour") or defaults.flavour,
+        mode=params.get("mode") or defaults.mode,
         blacklist_nouveau=bool(_or(params.get("blacklist_nouveau"), defaults.blacklist_nouveau)),
         marker_path=params.get("marker_path") or defaults.marker_path,
         tries=int(params.get("tries") or defaults.tries),

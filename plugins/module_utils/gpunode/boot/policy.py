@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..container.reference import DriverWanted
 from ..errors import InputError
+from ..options import BOOT
 
 
 def check_figures(policy: Policy) -> None:
@@ -28,23 +29,23 @@ class Policy:
     """What the node's owner wants. ``expected_gpus`` None is "auto": as many as there are; times in seconds."""
 
     wanted: DriverWanted
-    managed: bool = True
+    managed: bool = BOOT["managed"].default
     expected_gpus: int | None = None
-    flavour: str = "any"
-    require_digest: bool = True
-    accept_no_device: bool = False
-    deadline_s: float = 780.0
-    try_s: float = 600.0
-    tries: int = 5
-    delay_s: float = 10.0
-    fallback_s: float = 240.0
-    late_gpus_s: float = 30.0
-    restart_containerd: str = "auto"
+    flavour: str = BOOT["flavour"].default
+    require_digest: bool = BOOT["require_digest"].default
+    accept_no_device: bool = BOOT["accept_no_device"].default
+    deadline_s: float = BOOT["deadline_s"].default
+    try_s: float = BOOT["try_s"].default
+    tries: int = BOOT["tries"].default
+    delay_s: float = BOOT["delay_s"].default
+    fallback_s: float = BOOT["fallback_s"].default
+    late_gpus_s: float = BOOT["late_gpus_s"].default
+    restart_containerd: str = BOOT["restart_containerd"].default
 
 
 def expected_gpus(value: object) -> int | None:
     """The policy's number for ``auto`` (None) or a number, also as text. Raises InputError."""
-    if value in (None, "", "auto"):
+    if value in (None, "", BOOT["expected_gpus"].default):
         return None
     text = str(value)
     if isinstance(value, bool) or not (text.isascii() and text.isdigit()):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..options import BOOT
 from ..system.host import normal_arch
 from .reference import normal_kind
 
-DEFAULT_PATH = "/opt/azure/aks-gpu/dkms-marker"
+DEFAULT_PATH: str = BOOT["marker_path"].default
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*")
 _LIMIT = 16384
 

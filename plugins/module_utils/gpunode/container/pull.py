@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import CommandError, ImageError, InputError
+from ..options import PULL
 from ..system import host
 from ..util.deadline import Deadline
 from . import archive
@@ -16,7 +17,6 @@ from .containerd import Containerd
 from .reference import DriverWanted, ImageRef
 from .registry import DEFAULT_SOURCE, ImageSource
 
-PULL_S = 120.0
 _STORE = "/var/lib/containerd"
 _NO_SPACE = re.compile(r"no space left", re.IGNORECASE)
 # Go's words for a certificate that is not trusted, belongs to another name, or is out of date.
@@ -37,9 +37,9 @@ _LATER = re.compile(r"\b(429|5\d\d) [A-Z]|timeout|connection re(fused|set)", re.
 class Tries:
     """How often a pull is tried, the seconds between two, and the seconds that one may take."""
 
-    number: int = 3
-    delay_s: float = 10.0
-    timeout_s: float = PULL_S
+    number: int = PULL["tries"].default
+    delay_s: float = PULL["delay_s"].default
+    timeout_s: float = PULL["timeout_s"].default
 
     def require_possible(self) -> None:
         """Raises InputError, with the module's option and the bake's variable for it."""

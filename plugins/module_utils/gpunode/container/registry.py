@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..options import SOURCE
 from ..util.files import read_text
 
-HOSTS_DIR = "/etc/containerd/certs.d"
 # A line typed at a terminal holds 4095 bytes (N_TTY_BUF_SIZE less one, line end included), and ctr reads no more than that either.
 _MAX_PASSWORD = 4094
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -33,11 +33,11 @@ class ImageSource:
     this machine. With an archive no registry is asked.
     """
 
-    hosts_dir: str = HOSTS_DIR
+    hosts_dir: str = SOURCE["hosts_dir"].default
     username: str = ""
     password: str = field(default="", repr=False)
     ca: str = ""
-    plain_http: bool = False
+    plain_http: bool = SOURCE["registry_plain_http"].default
     archive: str = ""
 
     @contextlib.contextmanager

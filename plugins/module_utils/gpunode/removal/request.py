@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..container import marker
 from ..container.leftovers import Left
-from ..driver.control import REFUSE
-from ..paths import RELEASE_NOTES
+from ..options import REMOVE
 
 EVERYTHING, DRIVER = "everything", "driver"
 
@@ -18,13 +16,13 @@ class RemoveRequest:
     """What is to go. ``scope`` is ``everything`` or ``driver``, ``in_use`` is ``refuse`` or ``until_reboot``, ``images`` says whether
     the driver images go from containerd too, ``deadline_s`` is for stopping, unloading and restarting."""
 
-    scope: str = EVERYTHING
-    images: bool = False
-    in_use: str = REFUSE
-    restart_containerd: str = "auto"
-    deadline_s: float = 300.0
-    marker_path: str = marker.DEFAULT_PATH
-    release_notes: str = f"/{RELEASE_NOTES}"
+    scope: str = REMOVE["scope"].default
+    images: bool = REMOVE["images"].default
+    in_use: str = REMOVE["in_use"].default
+    restart_containerd: str = REMOVE["restart_containerd"].default
+    deadline_s: float = REMOVE["deadline_s"].default
+    marker_path: str = REMOVE["marker_path"].default
+    release_notes: str = REMOVE["release_notes"].default
 
 
 @dataclass

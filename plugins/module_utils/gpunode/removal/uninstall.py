@@ -10,23 +10,22 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..activation import untracked
 from ..activation.generated_files import regenerate_indexes
 from ..container import marker
-from ..driver import dkms, foreign, libraries, modules
+from ..driver import dkms, foreign, libraries
 from ..driver.dkms import Made
 from ..driver.footprint import CONTRACT_LIBRARIES
-from ..driver.modules import is_driver_file, parse_modinfo
 from ..paths import BOOT_REMOVAL_JOURNAL, INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
 from ..store import node_record
 from ..store.installed_files import InstalledFiles
 from ..store.layers import path_of
 from ..store.manifest import Manifest
 from ..store.node_record import Record
-from ..system import kernels, tree
+from ..system import tree
 from ..system.dpkg import as_packaged, owned_by_dpkg
-from ..system.host import TRIPLETS
 from ..util import jsondoc
-from ..util.files import leads_elsewhere, make_private, read_text, relative, remove_durably, sha256, write_atomic
+from ..util.files import make_private, read_text, relative, remove_durably, sha256, write_atomic
 from ..util.run import Runner
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
@@ -186,31 +185,19 @@ def _file(root: Path, path: str, digest: str, done: Removal) -> None:
 
 
 def _second_copies(root: Path, arch: str, done: Removal) -> None:
-    """The contract copies its libraries on to the loader's folder on a node: found there by name and content."""
     first = root / CONTRACT_LIBRARIES
-    second = f"usr/lib/{TRIPLETS[arch]}"
-    if leads_elsewhere(root, second):
-        return
-    for path in sorted(first.rglob("*")) if first.is_dir() else []:
-        copy = root / second / path.relative_to(first)
-        if path.is_file() and not path.is_symlink() and copy.is_file() and not copy.is_symlink() and sha256(copy) == sha256(path):
-            name = f"{second}/{path.relative_to(first)}"
-            if name not in done.spared or not as_packaged(root, name):
-                _unlink(root, name, done)
+    found = [path for path in sorted(first.rglob("*")) if path.is_file() and not path.is_symlink()] if first.is_dir() else []
+    listed = {entry.path: entry for entry in tree.describe(root, [str(path.relative_to(root)) for path in found])}
+    for path in untracked.second_copies(root, arch, listed):
+        if path not in done.spared or not as_packaged(root, path):
+            _unlink(root, path, done)
 
 
 def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Removal) -> None:
     """What DKMS and the contract's fixed folders hold of one version of ours, with or without a list."""
-    for kver in kernels.installed(root):
-        for path in modules.module_files(root, kver):
-            shown = runner.run(["modinfo", str(root / path)], ok=None, timeout_s=_TOOL_S)
-            info = parse_modinfo(shown.stdout)
-            if info and (info.version == version or (not info.version and is_driver_file(Path(path).name))):
-                _unlink(root, path, done)
     top = root / dkms.TREE / dkms.MODULE
-    for link in top.glob("kernel-*"):
-        if link.is_symlink() and str(link.readlink()).startswith(version + "/"):
-            _unlink(root, str(link.relative_to(root)), done)
+    for path in [*untracked.modules_of_version(root, runner, version), *untracked.dkms_links_of_version(root, version)]:
+        _unlink(root, path, done)
     for folder in (top / version, root / "usr/src" / f"nvidia-{version}"):
         inside = [path for path in done.kept if (root / path).is_relative_to(folder)]
         if not folder.is_dir() or folder.is_symlink() or (inside and folder.parent.name == "src"):
@@ -224,10 +211,8 @@ def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Remov
         done.removed.append(str(folder.relative_to(root)))
         done.kept = [path for path in done.kept if path not in inside]
     _folders(root, [str(top.relative_to(root))], done)
-    for path, found in list(libraries.driver_libraries(root, arch)):
-        # In the contract's own folder, nobody else's: what carries the version is ours. Elsewhere only hashes count.
-        if found == version and path.startswith(CONTRACT_LIBRARIES):
-            _unlink(root, path, done)
+    for path in untracked.libraries_of_version(root, arch, version):
+        _unlink(root, path, done)
 
 
 def _holds_more(root: Path, folder: Path, done: Removal) -> bool:
@@ -238,14 +223,11 @@ def _holds_more(root: Path, folder: Path, done: Removal) -> bool:
 def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[str]) -> None:
     """Links to libraries that have gone, now or in a run that was interrupted, such as libcuda.so.1."""
     gone = {Path(path).name for path in [*done.removed, *accounted]}
-    for folder in libraries.library_folders(arch):
-        if leads_elsewhere(root, folder):
-            continue
-        for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
-            for link in sorted((root / folder).glob("lib*")):
-                if link.is_symlink() and link.readlink().name in gone and _leads_nowhere(root, link, done):
-                    gone.add(link.name)
-                    _unlink(root, str(link.relative_to(root)), done)
+    for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
+        for path in untracked.links_to(root, libraries.library_folders(arch), {*gone}):
+            if _leads_nowhere(root, root / path, done):
+                gone.add(Path(path).name)
+                _unlink(root, path, done)
     _folders(root, [*libraries.library_folders(arch), str(Path(CONTRACT_LIBRARIES).parent)], done)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from ..driver.gpus import NAMES
 from ..errors import InputError
+from ..options import SEAL
 from ..paths import SEAL_REPORT, STORE
 from ..store.manifest import IN_PLACE
-from ..system.kernels import NEWEST, choices
+from ..system.kernels import choices
 from ..util import files, jsondoc
 
 SCHEMA = 1
@@ -24,13 +25,13 @@ class SealRequest:
     GPUs that the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a
     layer is not looked at. ``blacklist_nouveau`` is the choice of the bake."""
 
-    kernels: tuple[str, ...] = (NEWEST,)
-    uncovered: str = REPORTED
-    generations: tuple[str, ...] = ()
-    marker_path: str = "/opt/azure/aks-gpu/dkms-marker"
-    min_free_mb: int = 1024
-    must_be_baked: bool = True
-    blacklist_nouveau: bool = True
+    kernels: tuple[str, ...] = (SEAL["kernels"].default,)
+    uncovered: str = SEAL["uncovered"].default
+    generations: tuple[str, ...] = SEAL["gpu_generations"].default
+    marker_path: str = SEAL["marker_path"].default
+    min_free_mb: int = SEAL["min_free_mb"].default
+    must_be_baked: bool = SEAL["baked"].default
+    blacklist_nouveau: bool = SEAL["blacklist_nouveau"].default
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Report:
 
 def request_from(params: Mapping[str, Any]) -> SealRequest:
     """Validates the options of a seal. Raises InputError."""
-    uncovered = params.get("uncovered") or REPORTED
+    uncovered = params.get("uncovered") or SealRequest.uncovered
     if uncovered not in (REPORTED, FAIL):
         raise InputError(f"nvidia_prebake_uncovered: {uncovered!r} is neither {REPORTED} nor {FAIL}")
     asked = tuple(params.get("gpu_generations") or ())
@@ -75,7 +76,7 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
     if unknown:
         raise InputError(f"nvidia_prebake_gpu_generations: {', '.join(unknown)} unknown; known are {', '.join(NAMES)}")
     return SealRequest(
-        kernels=choices(params.get("kernels") or NEWEST),
+        kernels=choices(params.get("kernels") or SEAL["kernels"].default),
         uncovered=uncovered,
         generations=asked,
         marker_path=params.get("marker_path") or SealRequest.marker_path,

@@ -368,8 +368,8 @@ def test_time_for_the_fallback_is_kept(baked: FakeNode) -> None:
     outcome = boot(baked)
     assert baked.driver_runs == [SKIP, INSTALL]
     first, second = baked.run_limits()
-    assert first == pytest.approx(780 - 240)
-    assert 200 < second <= 240
+    assert first == pytest.approx(policy().deadline_s - policy().fallback_s)
+    assert policy().fallback_s - 40 < second <= policy().fallback_s
     assert outcome.result == "compiled"
 
 
@@ -377,8 +377,8 @@ def test_each_try_is_cut_to_what_is_left(fresh: FakeNode) -> None:
     fresh.scripts = then(fails(seconds=300))
     assert failed(fresh, error=GpuNodeError).code in ("container_failed", "deadline")
     limits = fresh.run_limits()
-    assert limits[:2] == [600, pytest.approx(780 - 310)]
-    assert fresh.clock.now <= 1000 + 780
+    assert limits[:2] == [policy().try_s, pytest.approx(policy().deadline_s - 310)]
+    assert fresh.clock.now <= 1000 + policy().deadline_s
 
 
 def test_nothing_outlives_a_run_that_was_killed(fresh: FakeNode) -> None:
@@ -538,7 +538,7 @@ def test_a_plan_that_the_pull_turns_into_an_error_is_one(node: FakeNode) -> None
     facts = replace(probe(node.root, node, containerd, want.wanted), layer_contents=(), trusted_keys=(SIGNER.key_id,))
     plan = decide(facts, want)
     assert plan.code == "baked_layer_matches"
-    run = BootRun(node.root, node, containerd, want, facts, Deadline(780, node.clock, node.clock.sleep), Events(), plan)
+    run = BootRun(node.root, node, containerd, want, facts, Deadline(want.deadline_s, node.clock, node.clock.sleep), Events(), plan)
     with pytest.raises(BootError) as caught:
         carry_out(run)
     assert caught.value.code == "signatures_enforced"
