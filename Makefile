@@ -105,7 +105,7 @@ test-part-scenarios: setup
 
 # Bakes with Packer, boots three nodes and shows what each did.
 demo: setup
-	@$(LAB) lab.demo.demo
+	@$(LAB) lab.demo
 
 # Measures what has a budget, and what it is compared with. BENCH=… runs only the named benchmarks of bench/__main__.py.
 bench: setup

@@ -1,1 +1,1 @@
-"""The lab, on one Debian machine: nodes to bake on (systemd-nspawn) and to boot (QEMU), their base, and a registry."""
+"""The lab: nodes to bake on (systemd-nspawn) and VMs to boot (QEMU) on one Debian machine, with driver images and a registry."""

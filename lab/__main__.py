@@ -18,7 +18,7 @@ from lab.nodes.vm import VM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, call, and turn a LabError into one message and status 1."""
+    """Runs a subcommand and returns its exit status; a LabError becomes one message and status 1."""
     options = parser().parse_args(argv)
     try:
         return int(options.call(options))
@@ -30,24 +30,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line's grammar."""
-    top = argparse.ArgumentParser(prog="python -m lab", description="Nodes to bake on and to boot, on one Debian machine.")
+    """The parser of the command line."""
+    top = argparse.ArgumentParser(prog="python -m lab", description="Runs nodes to bake on and VMs to boot, on one Debian machine.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("session", help="run a command in a lab session")
-    command.add_argument("--wait", type=float, default=session.WAIT_S, metavar="SECONDS", help="for another session")
+    text = "how long to wait for another session to end; default: %(default)g"
+    command.add_argument("--wait", type=float, default=session.WAIT_S, metavar="SECONDS", help=text)
     command.add_argument("argv", nargs="+", metavar="ARGUMENT", help="the command, after --")
     command.set_defaults(call=lambda o: session.run(o.argv, o.wait))
 
-    command = commands.add_parser("clean", help="remove what a killed session left")
+    command = commands.add_parser("clean", help="remove what a killed session has left behind")
     command.set_defaults(call=_clean)
-    command = commands.add_parser("base", help="build the base if need be, and print its path")
+    command = commands.add_parser("base", help="build the base if it is not in the cache, and print its path")
     _variant_option(command)
-    command.add_argument("--disk", action="store_true", help="its disk's folder instead")
+    command.add_argument("--disk", action="store_true", help="print the folder of its disk instead")
     command.set_defaults(call=_base)
     command = commands.add_parser("registry", help="say whether the registry answers")
     command.set_defaults(call=_registry)
-    command = commands.add_parser("push", help="push an OCI layout to the registry and print reference and digest")
+    command = commands.add_parser("push", help="push an OCI layout to the registry, and print its reference and digest")
     command.add_argument("layout", type=Path)
     command.add_argument("ref", metavar="REPOSITORY:TAG")
     command.set_defaults(call=_push)
@@ -58,9 +59,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("image", help="build and push driver images, and print their references")
     command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
     command.set_defaults(call=_image)
-    command = commands.add_parser("bake", help="bake driver images into the base by Packer, and print the disks' folders")
+    command = commands.add_parser("bake", help="bake driver images into the base with Packer, and print the folders of the disks")
     command.add_argument("names", nargs="+", metavar="NAME", choices=sorted(driverimage.RECIPES))
-    command.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
+    command.add_argument("--kernel", default="6.1", help="series (6.1 or 6.12) or full kernel release; default: %(default)s")
     command.add_argument(
         "--mode", default=bakedimage.CAPTURED, choices=[bakedimage.CAPTURED, bakedimage.IN_PLACE], help="default: %(default)s"
     )
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(call=_list)
     command = commands.add_parser("inventory", help="print an Ansible inventory of nodes")
     command.add_argument("names", nargs="*", metavar="NAME")
-    command.add_argument("--script", action="store_true", help="all nodes, as Ansible expects it of an inventory script")
+    command.add_argument("--script", action="store_true", help="print all nodes, in the form that Ansible expects from an inventory script")
     command.set_defaults(call=_inventory)
     _native_parser(commands)
     _vm_parser(commands)
@@ -79,30 +80,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _native_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    actions = commands.add_parser("native", help="native nodes").add_subparsers(required=True, metavar="ACTION")
-    action = _named(actions, "up", "start one from a copy of a root", _native_up)
+    actions = commands.add_parser("native", help="manage native nodes").add_subparsers(required=True, metavar="ACTION")
+    action = _named(actions, "up", "start a node from a copy of a root filesystem", _native_up)
     action.add_argument("--root", type=Path, help="root filesystem to copy; default: the base")
-    action = _named(actions, "down", "end one and delete it", _native_down)
-    action.add_argument("--keep", action="store_true", help="power off cleanly, keep the root, print its path")
+    action = _named(actions, "down", "stop a node and delete it", _native_down)
+    action.add_argument("--keep", action="store_true", help="power off cleanly, keep the root filesystem, and print its path")
     _ssh_action(actions)
 
 
 def _vm_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    actions = commands.add_parser("vm", help="VMs").add_subparsers(required=True, metavar="ACTION")
-    action = _named(actions, "up", "boot one from an overlay of a disk", _vm_up)
-    action.add_argument("--disk", default="base", help="a disk's folder, or base (the default)")
-    action.add_argument("--kernel", default="6.1", help="6.1, 6.12 or a release; default: %(default)s")
-    action.add_argument("--gpu", default="none", help="h100, a100, t4, nvswitch, several by comma, or none (the default)")
-    action.add_argument("--smp", type=int, default=2)
-    action.add_argument("--memory", type=int, default=2048, metavar="MB")
-    action.add_argument("--append", default="", help="more kernel arguments")
-    _named(actions, "down", "end one and delete its overlay", lambda o: VM.find(o.name).destroy())
-    _named(actions, "stop", "power off cleanly, keep the overlay", lambda o: VM.find(o.name).stop())
+    actions = commands.add_parser("vm", help="manage VMs").add_subparsers(required=True, metavar="ACTION")
+    action = _named(actions, "up", "boot a VM from an overlay of a disk", _vm_up)
+    action.add_argument("--disk", default="base", help="folder of a disk, or base (the default)")
+    action.add_argument("--kernel", default="6.1", help="series (6.1 or 6.12) or full kernel release; default: %(default)s")
+    action.add_argument("--gpu", default="none", help="fake GPUs, separated by commas: h100, a100, t4, nvswitch; or none (the default)")
+    action.add_argument("--smp", type=int, default=2, metavar="CPUS", help="default: %(default)s")
+    action.add_argument("--memory", type=int, default=2048, metavar="MB", help="default: %(default)s")
+    action.add_argument("--append", default="", help="additional kernel arguments")
+    _named(actions, "down", "stop a VM and delete its overlay", lambda o: VM.find(o.name).destroy())
+    _named(actions, "stop", "power off cleanly, and keep the overlay", lambda o: VM.find(o.name).stop())
     _named(actions, "start", "power on again", lambda o: VM.find(o.name).start())
-    _named(actions, "kill", "cut the power, keep the overlay", lambda o: VM.find(o.name).kill())
-    action = _named(actions, "reboot", "power off cleanly and on", lambda o: VM.find(o.name).reboot(o.kernel, o.append))
-    action.add_argument("--kernel", help="boot this one from now on")
-    action.add_argument("--append", help="more kernel arguments from now on")
+    _named(actions, "kill", "cut the power, and keep the overlay", lambda o: VM.find(o.name).kill())
+    action = _named(actions, "reboot", "power off cleanly, then power on", lambda o: VM.find(o.name).reboot(o.kernel, o.append))
+    action.add_argument("--kernel", help="kernel to boot from now on")
+    action.add_argument("--append", help="additional kernel arguments from now on")
     _ssh_action(actions)
 
 
@@ -114,7 +115,7 @@ def _named(actions: argparse._SubParsersAction[argparse.ArgumentParser], name: s
 
 
 def _variant_option(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--base", default="cloud", choices=sorted(base.VARIANTS), help="kernel of the base; default: %(default)s")
+    command.add_argument("--base", default="cloud", choices=sorted(base.VARIANTS), help="base, named by its kernel; default: %(default)s")
 
 
 def _ssh_action(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -135,10 +136,10 @@ def _base(options: argparse.Namespace) -> int:
 
 
 def _registry(_: argparse.Namespace) -> int:
-    there = registry.answers()
-    said = "answers" if there else "does not answer: it runs within a session"
-    print(f"{base.REGISTRY_NAME} {said}; storage: {registry.storage()}")
-    return 0 if there else 1
+    is_up = registry.answers()
+    state = "answers" if is_up else "does not answer: it runs only during a session"
+    print(f"{base.REGISTRY_NAME} {state}; storage: {registry.storage()}")
+    return 0 if is_up else 1
 
 
 def _push(options: argparse.Namespace) -> int:

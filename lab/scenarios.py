@@ -1,7 +1,7 @@
-"""Runs Molecule scenarios, two side by side, with one line each: `python -m lab.scenarios [--part PART] [NAME …]`.
+"""Runs Molecule scenarios, two at a time: `python -m lab.scenarios [--part PART] [NAME …]`.
 
-Without names all scenarios of a part run; a scenario's `vars/main.yml` says which part it belongs to (`lab_part`, else core) and what
-it needs. The last line, "N passed, N failed", is what CI reads. Logs go to build/scenarios.
+Without names, all scenarios of a part are run. A scenario's `vars/main.yml` says which part it belongs to (`lab_part`, by default core)
+and what it needs. One line is printed for each scenario; CI reads the last line, "N passed, N failed". Logs are in build/scenarios.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lab.machine.progress import say
 from lab.nodes import base, disk
 
 OUT = paths.TOP / "build/scenarios"
-SIDE_BY_SIDE = 2  # each VM has one processor, the machines two
+SIDE_BY_SIDE = 2  # each VM has one processor, the machines that run the tests have two
 TIMEOUT_S = 3000.0
 CORE = "core"
 """The part that `make test` runs."""
@@ -32,8 +32,8 @@ CORE = "core"
 
 @dataclass(frozen=True)
 class Scenario:
-    """A folder of molecule/: its part, its disk's base, the driver image baked into it (or none), in which mode and whether nouveau is
-    left alone, the one that the node is to run."""
+    """A folder of molecule/. `base` is the base of the VM's disk, `baked` the driver image baked into it (or none), `mode` the mode of
+    that bake, `nouveau` whether the bake leaves nouveau alone, `image` the driver image that the node is to run."""
 
     name: str
     part: str
@@ -57,8 +57,8 @@ class Ended:
 
 def main(words: Sequence[str]) -> int:
     """Runs the scenarios in a lab session; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.scenarios", description="Runs Molecule scenarios, two side by side.")
-    parser.add_argument("--part", default=CORE, help="whose scenarios run where none is named; default: %(default)s")
+    parser = argparse.ArgumentParser(prog="python -m lab.scenarios", description="Runs Molecule scenarios, two at a time.")
+    parser.add_argument("--part", default=CORE, help="part whose scenarios are run if none is named; default: %(default)s")
     parser.add_argument("names", nargs="*", metavar="NAME")
     options = parser.parse_args(words)
     try:
@@ -99,18 +99,20 @@ def _read(folder: Path) -> Scenario:
 
 
 def choose(known: Sequence[Scenario], names: Sequence[str], part: str) -> list[Scenario]:
-    """Those named, else those of the part, the longest first: those that boot twice. LabError for a name or part that is not there."""
+    """The named scenarios, or else all of the part. Those that boot twice come first, because they take longest. Raises LabError for an
+    unknown name or part."""
     strange = set(names) - {scenario.name for scenario in known}
     if strange:
         raise LabError(f"no scenario {', '.join(sorted(strange))}; there are {', '.join(scenario.name for scenario in known)}")
     wanted = [scenario for scenario in known if (scenario.name in names if names else scenario.part == part)]
     if not wanted:
-        raise LabError(f"no scenario is of part {part}; there are {', '.join(sorted({scenario.part for scenario in known}))}")
+        raise LabError(f"no scenario belongs to part {part}; there are {', '.join(sorted({scenario.part for scenario in known}))}")
     return sorted(wanted, key=lambda scenario: not scenario.boots_twice)
 
 
 def prepare(wanted: Iterable[Scenario]) -> None:
-    """What scenarios share is made before them, so that none waits for another's and their times compare."""
+    """Makes the driver images and disks that scenarios share, so that no scenario waits for another one's, and their times can be
+    compared."""
     wanted = list(wanted)
     for name in sorted({scenario.image for scenario in wanted}):
         driver = driverimage.build(name)

@@ -1,8 +1,8 @@
-"""Baked images: a native node, baked by real `packer build`, its root made into a disk; made once and kept, by what it was made from.
-And images that were prepared for a bake in the same way and then not baked.
+"""Baked images, from the cache: a native node is baked by a real `packer build`, and its root becomes a disk. Also images that were
+prepared for a bake in the same way and not baked.
 
-The folder of one: a VM's disk (lab/nodes/disk.py), `report.json` (the role's), `seal.json` (the seal's), `gpu-prebake.json` (docs/cli.md),
-`packer.log`, `containers.log` and `bake.json`.
+The folder of an image holds a VM's disk (lab/nodes/disk.py), `report.json` (the role's), `seal.json` (the seal's), `gpu-prebake.json`
+(docs/cli.md), `packer.log`, `containers.log` and `bake.json`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from lab.nodes import base, disk, inventory
 from lab.nodes.disk import Disk
 from lab.nodes.native import NativeNode
 
-PACKER_TIMEOUT_S = 3000.0  # for a machine that does much else, as is the try's below it; alone a real driver takes 130
+PACKER_TIMEOUT_S = 3000.0  # for a busy machine, as is TRY_S; on an idle one a real driver takes 130
 TRY_S = 2400
 SEAL = "seal.json"
 IN_PLACE, CAPTURED = "in_place", "captured"
 BUILD_TAG = "nvidia_prebake_build"
-"""The role's tag of the build itself and of what reports it: without these tasks, a machine is prepared and nothing more."""
+"""The role's tag for the build and its report: without these tasks, a machine is prepared and nothing is built."""
 _CODE = (
     "ansible.cfg",
     "packer/existing-machine.pkr.hcl",
@@ -42,7 +42,7 @@ _CODE = (
 
 @dataclass(frozen=True)
 class BakedImage:
-    """A baked disk and how it came to be; `packer_s` is the whole `packer build`, in native seconds."""
+    """A baked disk and the report of its bake; `packer_s` is the whole `packer build` in native seconds, `made` its date and time."""
 
     disk: Disk
     folder: Path
@@ -52,7 +52,7 @@ class BakedImage:
 
     @property
     def seal(self) -> dict[str, Any]:
-        """The seal's report: the last provisioner's."""
+        """The report of the seal, which is the last provisioner."""
         found: dict[str, Any] = json.loads((self.folder / SEAL).read_text())
         return found
 
@@ -63,8 +63,8 @@ class BakedImage:
 
 
 def bake(image: str, series: str = "6.1", variant: base.Variant = base.CLOUD, mode: str = CAPTURED, nouveau: bool = False) -> BakedImage:
-    """A base baked with driver image `image` for the kernel of `series` in a mode of the role's, from the cache; `nouveau` says that it
-    is left to nouveau to load. Needs a session."""
+    """A base with driver image `image` baked into it for the kernel of `series`, in one of the role's modes, from the cache. With
+    `nouveau`, the bake does not blacklist nouveau. Needs a session."""
     driver = driverimage.build(image)
     root = base.root(variant)
     kver = base.choose(base.kernels(root / "boot"), series).kver
@@ -90,7 +90,7 @@ def _bake(out: Path, driver: driverimage.ImageDir, role_variables: dict[str, Any
 
 
 def prepare(image: str) -> Disk:
-    """The base with all that a captured bake of driver image `image` asks for, and without the build. From the cache. Needs a session."""
+    """The base, prepared for a captured bake of driver image `image` and not baked; from the cache. Needs a session."""
     driver = driverimage.build(image)
     root = base.root()
     kver = base.choose(base.kernels(root / "boot"), "6.1").kver
@@ -130,12 +130,13 @@ def variables(reference: str, kver: str, mode: str = CAPTURED, nouveau: bool = F
 
 
 def playbook_program() -> str:
-    """What Packer runs for ansible-playbook: it shows the node's lines as well."""
+    """The program that Packer runs in place of ansible-playbook: it also shows the node's progress lines."""
     return str(paths.TOP / "bin/gpu-prebake")
 
 
 def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) -> float:
-    """Runs `packer build` against a node, shown as it goes; returns its seconds. Raises LabError with the end of its log."""
+    """Runs `packer build` against a node and shows its output; returns the seconds that it took. Raises LabError with the end of its
+    log."""
     vars_file, log = out / "vars.json", out / "packer.log"
     reports = {"nvidia_prebake_report_path": str(out / "report.json"), "nvidia_prebake_seal_report_path": str(out / SEAL)}
     vars_file.write_text(json.dumps({**role_variables, **reports}) + "\n")

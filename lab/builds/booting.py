@@ -1,4 +1,4 @@
-"""Running the boot playbook against a VM of the lab, and what the node looks like afterwards."""
+"""Runs the boot playbook against a VM of the lab, and reads the state of the node afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ true
 
 @dataclass(frozen=True)
 class Boot:
-    """One run of the boot playbook: the module's result, the playbook's seconds, and the node as it then was."""
+    """One run of the boot playbook: the module's result, the seconds that the playbook took, and what `look` found afterwards."""
 
     result: dict[str, Any]
     play_s: float
@@ -59,11 +59,11 @@ def boot(vm: VM, variables: dict[str, Any], folder: Path, timeout_s: float = TIM
 
 
 def look(vm: VM) -> dict[str, str]:
-    """What the node's kernel says of the driver, by section."""
+    """What the node's kernel and the driver container's log say about the driver, by section."""
     sections: dict[str, str] = {}
     for part in vm.ssh(_LOOK).stdout.split("== ")[1:]:
         name, _, text = part.partition("\n")
         sections[name] = text.strip()
     if "container" not in sections:
-        raise LabError(f"{vm.state.name}: looking at the node gave {sorted(sections)} only")
+        raise LabError(f"{vm.state.name}: the node's answer is cut off, it has only the sections {sorted(sections)}")
     return sections

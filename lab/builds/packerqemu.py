@@ -1,7 +1,7 @@
-"""Packer's qemu builder, run for real: under TCG, from a disk like a cloud's image, where one logs in as a user who may sudo.
+"""Runs Packer's qemu builder under TCG, on a disk like a cloud's image, whose login is a user who may use sudo.
 
-The builder boots the disk as the lab's VMs are booted, by QEMU and not by a boot loader. The folder of a result is a VM's
-disk (lab/nodes/disk.py) with `report.json` (the role's), `seal.json` (the seal's) and `packer.log`.
+As for the lab's VMs, QEMU loads the kernel, not a boot loader. The folder of a result is a VM's disk (lab/nodes/disk.py)
+with `report.json` (the role's), `seal.json` (the seal's) and `packer.log`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ USER = "packer"
 MEMORY_MB = 2048
 TIMEOUT_S = 2400.0
 
-# cloud-init is there to be cleaned, and is off: there is no cloud to ask, and its search would cost each emulated boot half a minute.
+# cloud-init is installed so that it can be cleaned, and disabled: without a cloud, its search would cost each emulated boot half a minute.
 PREPARE = f"""
 set -eu
 export DEBIAN_FRONTEND=noninteractive
@@ -46,7 +46,7 @@ apt-get clean
 
 @dataclass(frozen=True)
 class Built:
-    """What `packer build` made: a disk and how it came to be; `packer_s` in emulated seconds."""
+    """What `packer build` made: a disk, the report and the log of its bake; `packer_s` is in emulated seconds."""
 
     disk: Disk
     folder: Path
@@ -56,12 +56,12 @@ class Built:
 
 
 def prepare(node: NativeNode) -> None:
-    """Makes a native node of the base like a cloud's image: cloud-init, and a login `USER` with the lab's key who may sudo."""
+    """Makes a native node like a cloud's image: with cloud-init, and a user `USER` who logs in with the lab's key and may use sudo."""
     node.ssh(PREPARE, timeout_s=600)
 
 
 def source() -> Disk:
-    """The disk to begin with, from the cache."""
+    """The disk that the builder starts from, from the cache."""
     return disk.load(cache.entry("cloudlike", [*base.key_parts(), PREPARE, str(disk.FREE_BYTES)], _source, keep=1))
 
 
@@ -76,7 +76,8 @@ def _source(folder: Path) -> None:
 
 
 def build(image: str, folder: Path, series: str = "6.1") -> Built:
-    """Bakes driver image `image` by the qemu builder into `folder`, with a reboot before; raises LabError with the end of the log."""
+    """Bakes driver image `image` with the qemu builder, after a reboot; the disk is left in `folder`. Raises LabError with the end of
+    the log."""
     driver = driverimage.build(image)
     registry.push(driver.layout, driver.reference)
     begin_with = source()
@@ -98,7 +99,7 @@ def build(image: str, folder: Path, series: str = "6.1") -> Built:
             str(paths.TOP / "packer/image"),
         ]
         log.touch()
-        say(f"packer build: {image} by the qemu builder, emulated; serial console: {folder / 'serial.log'}")
+        say(f"packer build: {image} with the qemu builder, emulated; serial console: {folder / 'serial.log'}")
         began = time.monotonic()
         environment = {"CHECKPOINT_DISABLE": "1", "PACKER_CACHE_DIR": f"{temporary}/cache"}
         with following(log, "packer"):
@@ -120,7 +121,8 @@ def packer_values(begin_with: Disk, kernel: base.Kernel, vars_file: Path, output
         "private_key": str(ssh.key()),
         "user": USER,
         "ansible_playbook": playbook_program(),
-        # Neither a new kernel (QEMU boots one from outside) nor what the mirror has today; the reboot is done all the same.
+        # No upgrade: a new kernel would not be booted (QEMU loads one from outside), and packages would change from day to day. The
+        # reboot is done nevertheless.
         "upgrade": False,
         "reboot": "always",
         "qemu_image": str(begin_with.path),
@@ -140,7 +142,7 @@ def packer_values(begin_with: Disk, kernel: base.Kernel, vars_file: Path, output
 
 
 def read_files(source: Disk, *names: str) -> dict[str, str | None]:
-    """The texts of files on a disk that does not run, None where there is none. By debugfs: nothing has to be mounted."""
+    """The texts of files on a disk from which no VM runs, None for a file that does not exist. Reads with debugfs, without a mount."""
     with tempfile.TemporaryDirectory(dir=source.path.parent) as temporary:
         raw = Path(temporary) / "raw"
         host.run(["qemu-img", "convert", "-q", "-O", "raw", str(source.path), str(raw)], timeout_s=300)

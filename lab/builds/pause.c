@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
-/* The one program of the lab's pod image: without arguments it waits for ever, as a pod's first container; else it prints them. */
+/* The only program of the lab's pod image: without arguments it waits for ever, like a pod's first container; else it prints them. */
 #include <stdio.h>
 #include <unistd.h>
 

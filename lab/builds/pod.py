@@ -1,6 +1,6 @@
-"""Runs a pod on a node as kubelet would, by CRI: `python -m lab.builds.pod NODE --handler NAME` prints what came of it as JSON.
+"""Runs a pod on a node through CRI, as kubelet does: `python -m lab.builds.pod NODE --handler NAME` prints the result as JSON.
 
-A sandbox and one container of a tiny image, on the node's own network, under the runtime handler that is named. The calls go to
+The pod is a sandbox and one container of a tiny image, on the node's own network, under the named runtime handler. The calls go to
 containerd's socket through ssh, because nodes have no client for it. Protocol: CRI, runtime.v1, over gRPC (lab/builds/cri.proto).
 """
 
@@ -35,7 +35,7 @@ WAIT_S = 60.0
 
 @dataclass(frozen=True)
 class Pod:
-    """What came of a pod: its ids, the handler that containerd says it has, the container's exit status and what it printed."""
+    """The result of a pod: its ids, the handler that containerd reports for it, the container's exit status and what it printed."""
 
     sandbox: str
     container: str
@@ -48,13 +48,13 @@ class Cri:
     """containerd's CRI services on a channel; each call is a method of the protocol, with its request's fields."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        # Compiled from the .proto when first used: no generated code is kept.
+        # Compiled from the .proto at run time, so that no generated code has to be kept.
         self.types: Any = grpc.protos("lab/builds/cri.proto")
         services: Any = grpc.services("lab/builds/cri.proto")
         self._stubs = (services.RuntimeServiceStub(channel), services.ImageServiceStub(channel))
 
     def call(self, method: str, **fields: Any) -> Any:
-        """Calls `method`. Raises LabError with the status and the words of containerd."""
+        """Calls `method`. Raises LabError with containerd's status and message."""
         stub = next(stub for stub in self._stubs if hasattr(stub, method))
         request = getattr(self.types, f"{method}Request")(**fields)
         try:
@@ -65,13 +65,13 @@ class Cri:
 
 def main(words: Sequence[str]) -> int:
     """Runs one pod; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.builds.pod", description="Runs a pod on a node of the lab session, by CRI.")
+    parser = argparse.ArgumentParser(prog="python -m lab.builds.pod", description="Runs a pod on a node of the lab session, through CRI.")
     parser.add_argument("node", metavar="NODE")
     parser.add_argument("--handler", default="", help="runtime handler; default: containerd's default runtime")
     options = parser.parse_args(words)
     try:
         target = record.load(options.node).target
-        name = have_image(target)
+        name = pull_image(target)
         with (
             forwarded(target, options.node) as socket,
             grpc.insecure_channel(f"unix://{socket}", options=[("grpc.default_authority", "localhost")]) as channel,
@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def run(cri: Cri, target: ssh.Target, image: str, handler: str) -> Pod:
-    """Runs sandbox and container of `image` to the container's end, then takes them away. Raises LabError."""
+    """Runs a sandbox and a container of `image` until the container has ended, then removes both. Raises LabError."""
     types = cri.types
     uid = f"{time.time_ns():x}"
     network = types.NamespaceOption(network=types.NODE)
@@ -127,21 +127,21 @@ def printed(log: str) -> list[str]:
 
 
 def wait(what: str, holds: Any, timeout_s: float = WAIT_S) -> None:
-    """Waits until `holds()`; LabError after `timeout_s`."""
+    """Waits until `holds()` is true; raises LabError after `timeout_s`."""
     end = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > end:
-            raise LabError(f"waited {timeout_s:.0f} s in vain until {what}")
+            raise LabError(f"timed out after {timeout_s:.0f} s, waiting until {what}")
         time.sleep(0.3)
 
 
-def have_image(target: ssh.Target) -> str:
-    """The pod image on the node, also under the name that containerd starts sandboxes from; returns that name."""
+def pull_image(target: ssh.Target) -> str:
+    """Pulls the pod image on to the node and tags it with the name of containerd's sandbox image; returns that name."""
     pushed = registry.push(cache.entry("pause", [SOURCE.read_text(), Path(__file__).read_text()], build) / "layout", REFERENCE)
     dumped = ssh.run(target, "containerd config dump").stdout
     found = re.search(r'^\s*sandbox_image = "(.+)"$', dumped, re.MULTILINE)
     if not found:
-        raise LabError("containerd's configuration names no sandbox_image: is its CRI plugin there?")
+        raise LabError("containerd's configuration has no sandbox_image: check that its CRI plugin is enabled")
     ctr = "ctr -n k8s.io images"
     ssh.run(target, f"{ctr} pull --hosts-dir /etc/containerd/certs.d {pushed.reference} && {ctr} tag --force {pushed.reference} {found[1]}")
     return found[1]
@@ -160,7 +160,7 @@ def build(out: Path) -> None:
 
 @contextmanager
 def forwarded(target: ssh.Target, name: str) -> Iterator[Path]:
-    """containerd's socket of the node as a socket here, while the context lasts."""
+    """Forwards the socket of the node's containerd to a socket on this machine, and yields its path."""
     local = paths.MACHINE / f"cri-{name}.sock"  # short: a socket's path has at most 107 characters
     local.unlink(missing_ok=True)
     argv = ssh.argv(target)

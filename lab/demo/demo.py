@@ -1,7 +1,7 @@
-"""The demo: bake with real Packer, boot three nodes, show side by side what each did. `make demo` runs it.
+"""The demo: bakes with real Packer, boots three nodes, and shows side by side what each did. `make demo` runs it.
 
-Written to build/demo: report.json (described in docs/demo.md), the same as a picture (timeline.svg) and as a page (report.html), and the
-logs of each node.
+It writes to build/demo: report.json (described in docs/demo.md), the same as a picture (timeline.svg) and as a page (report.html), and
+the logs of each node.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ NODES = (
 
 
 def main() -> int:
-    """Runs the demo in a lab session and prints the table; returns the exit status."""
+    """Runs the demo in a lab session and prints its report; returns the exit status."""
     try:
-        session.reexec([sys.executable, "-m", "lab.demo.demo"])
+        session.reexec([sys.executable, "-m", "lab.demo"])
         begin = time.monotonic()
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.mkdir(parents=True)
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def run(node: Node) -> dict[str, Any]:
-    """Bakes, if so wanted, boots and asks one node; returns its part of the report."""
+    """Bakes the node's disk if it is to be baked, boots the node and reads its state; returns its part of the report."""
     say(f"--- {node.name}: driver image {node.image}")
     driver = driverimage.build(node.image)
     registry.push(driver.layout, driver.reference)
@@ -82,7 +82,7 @@ def run(node: Node) -> dict[str, Any]:
     try:
         before = booting.look(vm)
         variables = {"gpu_boot_image": driver.reference, "gpu_boot_expected_gpus": 1}
-        if node.driver == "nvidia":  # the fake GPU never answers nvidia-smi: the test image and its caller both say so
+        if node.driver == "nvidia":  # the fake GPU never answers nvidia-smi, which both the test image and its caller must allow
             variables["gpu_boot_accept_no_device"] = True
         boot = booting.boot(vm, variables, OUT)
         if baked:
@@ -125,7 +125,7 @@ def entry(node: Node, vm: VM, baked: BakedImage | None, boot: booting.Boot, up_s
 
 
 def versions() -> dict[str, str]:
-    """What baked and booted, on this machine."""
+    """The versions of the programs on this machine that bake and boot."""
     packer = host.run(["packer", "version"], timeout_s=60, env={"CHECKPOINT_DISABLE": "1"}).stdout.splitlines()[0]
     qemu = host.run(["qemu-system-x86_64", "--version"], timeout_s=60).stdout.splitlines()[0]
     ansible = importlib.metadata.version("ansible-core")
@@ -133,9 +133,9 @@ def versions() -> dict[str, str]:
 
 
 def _node_versions(vm: VM) -> dict[str, str]:
-    """What the driver container ran with and was built by, on the node."""
-    told = vm.ssh("dpkg-query --show --showformat='${Package} ${Version}\\n' containerd runc dkms").stdout
-    return dict(line.split(" ", 1) for line in told.splitlines())
+    """The versions of the node's programs that run the driver container and build its modules."""
+    listed = vm.ssh("dpkg-query --show --showformat='${Package} ${Version}\\n' containerd runc dkms").stdout
+    return dict(line.split(" ", 1) for line in listed.splitlines())
 
 
 def _bake_steps(baked: BakedImage | None) -> list[dict[str, Any]]:
@@ -147,7 +147,3 @@ def _bake_steps(baked: BakedImage | None) -> list[dict[str, Any]]:
 
 def _step(name: str, seconds: float, kind: str) -> dict[str, Any]:
     return {"name": name, "seconds": round(seconds, 3), "kind": kind}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

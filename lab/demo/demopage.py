@@ -1,4 +1,4 @@
-"""The demo's report as one self-contained HTML page: no network, no script; light or dark as the reader's system, down to a phone."""
+"""The demo's report as one self-contained HTML page: no network, no script; light or dark like the reader's system; fits a phone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.machine import paths
 
 
 def render(report: dict[str, Any]) -> str:
-    """The page. What comes from nodes (logs, names) is escaped."""
+    """The HTML of the page. Texts that come from nodes (logs, names) are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(paths.TOP / "lab/demo"),
         autoescape=True,

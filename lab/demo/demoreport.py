@@ -1,4 +1,4 @@
-"""The demo's report in words: what each node did and why, where its time went; and both as tables in a terminal."""
+"""The demo's report as text: tables for a terminal of what each node did and why, and where its time went, with conclusions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMPILE = ("dkms-build", "installer")
 
 
 def show(report: dict[str, Any]) -> None:
-    """Prints the report; times are native or emulated, and ratios only within one kind."""
+    """Prints the report. Each time is native or emulated, and only times of one kind are compared."""
     nodes = report["nodes"]
     console = Console(width=None if Console().is_terminal else 150, highlight=False)
     console.print(_facts(nodes))
@@ -42,7 +42,7 @@ def _facts(nodes: list[dict[str, Any]]) -> Table:
 
 
 def facts(nodes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Rows of what is known of each node: a title, and a text for each."""
+    """The rows of the table of nodes: a title, and a text for each node."""
     rows = [(title, [_text(node[key]) for node in nodes]) for title, key in _FACTS]
     rows.insert(1, ("the image", [node["seal"] or "not baked" for node in nodes]))
     rows.append(("the driver says", [_first_line(node["driver_says"]) for node in nodes]))
@@ -51,7 +51,7 @@ def facts(nodes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
 
 def _times(nodes: list[dict[str, Any]]) -> Table:
-    table = _table("Where the time went, seconds (N native, E emulated; shorter than 0.05 s left out)", nodes)
+    table = _table("Where the time went, in seconds (N native, E emulated; steps below 0.05 s are left out)", nodes)
     for name in merged([[step["name"] for step in node["steps"]] for node in nodes]):
         found = [next((s for s in node["steps"] if s["name"] == name), None) for node in nodes]
         if any(step and step["seconds"] >= _SHORTEST_S for step in found):
@@ -60,7 +60,7 @@ def _times(nodes: list[dict[str, Any]]) -> Table:
 
 
 def merged(sequences: list[list[str]]) -> list[str]:
-    """All names once, each after those that came before it in its own sequence."""
+    """Each name once, after those that came before it in its own sequence."""
     names: list[str] = []
     for sequence in sequences:
         place = 0
@@ -72,23 +72,23 @@ def merged(sequences: list[list[str]]) -> list[str]:
 
 
 def conclusions(nodes: list[dict[str, Any]]) -> list[str]:
-    """What the figures say, in sentences."""
-    said = []
+    """What the figures show, in sentences."""
+    sentences = []
     for node in nodes:
         native = [s for s in node["steps"] if s["kind"] == "native" and s["name"].rsplit(": ", 1)[-1] in _COMPILE]
         if native:
             seconds = sum(s["seconds"] for s in native)
-            said.append(
-                f"{node['name']}: compiled in the image build, {seconds:.1f} s native ({node['baked_at']}); on the node not at all."
+            sentences.append(
+                f"{node['name']}: compiled in the image build, {seconds:.1f} s native ({node['baked_at']}); not compiled on the node."
             )
     by_name = {node["name"]: _boot_s(node) for node in nodes}
     fast, slow = by_name.get("baked-stand-in"), by_name.get("never-baked-stand-in")
     if fast and slow:
-        said.append(
+        sentences.append(
             f"Stand-in, from ssh to ready, emulated: baked {fast:.1f} s, never baked {slow:.1f} s, {slow / fast:.1f} times as long; "
-            "the stand-in's compile is some hundred times smaller than NVIDIA's."
+            "the stand-in's compile is about a hundred times smaller than NVIDIA's."
         )
-    return said
+    return sentences
 
 
 def _boot_s(node: dict[str, Any]) -> float:

@@ -1,7 +1,7 @@
-"""The timeline as SVG: for the wide, both clocks side by side and one lane a node; for the narrow, one clock under the other.
+"""The timeline as SVG: for wide screens both clocks side by side, with a lane for each node; for narrow ones, one clock below the other.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers too; light or dark follows the reader's system. No text lies on another:
-captions stand above their bars, and a figure inside a bar is left out where the bar is too short for it.
+The colours are Okabe and Ito's, which colour-blind readers can distinguish; light or dark follows the reader's system. Texts do not
+overlap: captions are above their bars, and a figure inside a bar is left out where the bar is too short for it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _CLOCKS = (
     ("native", "Image build, once", "native seconds"),
     ("emulated", "First boot of a node, power-on to ready", "emulated seconds, slower than a real node"),
 )
-NOTE = "Two clocks: never compare seconds of one with the other. The stand-in's compile is some hundred times smaller than NVIDIA's."
-"""What a reader must know beside the picture."""
+NOTE = "Two clocks: never compare seconds of one with the other. The stand-in's compile is about a hundred times smaller than NVIDIA's."
+"""What a reader must know to read the picture."""
 _CHARACTER = 0.62  # width of a character in font sizes, generously
 _BAR, _LANE, _HEAD = 26, 66, 56
 _NAMES = 205
@@ -40,7 +40,7 @@ _EDGE = 20
 
 @dataclass(frozen=True)
 class _Panel:
-    """One clock's part of the picture: where it is, and how many seconds its width stands for."""
+    """One clock's part of the picture: its place, and how many seconds its width stands for."""
 
     x: float
     y: float
@@ -48,12 +48,12 @@ class _Panel:
     scale_s: float
 
     def at(self, seconds: float) -> float:
-        """The x of a time."""
+        """The x of a time in seconds."""
         return self.x + self.width * seconds / self.scale_s
 
 
 def wide(report: dict[str, Any], titled: bool = True) -> str:
-    """The picture for a README, or, where the page has the headline already, without it; 1000 units wide."""
+    """The picture for wide screens, 1000 units wide. Without `titled` it has no headline, for a page that shows the headline itself."""
     nodes, lanes = report["nodes"], _lanes(report)
     top, left, right = 52 if titled else 8, _EDGE + _NAMES, 580
     columns = ((left, right - 40 - left), (right, 1000 - _EDGE - right))
@@ -96,7 +96,8 @@ def _scale_s(lanes: Sequence[Lane]) -> float:
 
 
 def _panel(panel: _Panel, lanes: Sequence[Lane], title: str, unit: str, names: Sequence[str] | None) -> tuple[list[str], float]:
-    """One clock: its head, axis, lanes and legend; and the y of its end. `names` stand above the captions where no column has them."""
+    """One clock: its heading, axis, lanes and legend, and the y of its end. `names`, if there is no column for them, are written above
+    the captions."""
     lane_height = _LANE + (16 if names else 0)
     axis = panel.y + _HEAD + lane_height * len(lanes) + 4
     size = f'width="{panel.width + 16:g}" height="{axis + 22 - panel.y:g}"'
@@ -129,29 +130,29 @@ def _lane(panel: _Panel, lane: Lane, y: float) -> list[str]:
         edge = ' class="edge"' if bar.group == COMPILE else ""
         hint = f"<title>{escape(LABELS[bar.group])}: {_seconds(bar.seconds)}</title>"
         drawn.append(f'<rect x="{x:.1f}" y="{y + 20:g}" width="{width:.1f}" height="{_BAR}" fill="var(--{bar.group})"{edge}>{hint}</rect>')
-    # Figures after all bars, so that no bar covers one.
+    # Figures are drawn after all bars, so that no bar covers a figure.
     for bar in lane.bars:
         width = panel.at(bar.seconds) - panel.x
-        said = next((s for s in _sayings(bar.group, bar.seconds) if len(s) * 12 * _CHARACTER + 6 < width), "")
-        if said:
+        figure = next((s for s in _figures(bar.group, bar.seconds) if len(s) * 12 * _CHARACTER + 6 < width), "")
+        if figure:
             loud = " loud" if bar.group == COMPILE else ""
-            drawn.append(_text(panel.at(bar.start_s) + width / 2, y + 20 + _BAR / 2 + 4, said, f"in{loud}"))
+            drawn.append(_text(panel.at(bar.start_s) + width / 2, y + 20 + _BAR / 2 + 4, figure, f"in{loud}"))
     return drawn
 
 
-def _sayings(group: str, seconds: float) -> tuple[str, ...]:
-    """What a bar may say, longest first."""
+def _figures(group: str, seconds: float) -> tuple[str, ...]:
+    """The texts that may stand in a bar, longest first."""
     return (*((f"compile {_seconds(seconds)}",) if group == COMPILE else ()), _seconds(seconds), f"{seconds:.0f}")
 
 
 def _ticks(panel: _Panel) -> list[tuple[int, float]]:
-    """Round seconds and their places."""
+    """Round numbers of seconds, and the x of each."""
     step = next(s for s in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 10000) if panel.scale_s / s <= panel.width / 55)
     return [(tick, panel.at(tick)) for tick in range(0, int(panel.scale_s) + 1, step)]
 
 
 def _legend(panel: _Panel, groups: Sequence[str], y: float) -> tuple[list[str], float]:
-    """Squares and names, broken into lines that fit the panel."""
+    """Squares with names, in lines that fit the panel; and the y of its end."""
     drawn: list[str] = []
     x = panel.x
     for group in groups:
@@ -182,8 +183,8 @@ def _text(x: float, y: float, text: str, kind: str) -> str:
 
 
 def _document(width: float, height: float, body: Sequence[str], report: dict[str, Any]) -> str:
-    said = "; ".join(
-        f"{lane.node}, {clock}: {_seconds(lane.seconds)}, of it compile {_seconds(lane.compile_s)}"
+    description = "; ".join(
+        f"{lane.node}, {clock}: {_seconds(lane.seconds)}, of which compile {_seconds(lane.compile_s)}"
         for clock, lanes in _lanes(report).items()
         for lane in lanes
         if lane.bars
@@ -191,6 +192,6 @@ def _document(width: float, height: float, body: Sequence[str], report: dict[str
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="tl" role="img" {size}>'
-        f"<title>{escape(timeline.headline(report))}</title><desc>{escape(said)}</desc><style>{_STYLE}</style>"
+        f"<title>{escape(timeline.headline(report))}</title><desc>{escape(description)}</desc><style>{_STYLE}</style>"
         f'<rect width="{width:g}" height="{height:g}" fill="var(--ground)"/>{"".join(body)}</svg>\n'
     )

@@ -10,7 +10,7 @@ COMPILE = "compile"
 _INSIDE_BUILD, _INSIDE_RUN = "image build: container: ", "container: "
 _COMPILE_STEPS = ("dkms-build", "installer")
 COMPILE_STEP_NAMES = frozenset(prefix + name for prefix in (_INSIDE_BUILD, _INSIDE_RUN) for name in _COMPILE_STEPS)
-"""The compile's steps by their names in the report; one shorter than SLIVER_S did not compile."""
+"""The names of the compile's steps in the report; a step shorter than SLIVER_S did not compile."""
 SLIVER_S = 0.1
 _GROUPS = {
     "image build: packer build": "build",
@@ -26,7 +26,7 @@ LABELS = {
     "power": "power-on to ssh",
     "look": "look at the node and decide",
     "pull": "pull the driver image",
-    "place": "put the layer in place",
+    "place": "activate the baked layer",
     "container": "driver container, without compile",
     "after": "load, check, start services",
 }
@@ -35,7 +35,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar: its group (a key of LABELS), where it begins and how long it is, in its clock's seconds."""
+    """One bar: its group (a key of LABELS), its start and its length, in the seconds of its clock."""
 
     group: str
     start_s: float
@@ -44,27 +44,27 @@ class Bar:
 
 @dataclass(frozen=True)
 class Lane:
-    """A node on one clock: its bars without gaps."""
+    """One node on one clock: its bars, without gaps between them."""
 
     node: str
     bars: tuple[Bar, ...]
 
     @property
     def seconds(self) -> float:
-        """From the first bar's begin to the last one's end."""
+        """From the start of the first bar to the end of the last."""
         return sum(bar.seconds for bar in self.bars)
 
     @property
     def compile_s(self) -> float:
-        """Of it the compile."""
+        """How much of that is the compile."""
         return sum(bar.seconds for bar in self.bars if bar.group == COMPILE)
 
 
 def lane(node: dict[str, Any], kind: str) -> Lane:
-    """A node of the report on the clock `kind` (native or emulated), neighbours of one group as one bar.
+    """A node of the report on the clock `kind` (native or emulated); neighbouring steps of one group become one bar.
 
-    A container's steps lie inside the step that ran it. What of that step they do not account for is drawn before them: nearly all of
-    it is preparation (packages, the image, the container's start), and the report does not tell.
+    A container's steps are part of the step that ran the container. The rest of that step is drawn before them: the report does not say
+    when it was, but nearly all of it is preparation (packages, the image, the container's start).
     """
     steps = [step for step in node["steps"] if step["kind"] == kind]
     prefix = _INSIDE_BUILD if kind == "native" else _INSIDE_RUN
@@ -104,12 +104,12 @@ def _bars(parts: Sequence[tuple[str, float]]) -> tuple[Bar, ...]:
 
 
 def headline(report: dict[str, Any]) -> str:
-    """What the picture shows, in one sentence, from the figures alone."""
+    """What the picture shows, in one sentence that follows from the figures alone."""
     compiled = [node["name"] for node in report["nodes"] if lane(node, "emulated").compile_s]
     baked = [node["name"] for node in report["nodes"] if lane(node, "native").bars]
     slow = [name for name in baked if name in compiled]
     if slow:
-        return f"Baked and compiled on the node all the same: {', '.join(slow)}"
+        return f"Baked, but compiled on the node nevertheless: {', '.join(slow)}"
     if not baked:
-        return "No node was baked: each compiled for itself"
+        return "No node was baked: each compiled the driver itself"
     return "Baked nodes boot without a compile: it was done once, in the image build"

@@ -1,7 +1,7 @@
-"""The driver images: a stand-in in several variants, and NVIDIA's own driver. One table of recipes, one call to build.
+"""The lab's driver images: a stand-in in several variants, and NVIDIA's own driver. One table of recipes, one call to build.
 
-An image has three layers: a small root filesystem shared by all, the driver (lab/driverimages/driverparts.py), and on top what the
-contract asks for: entrypoint, install.sh, configuration and packages.
+An image has three layers: a small root filesystem shared by all, the driver (lab/driverimages/driverparts.py), and on top the files that
+the driver-container contract requires: entrypoint, install.sh, configuration and packages.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from lab.nodes.base import REGISTRY_NAME
 
 ALL_ACTIONS = ("copy", "install", "build-only", "install-skip-build")
 STANDIN_VERSION = "580.126.09"
-KEPT = 40  # every image and its layers, and those of a run or two ago
+KEPT = 40  # every image and its layers, and those of the last run or two
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The build arguments of one image; `version` is empty where the packages decide it."""
+    """The build arguments of one image; `version` is empty if it is that of the packages."""
 
     name: str
     version: str = STANDIN_VERSION
@@ -46,7 +46,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ImageDir:
-    """A built image: its OCI layout, the reference to push it to, digests of manifest and config, and what is in it."""
+    """A built image: its OCI layout, the reference to push it to, the digests of manifest and config, and the driver in it."""
 
     name: str
     layout: Path
@@ -74,7 +74,7 @@ RECIPES = {
         Recipe("standin-refuses-skip", refuse_skip=True),
         Recipe("standin-proprietary", licence="NVIDIA"),
         Recipe("standin-accept-no-device", accept_no_device=True),
-        # The GPU of the lab's VMs never answers nvidia-smi: this one lets that pass, the strict one does not.
+        # The GPU of the lab's VMs never answers nvidia-smi: this image accepts that, the strict one does not.
         Recipe("nvidia", version="", is_standin=False, licence="NVIDIA", accept_no_device=True),
         Recipe("nvidia-strict", version="", is_standin=False, licence="NVIDIA"),
     )
@@ -99,19 +99,19 @@ def build(name: str) -> ImageDir:
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name."""
+    """The recipe of that name. Raises LabError if there is none."""
     if name not in RECIPES:
         raise LabError(f"there is no driver image {name!r}; there are: {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
 def reference(recipe: Recipe, version: str) -> str:
-    """Where the image belongs in the lab's registry, by the contract's naming."""
+    """The image's reference in the lab's registry, named as the contract requires."""
     return f"{REGISTRY_NAME}/{recipe.name}/aks-gpu-{recipe.type}:{version}-{recipe.stamp}"
 
 
 def arguments(recipe: Recipe, version: str) -> dict[str, str]:
-    """The build arguments as config.sh and the labels have them."""
+    """The build arguments, by their names in config.sh and in the labels."""
     return {
         "DRIVER_VERSION": version,
         "DRIVER_KIND": recipe.kind,

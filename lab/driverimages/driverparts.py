@@ -42,7 +42,7 @@ DAEMONS = {"fabricmanager": "nv-fabricmanager", "persistenced": "nvidia-persiste
 
 
 def content_key() -> list[str]:
-    """All of lab/images and what compiles it."""
+    """Everything in lab/images, and the compiler's version."""
     compiler = host.run(["gcc", "--version"], timeout_s=TIMEOUT_S).stdout.partition("\n")[0]
     files = sorted(path for path in IMAGES.rglob("*") if path.is_file() and path.name != "README.md")
     content = [f"{path.relative_to(IMAGES)}\0{_mode(path):o}\0{path.read_text()}" for path in files]
@@ -105,7 +105,7 @@ def config_header(licence: str, fault: str) -> str:
 
 
 def nvidia_key() -> list[str]:
-    """What NVIDIA's driver is made from; the version is the mirror's of the day that it was fetched."""
+    """What NVIDIA's driver is made from. Its version is the one that the mirror has on the day of the download."""
     return [sources.lab_sources(), _source()]
 
 
@@ -134,13 +134,13 @@ def nvidia_version(nvidia: Path) -> str:
     if len(found) != 1 or not firmware:
         raise LabError(
             f"NVIDIA's packages from Debian do not fit together: libraries {sorted(found)}, firmware {sorted(firmware)}; "
-            "expected libraries of one version and GSP firmware: look what the mirror's security suite has"
+            "expected libraries of one version and GSP firmware: check what the mirror's security suite has"
         )
     return found.pop()
 
 
 def build_top(out: Path, version: str, config: str, is_older: bool) -> None:
-    """Write the top layer: entrypoint (without the newer actions if `is_older`), install.sh, what it takes from /opt/gpu, packages."""
+    """Write the top layer: entrypoint (without the newer actions if `is_older`), install.sh, the files that it reads, packages."""
     with _scratch(out) as scratch:
         tree = scratch / "tree"
         gpu = tree / GPU
@@ -201,12 +201,12 @@ def _download(folder: Path) -> None:
 
 
 def _arrange(unpacked: Path, driver: Path) -> None:
-    """Move what is needed of Debian's unpacked packages to where nvidia-installer looks, under upstream's names."""
+    """Move the needed files of Debian's unpacked packages to where nvidia-installer looks for them, under upstream's names."""
     driver.mkdir(parents=True)
     source = _only(unpacked / "usr/src", "nvidia-current-*")
     source.rename(driver / "src")
     conf = driver / "src/dkms.conf"
-    # Debian's modules are called nvidia-current*; the name of the package is all that makes them so.
+    # Debian's modules are called nvidia-current*, for no other reason than the name of the package.
     conf.write_text(conf.read_text().replace('PACKAGE_NAME="nvidia-current"', 'PACKAGE_NAME="nvidia"'))
     _only(unpacked / "lib/firmware/nvidia", "*").rename(driver / "firmware")
     for name in ("bin", "lib"):
@@ -221,12 +221,12 @@ def _arrange(unpacked: Path, driver: Path) -> None:
 def _only(folder: Path, pattern: str) -> Path:
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
-        raise LabError(f"NVIDIA's packages from Debian: expected one {pattern} in {folder.name}, there are {len(found)}")
+        raise LabError(f"NVIDIA's packages from Debian: expected one {pattern} in {folder.name}, found {len(found)}")
     return found[0]
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file or tree with modes that do not depend on umask or checkout."""
+    """Copy a file or tree, with modes that do not depend on the umask or the checkout."""
     if source.is_dir():
         target.mkdir(parents=True, exist_ok=True)
         target.chmod(0o755)
@@ -248,7 +248,7 @@ def _fill_in(path: Path, version: str) -> None:
 
 @contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """A folder beside the result that does not outlive the build."""
+    """A temporary folder in `out`, deleted when the build ends."""
     with tempfile.TemporaryDirectory(dir=out, prefix=".scratch-") as folder:
         yield Path(folder)
 

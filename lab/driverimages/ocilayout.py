@@ -1,4 +1,4 @@
-"""Writes container images as OCI layouts, byte for byte the same from the same files.
+"""Writes container images as OCI layouts; the same files always give the same bytes.
 
 Formats: OCI image specification 1.0 (layout, index, manifest, config, gzip layers); layers are GNU tar.
 """
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-EPOCH_S = 1780272000  # 2026-06-01 00:00 UTC: the time of every file and image, so that builds repeat
+EPOCH_S = 1780272000  # 2026-06-01 00:00 UTC: the time of every file and image, so that builds are reproducible
 COMPRESSION = 5
 LAYER_FILE = "layer.tar.gz"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -42,7 +42,7 @@ class Written:
 
 
 class _Hashing:
-    """A file to write to that hashes what passes."""
+    """A writable file that hashes what is written to it."""
 
     def __init__(self, inner: IO[bytes]) -> None:
         self.inner = inner
@@ -61,9 +61,9 @@ class _Hashing:
 
 
 def write_layer(tree: Path, folder: Path) -> Layer:
-    """Pack the folders, files and links below `tree` into `folder`, owned by root; devices and sockets are left out.
+    """Pack the folders, files and links below `tree` into a layer in `folder`, owned by root; devices and sockets are left out.
 
-    Modes are kept, setuid bits included. `read_layer(folder)` finds the result again.
+    Modes are kept, setuid bits included. `read_layer(folder)` returns the same layer later.
     """
     with (folder / LAYER_FILE).open("wb") as file:
         compressed = _Hashing(file)
@@ -84,7 +84,7 @@ def read_layer(folder: Path) -> Layer:
 
 
 def write_layout(layout: Path, tag: str, layers: Sequence[Path], labels: Mapping[str, str], command: Sequence[str]) -> Written:
-    """Make an OCI layout with one image of the layers in the folders `layers`, the lowest first (files are linked)."""
+    """Make an OCI layout with one image of the layers in the folders `layers`, the lowest first (their files are hard-linked)."""
     blobs = layout / "blobs/sha256"
     blobs.mkdir(parents=True)
     found = [read_layer(folder) for folder in layers]
@@ -105,7 +105,7 @@ def write_layout(layout: Path, tag: str, layers: Sequence[Path], labels: Mapping
 
 
 def image_config(diff_ids: Sequence[str], labels: Mapping[str, str], command: Sequence[str]) -> dict[str, Any]:
-    """The image's config. No entrypoint: `ctr run` would put it in front of the command that it is given."""
+    """The image's config. It has no entrypoint, because `ctr run` would put that in front of the command it is given."""
     return {
         "created": "2026-06-01T00:00:00Z",
         "architecture": "amd64",

@@ -38,19 +38,19 @@ http:
 
 @dataclass(frozen=True)
 class Pushed:
-    """An image in the registry: how a node names it, and the digest of its manifest."""
+    """An image in the registry: the reference by which nodes pull it, and the digest of its manifest."""
 
     reference: str
     digest: str
 
 
 def storage() -> Path:
-    """Where the images are; it stays from session to session."""
+    """The folder of the images, which is kept from session to session."""
     return paths.cache() / "registry"
 
 
 def ensure() -> None:
-    """Start the registry unless it answers already; it runs until the session ends."""
+    """Start the registry unless it is running; it runs until the session ends."""
     if answers():
         return
     with record.lock() as folder:
@@ -69,7 +69,7 @@ def ensure() -> None:
 
 
 def answers() -> bool:
-    """Whether a registry is there."""
+    """Whether the registry answers."""
     try:
         return _head("/v2/")[0] == 200
     except OSError:
@@ -84,7 +84,7 @@ def digest_of(ref: str) -> str | None:
 
 
 def push(layout: Path, ref: str) -> Pushed:
-    """Copy the one image of an OCI layout to `REPOSITORY:TAG`; nothing is sent if it is there with this digest."""
+    """Copy the one image of an OCI layout to `REPOSITORY:TAG`, unless the registry has it with this digest already."""
     ensure()
     repository, tag = split(ref)
     digest = layout_digest(layout)
@@ -103,14 +103,14 @@ def layout_digest(layout: Path) -> str:
     try:
         manifests = json.loads((layout / "index.json").read_text())["manifests"]
     except (OSError, ValueError, KeyError) as error:
-        raise LabError(f"{layout} is no OCI layout: {error}") from error
+        raise LabError(f"{layout} is not an OCI layout: {error}") from error
     if len(manifests) != 1:
-        raise LabError(f"{layout} holds {len(manifests)} images: give a layout with one")
+        raise LabError(f"{layout} contains {len(manifests)} images: give a layout with exactly one")
     return str(manifests[0]["digest"])
 
 
 def split(ref: str) -> tuple[str, str]:
-    """Repository and tag of `REPOSITORY:TAG`; a leading name of the registry is dropped."""
+    """Repository and tag of `REPOSITORY:TAG`; the registry's name in front is removed."""
     match = re.fullmatch(r"([a-z0-9]+(?:[._/-][a-z0-9]+)*):([A-Za-z0-9_][A-Za-z0-9_.-]{0,127})", ref.removeprefix(f"{REGISTRY_NAME}/"))
     if not match:
         raise LabError(f"image reference {ref!r}: expected REPOSITORY:TAG")

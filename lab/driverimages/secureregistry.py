@@ -1,6 +1,6 @@
-"""Registries as companies have them, with the images of the plain one: TLS by an authority of their own, and a login.
+"""Registries like those of companies, with the plain registry's images: TLS with a certificate authority of their own, and a login.
 
-One asks for the login itself (basic), the other sends clients to a token server (bearer). Everything secret is made anew for each session.
+One asks for the login itself (basic), the other sends clients to a token server (bearer). All secrets are made for one session only.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ TOKEN = """\
 
 @dataclass(frozen=True)
 class SecureRegistry:
-    """One of them: how nodes call it, the login, and the authority's certificate."""
+    """One of them: its name on nodes, the login, and the certificate of its authority."""
 
     name: str
     password: str
@@ -67,12 +67,13 @@ class SecureRegistry:
     username: str = USERNAME
 
     def reference(self, plain: str) -> str:
-        """What an image that was pushed to the plain registry is called in this one."""
+        """The reference in this registry of an image that was pushed to the plain one."""
         return plain.replace(REGISTRY_NAME, self.name, 1)
 
 
 def ensure() -> tuple[SecureRegistry, SecureRegistry]:
-    """The one with basic, then the one with a token server; started on first use, they run until the session ends."""
+    """The registry that asks for the login, and the one with a token server. They are started on first use, and run until the session
+    ends."""
     registry.ensure()
     with record.lock() as run_folder:
         folder = run_folder / "secure-registry"
@@ -89,7 +90,8 @@ def ensure() -> tuple[SecureRegistry, SecureRegistry]:
 
 def _make_secrets(folder: Path) -> None:
     host.need_tools("openssl", "htpasswd")
-    # What a shell, a terminal or TOML could stumble over; bcrypt takes 72 bytes. The other is as long as a cloud's token.
+    # The first has characters that a shell, a terminal or TOML could misread (bcrypt takes 72 bytes). The other is as long as a
+    # cloud's token.
     passwords = {"basic": f"p'a\"s $w\\{secrets.token_hex(8)} ü#%", "token": secrets.token_urlsafe(1800)}
     (folder / "passwords.json").write_text(json.dumps(passwords))
     hashed = host.run(["htpasswd", "-niB", USERNAME], stdin=passwords["basic"], timeout_s=60).stdout
@@ -98,7 +100,7 @@ def _make_secrets(folder: Path) -> None:
     _openssl(folder, ["req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=the lab's authority", "-days", "30"])
     (folder / "names").write_text(f"subjectAltName=DNS:{HOST},IP:{REGISTRY_ADDRESS}\n")
     for name in ("registry", "token"):
-        # The registry takes RSA's signatures for granted, so the token server's key is of that kind.
+        # The registry assumes RSA signatures, so the token server's key is an RSA key.
         kind = key if name == "registry" else ["-newkey", "rsa:2048", "-nodes"]
         _openssl(folder, ["req", *kind, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"])
         issue = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "names"]
@@ -128,7 +130,7 @@ def _start(folder: Path) -> None:
 
 
 def _run(argv: list[str], port: int, log: Path, folder: Path) -> None:
-    """Start a server unless it answers already, and wait until it does."""
+    """Start a server, unless one answers on its port, and wait until it answers."""
     if _answers(port, folder):
         return
     pid = host.spawn(argv, log)
@@ -140,7 +142,7 @@ def _run(argv: list[str], port: int, log: Path, folder: Path) -> None:
 
 
 def _answers(port: int, folder: Path) -> bool:
-    """Whether a server is there that asks for a login."""
+    """Whether a server answers on this port and asks for a login."""
     trust = ssl.create_default_context(cafile=str(folder / "ca.pem"))
     connection = http.client.HTTPSConnection(REGISTRY_ADDRESS, port, timeout=10, context=trust)
     try:

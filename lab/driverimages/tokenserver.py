@@ -1,4 +1,4 @@
-"""The token server of a registry: `python -m lab.driverimages.tokenserver FOLDER` gives tokens to whoever knows the password.
+"""The token server of a registry: `python -m lab.driverimages.tokenserver FOLDER` issues tokens to clients that know the password.
 
 Protocols: the registry's token authentication (GET with basic) and its OAuth2 form (POST); tokens are JSON web tokens (RFC 7519),
 signed RS256 with the certificate in `x5c`.
@@ -26,7 +26,7 @@ VALID_S = 300
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request; the folder is the server's."""
+    """Answers one request; `folder` holds the server's key and the password."""
 
     folder: Path
 
@@ -61,13 +61,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def scope(text: str) -> dict[str, Any]:
-    """`repository:NAME:pull,push` as a token's claim; nobody may push."""
+    """The claim of a token for `repository:NAME:pull,push`; only pull is granted."""
     kind, name, actions = re.fullmatch(r"([^:]+):(.+):([^:]*)", text).groups()  # type: ignore[union-attr]
     return {"type": kind, "name": name, "actions": [action for action in actions.split(",") if action == "pull"]}
 
 
 def token(folder: Path, access: list[dict[str, Any]]) -> str:
-    """A token that the registry accepts for a while."""
+    """A token that the registry accepts for VALID_S seconds."""
     certificate = "".join((folder / "token.pem").read_text().splitlines()[1:-1])
     now = int(time.time())
     times = {"iat": now, "nbf": now - 60, "exp": now + VALID_S}

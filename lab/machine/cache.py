@@ -1,8 +1,8 @@
-"""Cache entries: folders named by what they were made from, complete or absent, safe between processes.
+"""The cache: folders named by a hash of what they were made from, complete or absent, safe between processes.
 
-Layout below the cache folder: `KIND/KEY/` is an entry; `KIND/.KEY.lock` is locked exclusively while it is built or
-dropped and shared while it is in use; `KIND/.KEY.tmp` is one being built. Lock files are never deleted: a lock on a
-deleted file would exclude nobody.
+Layout below the cache folder: `KIND/KEY/` is an entry; `KIND/.KEY.lock` is locked exclusively while the entry is built
+or deleted and shared while it is in use; `KIND/.KEY.tmp` is an entry being built. Lock files are never deleted: a lock
+on a deleted file would exclude nobody.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _held: list[int] = []
 def entry(kind: str, key_parts: Sequence[str], build: Callable[[Path], None], keep: int = KEPT) -> Path:
     """Return the entry of `kind` made from `key_parts`; `build(folder)` fills a temporary folder if there is none.
 
-    The entry stays in use until this process, and each that it spawned since, has ended. Errors of `build` pass
-    through and leave no entry. Of the same kind, the `keep` entries used last stay; older ones not in use are dropped.
+    The entry stays in use until this process, and each that it has spawned since, has ended. Errors of `build` pass
+    through and leave no entry. The `keep` most recently used entries of the kind stay; older ones that are not in use
+    are deleted.
     """
     place = paths.cache() / kind
     place.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def has(kind: str, key_parts: Sequence[str]) -> bool:
 
 
 def key(parts: Sequence[str]) -> str:
-    """Hash of the parts; where one ends and the next begins counts."""
+    """Hash of the parts; the same text, divided into other parts, gives another hash."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode()
@@ -68,7 +69,7 @@ def held() -> list[int]:
 
 
 def prune(kind: str, keep: int) -> None:
-    """Drop what is not in use: entries of `kind` beyond the `keep` used last, and half-built ones."""
+    """Delete what is not in use: all but the `keep` most recently used entries of `kind`, and half-built ones."""
     place = paths.cache() / kind
     entries = [(path.stat().st_mtime, path) for path in place.iterdir() if path.is_dir() and path.name[0] != "."]
     surplus = [path for _, path in sorted(entries, reverse=True)[keep:]]
@@ -96,6 +97,6 @@ def _drop(path: Path, lock_path: Path) -> None:
             path.rename(doomed)
         shutil.rmtree(doomed)
     except (BlockingIOError, FileNotFoundError):
-        pass  # in use, or another process was faster
+        pass  # in use, or deleted by another process
     finally:
         os.close(lock)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 class LabError(Exception):
-    """Shown to the user as it is, without a traceback."""
+    """An error whose text is shown to the user without a traceback."""
 
 
 class KernelPanicError(LabError):
-    """A VM's serial log holds a kernel panic."""
+    """A VM's serial log contains a kernel panic."""

@@ -14,7 +14,7 @@ INTERVAL_S = 0.3
 
 @contextmanager
 def following(path: Path, name: str) -> Iterator[None]:
-    """Prints each line that comes to `path` during the body, behind `name`; the file may appear late or be made anew."""
+    """Prints each line that is added to `path` during the body, with `name` in front; the file may be created late, or replaced."""
     done = threading.Event()
     thread = threading.Thread(target=_follow, args=(path, name, done), daemon=True)
     thread.start()

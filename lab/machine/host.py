@@ -39,14 +39,14 @@ TOOLS = {
     "umoci": "umoci",
     "unshare": "util-linux",
 }
-"""Every program the lab starts, and the Debian package that has it."""
+"""Every program that the lab starts, and the Debian package that contains it."""
 
 TAIL_LINES = 25
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a program left behind; `stderr` is empty where it was joined into a log."""
+    """A program's exit status and output; both outputs are empty if they went to a log."""
 
     rc: int
     stdout: str
@@ -54,7 +54,7 @@ class Result:
 
 
 def need_tools(*names: str) -> None:
-    """Refuse with the names of all missing tools and their Debian packages; all of TOOLS by default."""
+    """Raise LabError if tools are missing, with their names and Debian packages; checks all of TOOLS by default."""
     missing = [name for name in names or TOOLS if shutil.which(name, path=search_path()) is None]
     if missing:
         wanted = ", ".join(f"{name} (package {TOOLS.get(name, name)})" for name in missing)
@@ -62,18 +62,18 @@ def need_tools(*names: str) -> None:
 
 
 def need_root(what: str) -> None:
-    """Refuse, by name of what was asked, when not root."""
+    """Raise LabError that names `what` needs root, unless this process runs as root."""
     if os.geteuid() != 0:
         raise LabError(f"{what} needs root (namespaces, network, file owners): run it again with sudo")
 
 
 def search_path() -> str:
-    """PATH with the system folders that a user's PATH may lack."""
+    """PATH, with the system folders that a user's PATH may lack."""
     return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Environment for a started program: plain messages, full PATH, and `extra`."""
+    """Environment for a started program: untranslated messages, full PATH, and `extra`."""
     return {**os.environ, "LC_ALL": "C.UTF-8", "PATH": search_path(), **(extra or {})}
 
 
@@ -84,7 +84,7 @@ def tail(text: str, lines: int = TAIL_LINES) -> str:
 
 
 def read_tail(path: Path, lines: int = TAIL_LINES) -> str:
-    """The last lines of a log file; says so if there is none."""
+    """The last lines of a log file, or a line that says why it cannot be read."""
     try:
         return tail(path.read_text(errors="replace").replace("\r", ""), lines)
     except OSError as error:
@@ -100,9 +100,9 @@ def run(
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Result:
-    """Run a program to its end. `log`: both its outputs go there instead of into the result.
+    """Run a program to its end. With `log`, both its outputs are appended to that file instead of returned.
 
-    Raises LabError when it is missing, runs past `timeout_s` (its process group is killed) or, with `check`, fails.
+    Raises LabError if it is missing, runs longer than `timeout_s` (its process group is killed) or, with `check`, fails.
     """
     output = log.open("ab") if log else None
     try:
@@ -139,7 +139,7 @@ def run(
 
 
 def spawn(argv: Sequence[str], log: Path, pass_fds: Sequence[int] = ()) -> int:
-    """Start a program that outlives this process and return its pid; it keeps this process's cache entries in use."""
+    """Start a program that may outlive this process, and return its pid. It keeps this process's cache entries in use."""
     log.parent.mkdir(parents=True, exist_ok=True)
     try:
         with log.open("ab") as output:
@@ -163,7 +163,7 @@ _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def is_alive(pid: int) -> bool:
-    """Whether process `pid` is there and not a zombie; reaps it if it was started here."""
+    """Whether process `pid` exists and is not a zombie; reaps it if this process has started it."""
     if pid in _children and _children[pid].poll() is not None:
         return False
     try:
@@ -174,12 +174,12 @@ def is_alive(pid: int) -> bool:
 
 
 def end(pid: int) -> None:
-    """End what `spawn` started here, with all that is in its group."""
+    """Kill a program that `spawn` has started in this process, with its whole process group."""
     kill_group(_children.pop(pid))
 
 
 def kill_group(process: subprocess.Popen[str] | subprocess.Popen[bytes]) -> None:
-    """Kill a process that was started as the leader of its own group, with all that is in the group."""
+    """Kill a process that was started as the leader of its own process group, with the whole group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

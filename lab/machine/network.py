@@ -1,7 +1,7 @@
-"""The lab's network on the machine: one bridge for native nodes and the registry, and rules that let nodes out.
+"""The lab's network on the machine: one bridge for native nodes and the registry, and rules that give nodes a way out.
 
-Everything is recognised by name (interfaces `gpulab…`, iptables chains `GPULAB`), so that a later run can remove what
-a killed one left.
+Everything is recognised by its name (interfaces `gpulab…`, iptables chains `GPULAB`), so that a later run can remove
+what a killed one has left behind.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 CHAINS: tuple[tuple[str, str, tuple[tuple[str, ...], ...]], ...] = (
     ("nat", "POSTROUTING", (("-s", NETWORK, "!", "-d", NETWORK, "-j", "MASQUERADE"),)),
-    # Another program may have set FORWARD's policy to drop: the jump comes first there.
+    # Another program may have set FORWARD's policy to drop, so the jump is the first rule there.
     ("filter", "FORWARD", (("-i", BRIDGE, "-j", "ACCEPT"), ("-o", BRIDGE, "-j", "ACCEPT"))),
 )
 
 
 def up() -> str:
-    """Make bridge and rules; returns what ip_forward was before, for `down`."""
+    """Create the bridge and the rules; returns what ip_forward was before, for `down`."""
     was = FORWARDING.read_text().strip()
     _ip("link", "add", BRIDGE, "type", "bridge", "forward_delay", "0")
     _ip("address", "add", f"{ADDRESS}/24", "dev", BRIDGE)
@@ -43,7 +43,7 @@ def up() -> str:
 
 
 def down(forwarding_was: str | None) -> list[str]:
-    """Remove all of it, whoever made it; returns what was removed, in words."""
+    """Remove everything that `up` and `attach` create, by whichever run; returns what was removed, as text."""
     removed = []
     for name in interfaces():
         if host.run(["ip", "link", "delete", name], timeout_s=30, check=False).rc == 0:
@@ -61,15 +61,15 @@ def down(forwarding_was: str | None) -> list[str]:
 
 
 def interfaces() -> list[str]:
-    """The lab's interfaces there are; veth ends first, the bridge last."""
+    """The lab's interfaces on this machine: veth ends first, the bridge last."""
     names = [path.name for path in Path("/sys/class/net").glob(f"{PREFIX}*")]
     return sorted((name for name in names if re.fullmatch(rf"{PREFIX}[0-9]+", name)), key=lambda name: name == BRIDGE)
 
 
 def attach(leader: int, number: int) -> str:
-    """Give the network namespace of process `leader` an interface `lab0`, address 10.213.0.`number`; returns that."""
+    """Give the network namespace of process `leader` an interface `lab0` with the address 10.213.0.`number`; returns the address."""
     address, outer = f"10.213.0.{number}", f"{PREFIX}{number}"
-    # Not `host0`: systemd-networkd in a container takes an interface of that name over and asks for DHCP.
+    # Not `host0`: systemd-networkd in a container takes over an interface of that name and asks for DHCP.
     _ip("link", "add", outer, "type", "veth", "peer", "name", "lab0", "netns", str(leader))
     _ip("link", "set", outer, "master", BRIDGE, "up")
     inside = (
@@ -84,7 +84,7 @@ def attach(leader: int, number: int) -> str:
 
 
 def free_number() -> int:
-    """A node number that no interface has; callers hold the session's lock from here until `attach`."""
+    """A node number that no interface has; the caller must hold the session's lock from here until `attach`."""
     taken = {int(name.removeprefix(PREFIX)) for name in interfaces()}
     for number in range(FIRST_NODE, LAST_NODE):
         if number not in taken:

@@ -1,4 +1,4 @@
-"""Where the lab keeps things: caches per user, and what belongs to the whole machine under /run."""
+"""Where the lab keeps its files: a cache for each user, and what belongs to the whole machine below /run."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ TOP = Path(__file__).resolve().parent.parent.parent
 """The repository's root."""
 
 MACHINE = Path("/run/gpu-prebake-lab")
-"""Root only: the session lock, its state, and ssh's control sockets (their paths must stay short)."""
+"""For root only: the session lock, the session's state, and ssh's control sockets (their paths must stay short)."""
 
 SESSION_VARIABLE = "GPU_PREBAKE_SESSION"
-"""Names the session that a process runs in; the folder of that name under run/ is its."""
+"""The environment variable that names the session in which a process runs; `run` gives the session's folder."""
 
 
 def cache() -> Path:
-    """The cache folder; the same rule as lab/setup.sh."""
+    """The cache folder, by the same rule as in lab/setup.sh."""
     chosen = os.environ.get("GPU_PREBAKE_CACHE")
     if chosen:
         return Path(chosen).absolute()
@@ -30,12 +30,12 @@ def run(session: str) -> Path:
 
 
 def logs(session: str) -> Path:
-    """Consoles and serial logs of a session; outlives it."""
+    """Console and serial logs of a session; they are kept when it ends."""
     return cache() / "logs" / session
 
 
 def make_private(folder: Path) -> Path:
-    """Make `folder` for its owner only, and return it."""
+    """Create `folder` if it is missing, make it accessible to its owner only, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     return folder

@@ -1,4 +1,4 @@
-"""One line to stderr for each step, with the seconds it took; coloured by rich on a terminal only."""
+"""Progress: one line on stderr for each step, with the seconds that it took; coloured by rich on a terminal only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def say(text: str, style: str = "") -> None:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Time what runs inside and print it when it ends; a terminal also sees it begin."""
+    """Time the body and print a line when it ends; on a terminal, print one when it begins too."""
     if sys.stderr.isatty():
         say(f"{text} …", "dim")
     begin = time.monotonic()

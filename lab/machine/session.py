@@ -1,8 +1,8 @@
 """A lab session: one command, and everything it starts, in a pid and a mount namespace of their own.
 
-However the session ends, SIGKILL included, the kernel ends each process and unmounts each mount in it. What is not in a
-namespace (bridge, iptables rules, run folder) is removed at the end, or by the next session if this one was killed.
-One session runs at a time on a machine; the lock is /run/gpu-prebake-lab/lock, its owner is named in session.json.
+However the session ends, SIGKILL included, the kernel kills every process and unmounts every mount in it. What is not in
+a namespace (bridge, iptables rules, run folder) is removed at the end, or by the next session if this one was killed.
+One session runs at a time on a machine; the lock is /run/gpu-prebake-lab/lock, and session.json names its owner.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOGS_KEPT = 10
 
 @dataclass(frozen=True)
 class State:
-    """What the next session must know to clean up after this one, and what it tells those who wait."""
+    """What is recorded of a session: others read it to say for whom they wait, and to clean up after one that was killed."""
 
     name: str
     pid: int
@@ -53,7 +53,7 @@ def inside() -> bool:
 
 
 def reexec(argv: Sequence[str], wait_s: float = WAIT_S) -> None:
-    """For a Python program that needs a session: returns if there is one, else runs `argv` in a new one and exits."""
+    """For a Python program that needs a session: returns if it runs in one; otherwise runs `argv` in a new session and exits."""
     if not inside():
         sys.exit(run(argv, wait_s))
 
@@ -75,14 +75,14 @@ def run(argv: Sequence[str], wait_s: float = WAIT_S) -> int:
 
 
 def clean(wait_s: float = 0.0) -> list[str]:
-    """Remove what a killed session left; LabError when one is running. Returns what was removed, in words."""
+    """Remove what a killed session has left behind; returns what was removed, as text. Raises LabError if a session is running."""
     host.need_root("cleaning the lab")
     with _lock(["clean"], wait_s):
         return remove_leftovers()
 
 
 def remove_leftovers() -> list[str]:
-    """With the lock held: wait for the last session's namespace to be empty, then remove what is outside of it."""
+    """With the lock held: end the last session's processes, then remove what it has left outside of its namespaces."""
     state = _read_state()
     forwarding = None
     removed = []
@@ -104,16 +104,16 @@ def _run_inner(state: State, argv: Sequence[str]) -> int:
     _prune_logs()
     for folder in (paths.run(state.name), paths.logs(state.name), ssh.CONTROL):
         paths.make_private(folder)
-    # Written before the first change, so that a session killed in the middle of `up` is cleaned up after, too.
+    # Written before the first change, so that the next session also cleans up after one that is killed in the middle of `up`.
     state = State(**{**asdict(state), "ip_forward": network.FORWARDING.read_text().strip()})
     _write_state(state)
     network.up()
-    ours = [sys.executable, "-m", "lab.init", "--", *argv]
+    ours = [sys.executable, "-m", "lab.session_init", "--", *argv]
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave", "--"]
     module_path = os.pathsep.join(filter(None, [str(paths.TOP), os.environ.get("PYTHONPATH")]))
     environment = {**host.environment(), paths.SESSION_VARIABLE: state.name, "PYTHONPATH": module_path}
     interrupts = _Interrupts()
-    # One thread only here, so that preexec_fn is safe.
+    # There is only one thread here, so preexec_fn is safe.
     process = subprocess.Popen([*isolated, *ours], env=environment, preexec_fn=_die_with_parent)  # noqa: PLW1509
     try:
         _write_state(State(**{**asdict(state), "leader": _leader(process)}))
@@ -126,7 +126,8 @@ def _run_inner(state: State, argv: Sequence[str]) -> int:
 
 
 class _Interrupts:
-    """Ctrl-C goes to the whole foreground group: the command gets a while to end by itself. SIGTERM ends it at once."""
+    """Signals. Ctrl-C goes to the whole foreground process group, so the command gets INTERRUPT_GRACE_S to end by itself; a second
+    Ctrl-C, SIGTERM and SIGHUP end it at once."""
 
     def __init__(self) -> None:
         self.deadline: float | None = None
@@ -151,7 +152,7 @@ class _Interrupts:
 
 
 class _lock:  # noqa: N801 - used like a function
-    """The machine's session lock, as a context; says for whom it waits, and gives up after `wait_s`."""
+    """Context manager for the machine's session lock; says for whom it waits, and raises LabError after `wait_s`."""
 
     def __init__(self, argv: Sequence[str], wait_s: float) -> None:
         self.argv, self.wait_s = argv, wait_s
@@ -161,7 +162,7 @@ class _lock:  # noqa: N801 - used like a function
         paths.make_private(paths.MACHINE)
         self.file = LOCK.open("a")
         end = time.monotonic() + self.wait_s
-        told = ""
+        announced = ""
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,10 +171,10 @@ class _lock:  # noqa: N801 - used like a function
             who = f"pid {owner.pid} ({owner.command})" if owner else "another session (just starting or ending)"
             if time.monotonic() >= end:
                 self.file.close()
-                raise LabError(f"the lab is in use by {who}; waited {self.wait_s:.0f} s: try later, or end that one")
-            if who != told:
+                raise LabError(f"the lab is in use by {who}; waited {self.wait_s:.0f} s: try again later, or end that session")
+            if who != announced:
                 say(f"waiting for {who}")
-                told = who
+                announced = who
             time.sleep(0.5)
 
     def __exit__(self, *_: object) -> None:
@@ -194,7 +195,7 @@ def _leader(process: subprocess.Popen[bytes]) -> int:
 
 
 def _end(leader: int) -> None:
-    """Wait until the namespace of `leader` is empty: PID 1 of one is gone only after all others in it."""
+    """Kill `leader` and wait until its pid namespace is empty: a PID 1 disappears only after all other processes in it."""
     end = time.monotonic() + 60
     while leader and _is_ours(leader):
         if time.monotonic() > end:
@@ -205,9 +206,9 @@ def _end(leader: int) -> None:
 
 
 def _is_ours(pid: int) -> bool:
-    """Whether `pid` still is a session's first process and not a stranger that got its number."""
+    """Whether `pid` is still a session's first process, and not another process that was given the same number."""
     try:
-        return b"lab.init" in Path(f"/proc/{pid}/cmdline").read_bytes() or (
+        return b"lab.session_init" in Path(f"/proc/{pid}/cmdline").read_bytes() or (
             f"\nNSpid:\t{pid}\t1\n" in Path(f"/proc/{pid}/status").read_text() and host.is_alive(pid)
         )
     except OSError:
@@ -238,5 +239,5 @@ def _status(rc: int) -> int:
 
 
 def _die_with_parent() -> None:
-    """In unshare's process: be killed when the session's outer process is (prctl PR_SET_PDEATHSIG)."""
+    """Runs in the process of unshare: the kernel kills it when the session's outer process ends (prctl PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)

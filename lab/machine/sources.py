@@ -1,4 +1,4 @@
-"""Apt sources for the lab's root filesystems, made from the machine's own: its mirror is used, none is written here.
+"""Apt sources for the lab's root filesystems, derived from the machine's own: its mirror is used, none is in the code.
 
 Formats: sources.list(5), one-line style and deb822 style.
 """
@@ -58,7 +58,7 @@ def render(sources: Iterable[Source]) -> str:
 
 
 def parse_one_line(text: str) -> Iterator[Source]:
-    """Sources of a one-line style file; comments, options and deb-src lines are passed over."""
+    """Sources of a one-line style file; comments, options and deb-src lines are skipped."""
     for line in text.splitlines():
         words = line.partition("#")[0].split()
         if not words or words[0] != "deb":
@@ -71,7 +71,7 @@ def parse_one_line(text: str) -> Iterator[Source]:
 
 
 def parse_deb822(text: str) -> Iterator[Source]:
-    """Sources of a deb822 style file; disabled and source-only stanzas are passed over."""
+    """Sources of a deb822 style file; disabled and source-only stanzas are skipped."""
     for stanza in _stanzas(text):
         if stanza.get("enabled", "yes").lower() in ("no", "false") or "deb" not in stanza.get("types", "").split():
             continue

@@ -1,4 +1,4 @@
-"""Ssh to the lab's nodes: one key pair in the cache and one configuration of its own; the user's is never read.
+"""Ssh to the lab's nodes, with a key pair and a configuration of the lab's own; the user's configuration is never read.
 
 Format of the file: ssh_config(5).
 """
@@ -20,14 +20,14 @@ CONTROL = paths.MACHINE / "cp"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a node's sshd answers."""
+    """Address and port at which a node's sshd answers."""
 
     address: str
     port: int
 
 
 def key() -> Path:
-    """The lab's private key, made on first use; the public one has `.pub` behind."""
+    """The lab's private key, created on first use; the public key is the file with `.pub` added to its name."""
     folder = paths.make_private(paths.cache() / "ssh")
     private = folder / "id_ed25519"
     with (folder / "lock").open("w") as lock:
@@ -44,7 +44,7 @@ def key() -> Path:
 
 
 def config() -> Path:
-    """The lab's ssh configuration file: its key only, no host keys kept or checked (nodes are made anew)."""
+    """The lab's ssh configuration file: only the lab's key; host keys are neither kept nor checked, because each node is new."""
     private = key()
     text = (
         "Host *\n"
@@ -70,7 +70,7 @@ def config() -> Path:
 
 
 def argv(target: Target, command: str | None = None) -> list[str]:
-    """Command line of a login to `target`, or of `command` there (a shell line of the node's)."""
+    """Command line that logs in to `target`, or that runs `command`, a shell line, there."""
     login = ["ssh", "-F", str(config()), "-p", str(target.port), f"root@{target.address}"]
     return login if command is None else [*login, "--", command]
 
@@ -81,7 +81,7 @@ def run(target: Target, command: str, *, timeout_s: float = 120, check: bool = T
 
 
 def answers(target: Target, timeout_s: float = 1.0) -> bool:
-    """Whether an sshd sends its greeting; cheaper than a login, for polling."""
+    """Whether an sshd sends its greeting. For polling: cheaper than a login."""
     try:
         with socket.create_connection((target.address, target.port), timeout=timeout_s) as connection:
             connection.settimeout(timeout_s)
@@ -91,11 +91,11 @@ def answers(target: Target, timeout_s: float = 1.0) -> bool:
 
 
 def wait(target: Target, pid: int, timeout_s: float, what: str, log: Path) -> None:
-    """Wait until the node's sshd answers; LabError with the log's tail when process `pid` ends or time is up."""
+    """Wait until the node's sshd answers. Raises LabError with the end of the log if process `pid` ends or time is up."""
     begin = time.monotonic()
     end = begin + timeout_s
-    # One that is slow, on a machine that does much else, gets more time for its greeting: each connection that is given up leaves
-    # it an sshd to end, and at a second each they would keep it from ever answering.
+    # A node that is slow, because its machine is busy, gets more and more time for its greeting: each connection that is given up
+    # leaves an sshd process on it to end, and with one such each second it would never answer.
     while not answers(target, max(1.0, (time.monotonic() - begin) / 20)):
         if not host.is_alive(pid):
             raise LabError(f"{what}: ended before ssh answered; the end of {log}:\n{host.read_tail(log)}")
@@ -107,7 +107,7 @@ def wait(target: Target, pid: int, timeout_s: float, what: str, log: Path) -> No
 
 
 def has_panicked(log: Path) -> bool:
-    """Whether a serial log holds a kernel panic."""
+    """Whether a serial log contains a kernel panic."""
     try:
         return b"Kernel panic - not syncing" in log.read_bytes()
     except OSError:
@@ -115,7 +115,7 @@ def has_panicked(log: Path) -> bool:
 
 
 def ansible_vars(target: Target) -> dict[str, str | int]:
-    """Inventory variables for a node; connections are kept open by ssh, their sockets under /run."""
+    """Inventory variables for a node; ssh keeps the connections open, with their sockets below /run."""
     persist = f"-o ControlMaster=auto -o ControlPersist=120s -o ControlPath={CONTROL}/%C"
     return {
         "ansible_host": target.address,

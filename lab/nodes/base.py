@@ -15,7 +15,7 @@ from lab.machine.progress import say, step
 REGISTRY_ADDRESS = "10.213.0.1"
 REGISTRY_PORT = 5000
 REGISTRY_NAME = f"registry.lab:{REGISTRY_PORT}"
-"""What nodes call the registry; /etc/hosts and containerd's hosts.toml know it."""
+"""The registry's name on nodes, defined in their /etc/hosts and in containerd's hosts.toml."""
 
 PACKAGES = (
     "apt",
@@ -45,8 +45,8 @@ PACKAGES = (
     "zstd",
 )
 
-# The metapackages of both suites have the same names, so from backports come what they depend on. Backports is never
-# taken by itself (apt gives it priority 100); the headers bring their own compiler and pahole.
+# The metapackages have the same names in both suites. So the packages on which those of backports depend are installed
+# by name; apt does not choose backports by itself (priority 100). The headers bring their own compiler and pahole.
 BACKPORTS_NAMES = """
 import apt
 for name in "linux-image-cloud-amd64", "linux-headers-cloud-amd64":
@@ -80,13 +80,13 @@ FILES = {
     f"etc/containerd/certs.d/{REGISTRY_NAME}/hosts.toml": (
         f'server = "http://{REGISTRY_NAME}"\n\n[host."http://{REGISTRY_NAME}"]\n  capabilities = ["pull", "resolve"]\n'
     ),
-    # These are VMs with a virtio disk and nothing else: a small initramfs unpacks fast under emulation.
+    # VMs have a virtio disk and nothing else, and a small initramfs unpacks faster under emulation.
     "etc/initramfs-tools/conf.d/lab": "MODULES=list\n",
     "etc/initramfs-tools/modules": "virtio_pci\nvirtio_blk\next4\n",
 }
 FOLDERS = ("etc/containerd/config.d",)
 
-# Nobody waits for the network here, and each costs a second or more of an emulated boot.
+# The lab needs none of these, and each costs a second or more of an emulated boot.
 MASKED = (
     "systemd-networkd-wait-online.service",
     "e2scrub_reap.service",
@@ -98,8 +98,8 @@ ENABLED = ("systemd-networkd", "systemd-resolved", "ssh", "containerd")
 
 @dataclass(frozen=True)
 class Variant:
-    """One base: its kernel packages, how many kernels it has with backports' on top or without, and whether `update-initramfs -u`
-    does its work there: under emulation it takes most of a minute."""
+    """One base: its kernel packages, how many kernels it has in all, whether one of these comes from backports, and whether
+    `update-initramfs -u` does its work there, which takes most of a minute under emulation."""
 
     name: str
     kernel_packages: tuple[str, ...]
@@ -109,7 +109,7 @@ class Variant:
 
 
 CLOUD = Variant("cloud", ("linux-headers-cloud-amd64", "linux-image-cloud-amd64"), 2, with_backports=True, updates_initramfs=False)
-# One kernel only: update-initramfs takes the newest, which must be the one that boots.
+# One kernel only: update-initramfs takes the newest, and that must be the one that boots.
 GENERIC = Variant("generic", ("linux-headers-amd64", "linux-image-amd64"), 1, with_backports=False, updates_initramfs=True)
 VARIANTS = {variant.name: variant for variant in (CLOUD, GENERIC)}
 
@@ -131,14 +131,14 @@ def root(variant: Variant = CLOUD) -> Path:
 
 
 def key_parts(variant: Variant = CLOUD) -> list[str]:
-    """All that decides what the base is."""
+    """Everything that determines what the base contains."""
     public = Path(f"{ssh.key()}.pub").read_text()
     recipe = mmdebstrap_argv(Path("OUT"), Path("SOURCES"), Path("OVERLAY"), Path("KEY"), variant)
     return [*recipe, repr(FILES), repr(FOLDERS), sources.lab_sources(), public]
 
 
 def kernels(boot: Path) -> list[Kernel]:
-    """The kernels in a boot folder, oldest first; those without an initrd are passed over."""
+    """The kernels in a boot folder, oldest first; those without an initrd are left out."""
     found = [
         Kernel(image.name.removeprefix("vmlinuz-"), image, boot / image.name.replace("vmlinuz-", "initrd.img-"))
         for image in boot.glob("vmlinuz-*")
@@ -147,13 +147,13 @@ def kernels(boot: Path) -> list[Kernel]:
 
 
 def choose(available: Sequence[Kernel], wanted: str) -> Kernel:
-    """The kernel whose release is `wanted` or, for `6.1`, of that series; LabError unless there is exactly one."""
+    """The kernel whose release is `wanted` or which belongs to that series (`6.1`). Raises LabError unless there is exactly one."""
     exact = [kernel for kernel in available if kernel.kver == wanted]
     series = [kernel for kernel in available if re.match(re.escape(wanted) + r"[.+-]", kernel.kver)]
     match = exact or series
     if len(match) != 1:
         names = ", ".join(kernel.kver for kernel in available) or "none"
-        raise LabError(f"kernel {wanted!r} names {len(match)} of the kernels there ({names}): give one release in full")
+        raise LabError(f"kernel {wanted!r} matches {len(match)} of the kernels here ({names}): give the full release of one")
     return match[0]
 
 
@@ -166,15 +166,15 @@ def mmdebstrap_argv(out: Path, sources_file: Path, overlay: Path, public_key: Pa
     """Command line that makes the root filesystem `out`; `overlay` holds the lab's files, copied over it."""
     early = f'cp -a {shlex.quote(str(overlay))}/etc/initramfs-tools "$1/etc/"'
     packages = sorted((*PACKAGES, *variant.kernel_packages))
-    still = 'sed -i "s/^update_initramfs=.*/update_initramfs=no/" "$1/etc/initramfs-tools/update-initramfs.conf"'
+    no_update = 'sed -i "s/^update_initramfs=.*/update_initramfs=no/" "$1/etc/initramfs-tools/update-initramfs.conf"'
     late = (
         *([BACKPORTS_HOOK] if variant.with_backports else []),
         f'cp -a {shlex.quote(str(overlay))}/. "$1/"',
         f'install -D -m 600 {shlex.quote(str(public_key))} "$1/root/.ssh/authorized_keys"; chmod 700 "$1/root/.ssh"',
-        *([] if variant.updates_initramfs else [still]),
+        *([] if variant.updates_initramfs else [no_update]),
         f'chroot "$1" systemctl -q enable {" ".join(ENABLED)}',
         f'chroot "$1" systemctl -q mask {" ".join(MASKED)}',
-        # Empty, not "uninitialized": the latter is a first boot with presets, seconds of it under emulation.
+        # Empty, not "uninitialized": with that, the first boot applies systemd's presets, which takes seconds under emulation.
         ': > "$1/etc/machine-id"',
     )
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -1,7 +1,7 @@
 """Disks for VMs: a root filesystem as one ext4 filesystem in a qcow2 file, with its kernels beside it.
 
 A disk is a folder: `disk.qcow2` and `boot/` with the `vmlinuz-*` and `initrd.img-*` of that root, because the lab's
-VMs are booted by QEMU and not by a boot loader. Disks are never written to; VMs work on throw-away overlays.
+VMs are booted by QEMU and not by a boot loader. Disks are never written to; VMs work on temporary overlays.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lab.nodes import base
 from lab.nodes.base import Kernel
 
 FREE_BYTES = 4 << 30
-"""Room for what a node adds: a driver image, its unpacked copy and a DKMS build folder. The file is sparse."""
+"""Free space for what a node adds: a driver image, its unpacked copy and a DKMS build folder. The file is sparse."""
 
 BLOCK = 4096
 BYTES_PER_INODE = 16384
@@ -32,7 +32,7 @@ NAMESPACE = uuid.UUID("6d2d3c0e-4f6e-5d0b-8f0a-5a1b0f5f6c11")
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk and its kernels, oldest first; none for one that boots by itself."""
+    """A disk and its kernels, oldest first; no kernels for a disk that has a boot loader of its own."""
 
     path: Path
     kernels: list[Kernel]
@@ -40,7 +40,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a root filesystem takes: bytes in whole blocks, and inodes."""
+    """The space that a root filesystem takes: bytes in whole blocks, and inodes."""
 
     data_bytes: int
     inodes: int
@@ -54,14 +54,14 @@ def of_base(variant: base.Variant = base.CLOUD) -> Disk:
 
 
 def of_root(root: Path, key_parts: list[str]) -> Disk:
-    """The disk of a baked root, from the cache: made once for the same `key_parts`."""
+    """The disk of a baked root, from the cache: made once for each `key_parts`."""
     return load(cache.entry("disk", ["root", *key_parts], lambda fresh: _make(root, fresh)))
 
 
 def make(root: Path, folder: Path) -> Disk:
-    """Make a disk from `root` in `folder` (which must not hold one yet), outside the cache."""
+    """Make a disk from `root` in `folder`, outside the cache. Raises LabError if the folder contains one already."""
     if (folder / "disk.qcow2").exists():
-        raise LabError(f"{folder} holds a disk already: choose another folder or delete it")
+        raise LabError(f"{folder} already contains a disk: choose another folder or delete it")
     folder.mkdir(parents=True, exist_ok=True)
     _make(root, folder)
     return load(folder)
@@ -71,12 +71,12 @@ def load(folder: Path) -> Disk:
     """The disk in `folder`."""
     path = folder / "disk.qcow2"
     if not path.is_file():
-        raise LabError(f"no disk in {folder}: it should hold disk.qcow2 and boot/")
+        raise LabError(f"no disk in {folder}: it should contain disk.qcow2 and boot/")
     return Disk(path, base.kernels(folder / "boot"))
 
 
 def measure(root: Path) -> Usage:
-    """What `root` takes; hard links are counted once, mount points are not entered."""
+    """The space that `root` takes; hard links are counted once, mount points are not entered."""
     device = root.stat().st_dev
     seen: set[int] = set()
     blocks = inodes = 0
@@ -97,16 +97,16 @@ def measure(root: Path) -> Usage:
 
 
 def filesystem_bytes(usage: Usage, free_bytes: int = FREE_BYTES) -> int:
-    """Size of an ext4 filesystem that takes `usage` and leaves about `free_bytes`, in whole MiB.
+    """Size of an ext4 filesystem that holds `usage` and has about `free_bytes` left, rounded up to whole MiB.
 
-    3 % for ext4's own tables and its journal, and never fewer inodes than the root needs.
+    It includes 3 % for ext4's own tables and its journal, and never has fewer inodes than the root needs.
     """
     size = max((usage.data_bytes + free_bytes) * 103 // 100 + (128 << 20), usage.inodes * 5 // 4 * BYTES_PER_INODE)
     return -(-size // (1 << 20)) << 20
 
 
 def mke2fs_argv(root: Path, raw: Path, size: int, name: str) -> list[str]:
-    """Command line that makes the filesystem. UUID and directory hash seed come from `name`: repeatable."""
+    """Command line that makes the filesystem. UUID and directory hash seed are derived from `name`, so that it is reproducible."""
     identity = str(uuid.uuid5(NAMESPACE, name))
     return [
         *("mke2fs", "-q", "-F", "-t", "ext4", "-d", str(root), "-L", "gpulab", "-m", "0", "-b", str(BLOCK)),
@@ -116,14 +116,14 @@ def mke2fs_argv(root: Path, raw: Path, size: int, name: str) -> list[str]:
 
 
 def overlay(disk: Path, file: Path) -> None:
-    """Make `file`, a throw-away overlay of `disk`."""
+    """Create `file`, a temporary overlay of `disk`."""
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(disk), "-F", "qcow2", str(file)]
     host.run(argv, timeout_s=60)
 
 
 @contextmanager
 def mounted(file: Path) -> Iterator[Path]:
-    """The filesystem of a disk or overlay that no VM runs from, mounted at a folder: a copy, so what is written there is lost."""
+    """Mount a copy of the filesystem of a disk or overlay from which no VM runs; yields the folder. What is written there is lost."""
     with tempfile.TemporaryDirectory(dir=file.parent, prefix="mounted-") as temporary:
         raw, folder = Path(temporary) / "raw", Path(temporary) / "root"
         host.run(["qemu-img", "convert", "-q", "-O", "raw", str(file), str(raw)], timeout_s=600)

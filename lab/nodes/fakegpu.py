@@ -9,9 +9,9 @@ three 32-bit BARs that read back what was written; there are no interrupts, no D
 Protocol: QEMU's multi-process device emulation, include/hw/remote/mpqemu-link.h and hw/remote/proxy.c (QEMU 7.2):
 messages of a 16-byte header (int32 command, 4 bytes of padding, uint64 size) and `size` bytes. Configuration and BAR
 accesses and resets are answered with RET and a uint64; memory layout and interrupt set-up are not answered, and the
-file descriptors that come with them are not wanted. The experimental device is gone once QEMU drops it.
+file descriptors that come with them are ignored. QEMU's device is experimental and may be removed in a later version.
 
-Uses the standard library only and nothing of the lab, so that it also runs by itself (`python3 -I fakegpu.py`).
+This file uses the standard library only and nothing of the lab, so that it also runs by itself (`python3 -I fakegpu.py`).
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ POWER_MANAGEMENT, PCI_EXPRESS = 0x60, 0x78
 PREFETCHABLE = 8
 MIB = 1 << 20
 BOOT_0, BOOT_42 = 0x000, 0xA00
-"""NV_PMC_BOOT_0 and _42 in BAR 0, by which NVIDIA's driver knows the chip (open-gpu-kernel-modules)."""
+"""NV_PMC_BOOT_0 and _42 in BAR 0, by which NVIDIA's driver identifies the chip (open-gpu-kernel-modules)."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What the guest is told the function is."""
+    """What the function looks like to the guest."""
 
     device: int
     pci_class: int
@@ -92,12 +92,12 @@ class Function:
     """State of one PCI function: configuration space with its writable bits, and the registers behind its BARs."""
 
     def __init__(self, model: Model) -> None:
-        """Begin as after power-on."""
+        """Start in the state after power-on."""
         self.model = model
         self.reset()
 
     def reset(self) -> None:
-        """Back to the state after power-on."""
+        """Return to the state after power-on."""
         self.config = bytearray(CONFIG_BYTES)
         self.writable = bytearray(CONFIG_BYTES)
         self.registers = {(0, BOOT_0): self.model.boot0, (0, BOOT_42): self.model.boot0 & 0x1FF00000}
@@ -142,11 +142,11 @@ class Function:
         return self.registers.get(self.bar_of(address), 0) & (1 << 8 * length) - 1
 
     def bar_write(self, address: int, value: int) -> None:
-        """Remember what was written."""
+        """Keep the value for later reads."""
         self.registers[self.bar_of(address)] = value
 
     def answer(self, command: Command, data: bytes) -> tuple[int, str]:
-        """Do what a message asks; returns the value to answer with and a line for the log."""
+        """Carry out a message of QEMU's; returns the value for the answer and a line for the log."""
         if command in (Command.CONFIG_READ, Command.CONFIG_WRITE):
             address, value, length = CONFIG_ACCESS.unpack_from(data)
             if command == Command.CONFIG_READ:
@@ -181,7 +181,7 @@ def serve(end: socket.socket, function: Function, log: TextIO) -> None:
 
 
 def receive(end: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes, or none at the end of the stream."""
+    """Read exactly `size` bytes; returns none at the end of the stream."""
     data = b""
     while len(data) < size:
         part = end.recv(size - len(data))
@@ -192,7 +192,7 @@ def receive(end: socket.socket, size: int) -> bytes:
 
 
 def die_with_parent() -> None:
-    """In QEMU's process: be killed when this one is (prctl PR_SET_PDEATHSIG)."""
+    """Runs in QEMU's process: the kernel kills it when this process ends (prctl PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
@@ -220,7 +220,7 @@ def run(models: Sequence[str], log: TextIO, qemu: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Runs QEMU with fake NVIDIA functions on its PCI bus.")
-    parser.add_argument("--log", type=Path, default=Path("/dev/null"), help="every access is written there")
+    parser.add_argument("--log", type=Path, default=Path("/dev/null"), help="file to which every access is written")
     parser.add_argument("--function", action="append", required=True, choices=sorted(MODELS))
     parser.add_argument("qemu", nargs="+", help="QEMU's command line, after --")
     options = parser.parse_args(argv)

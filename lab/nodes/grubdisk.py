@@ -1,4 +1,4 @@
-"""A disk that boots by itself: partitions, GRUB for a BIOS (grub-pc), an ext4 root with both cloud kernels.
+"""A disk with a boot loader of its own: partitions, GRUB for a BIOS (grub-pc), an ext4 root with both cloud kernels.
 
 grub-install and update-grub run for real, in a chroot on the partitions of a loop device.
 """
@@ -18,12 +18,12 @@ from lab.nodes.disk import Disk
 from lab.nodes.native import NativeNode
 
 UUID = str(uuid.uuid5(disk.NAMESPACE, "grub"))
-"""The root filesystem's, as GRUB's menu has it in its ids."""
+"""UUID of the root filesystem, which is part of the ids in GRUB's menu."""
 
 INSTALL = (
     "export DEBIAN_FRONTEND=noninteractive; apt-get update -q && apt-get install -q -y --no-install-recommends grub-pc && apt-get clean"
 )
-TABLE = "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\ntype=linux\n"  # the first: where GRUB's core lies
+TABLE = "label: gpt\nsize=1MiB, type=21686148-6449-6E6F-744E-656564454649\ntype=linux\n"  # the first holds GRUB's core
 SETTINGS = f"""
 GRUB_TIMEOUT=0
 GRUB_TERMINAL=serial
@@ -34,7 +34,7 @@ _DEVICES = ("null", "zero", "random", "urandom")
 
 
 def of_base() -> Disk:
-    """The base with GRUB, from the cache. It has no kernels beside it: a VM of it is created without one."""
+    """The base with GRUB, from the cache. It has no kernels beside it: create a VM of it without `kernel`."""
     parts = [*base.key_parts(), INSTALL, TABLE, SETTINGS, str(disk.FREE_BYTES)]
     return disk.load(cache.entry("grub-disk", parts, _make, keep=1))
 
@@ -72,7 +72,7 @@ def _partition(root: Path, raw: Path) -> None:
 
 @contextmanager
 def _loop(raw: Path) -> Iterator[str]:
-    """A loop device of ``raw`` with its partitions, which not every kernel looks for by itself."""
+    """A loop device of ``raw`` and its partitions, for which not every kernel looks by itself."""
     device = host.run(["losetup", "-f", "--show", str(raw)], timeout_s=60).stdout.strip()
     try:
         host.run(["partx", "-u", device], timeout_s=60)
@@ -94,7 +94,7 @@ def _mounted(device: str, folder: Path) -> Iterator[Path]:
 
 
 def _give_devices(root: Path, device: str) -> None:
-    """What GRUB's tools look at in the chroot: /proc, /sys, the disk, and the name by which update-grub finds the root's UUID."""
+    """Provide what GRUB's tools read in the chroot: /proc, /sys, the disk, and the link by which update-grub finds the root's UUID."""
     dev = root / "dev"
     for kind, point in (("proc", root / "proc"), ("sysfs", root / "sys"), ("tmpfs", dev)):
         host.run(["mount", "-t", kind, kind, str(point)], timeout_s=20)

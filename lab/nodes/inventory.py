@@ -16,7 +16,7 @@ def render(targets: Mapping[str, ssh.Target]) -> str:
 
 
 def render_script(targets: Mapping[str, ssh.Target]) -> str:
-    """The same as an inventory script prints it for `--list`."""
+    """The same in the form that an inventory script prints for `--list`."""
     hosts = {name: ssh.ansible_vars(target) for name, target in targets.items()}
     return json.dumps({"all": {"hosts": list(hosts)}, "_meta": {"hostvars": hosts}}, indent=2) + "\n"
 

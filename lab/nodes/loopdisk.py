@@ -1,4 +1,4 @@
-"""Folders of a native node's root on filesystems of their own: disks in files, loop-mounted over them while the node is down.
+"""Puts folders of a native node's root on filesystems of their own: disks in files, loop-mounted while the node is down.
 
 The mounts live in the session's mount namespace and end with it.
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 from lab.machine import host
 from lab.nodes.native import NativeNode
 
-SIZE = "6G"  # sparse: what is written is what it takes
+SIZE = "6G"  # sparse: it takes only the space of what is written
 MAKE = {"ext4": ["mke2fs", "-q", "-t", "ext4"], "xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
-"""How each kind of filesystem is made; its name on the kernel's side is the key."""
+"""The command that makes a filesystem, by the kernel's name for its kind."""
 
 
 @contextmanager
 def separate(node: NativeNode, folders: Mapping[str, str]) -> Iterator[None]:
-    """Moves folders of a running node's root ("" for all of it) to disks of the given kinds and starts it again; in the end they go.
+    """Moves folders of a running node's root ("" for all of it) to disks of the given kinds, and starts the node again.
 
-    The node is down afterwards, and its root is what it was before.
+    At the end the disks are deleted: the node is down then, and its root is what it was before.
     """
     node.stop()
     with ExitStack() as stack:

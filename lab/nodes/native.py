@@ -20,10 +20,10 @@ from lab.nodes import base, record
 from lab.nodes.node import Node, wait_end
 from lab.nodes.record import Record
 
-BOOT_TIMEOUT_S = 240.0  # for a machine that does much else; alone it takes 1
+BOOT_TIMEOUT_S = 240.0  # for a busy machine; on an idle one it takes 1
 STOP_TIMEOUT_S = 60.0
 
-# nspawn mounts the cgroup trees read-only for a node; containerd needs to write there.
+# nspawn mounts the cgroup trees of a node read-only; containerd needs to write there.
 REMOUNT = (
     "systemctl is-system-running --wait >/dev/null; "
     "for m in /sys/fs/cgroup $(awk '$2 ~ \"^/sys/fs/cgroup/\" {print $2}' /proc/mounts); do "
@@ -32,7 +32,7 @@ REMOUNT = (
 
 
 class NativeNode(Node):
-    """One native node of the session. `root` is its filesystem's folder, `target` its ssh address."""
+    """One native node of the session. `root` is the folder of its filesystem, `target` its ssh address."""
 
     kind = "native"
     ssh_timeout_s = 120.0
@@ -45,7 +45,7 @@ class NativeNode(Node):
 
     @classmethod
     def create(cls, name: str, root: Path | None = None) -> NativeNode:
-        """Copy `root` (the base by default), start the copy and wait until ssh answers and systemd is settled."""
+        """Copy `root` (the base by default), start the copy, and wait until ssh answers and systemd has started everything."""
         host.need_root("starting a native node")
         source = root or base.root()
         with record.lock():
@@ -77,7 +77,7 @@ class NativeNode(Node):
             self.ssh(REMOUNT)
 
     def kill(self) -> None:
-        """Cut the power. systemd-nspawn, killed, leaves the node's first process behind, and with it all others."""
+        """Cut the power. A killed systemd-nspawn leaves the node's first process running, so that one is killed too."""
         payload = self._children() if self.is_running else []
         super().kill()
         for pid in payload:
@@ -86,7 +86,7 @@ class NativeNode(Node):
             wait_end(pid, 10)
 
     def stop(self) -> Path:
-        """Power off cleanly and return the root's folder, free of the lab's traces."""
+        """Power off cleanly, call `finish`, and return the root's folder."""
         if self.is_running:
             with step(f"{self.state.name}: power-off"):
                 self.ssh("systemctl poweroff --no-block", check=False)
@@ -97,14 +97,14 @@ class NativeNode(Node):
         return self.finish()
 
     def finish(self) -> Path:
-        """Take the lab's traces out of the stopped root: what only booting here put there. Returns the folder."""
+        """Remove from the stopped root what only booting in the lab has put there. Returns the folder."""
         if self.is_running:
-            raise LabError(f"native node {self.state.name} still runs: stop it before its root is used")
+            raise LabError(f"native node {self.state.name} is still running: stop it before its root is used")
         clean(self.root)
         return self.root
 
     def _leader(self) -> int:
-        """The node's PID 1 (by our pid), once it is in a network namespace of its own."""
+        """The node's PID 1, as a pid on this machine, once it is in a network namespace of its own."""
         mine = Path("/proc/self/ns/net").readlink()
         end = time.monotonic() + 20
         while time.monotonic() < end and self.is_running:
@@ -119,7 +119,7 @@ class NativeNode(Node):
         raise LabError(f"systemd-nspawn did not start {self.state.name}; its output:\n{host.read_tail(self.console)}")
 
     def _children(self) -> list[int]:
-        """The processes that systemd-nspawn has started: the node's first one."""
+        """The pids of the processes that systemd-nspawn has started: the node's first process."""
         try:
             return [int(pid) for pid in Path(f"/proc/{self.state.pid}/task/{self.state.pid}/children").read_text().split()]
         except OSError:
@@ -127,7 +127,7 @@ class NativeNode(Node):
 
 
 def nspawn_argv(root: Path, name: str) -> list[str]:
-    """Command line that boots `root`: unknown to the machine's systemd, with the system calls containerd needs."""
+    """Command line that boots `root`, not registered with the machine's systemd, with the system calls that containerd needs."""
     return [
         *("env", "SYSTEMD_SECCOMP=0", "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine={name}"),
         *("--register=no", "--keep-unit", "--private-network", "--capability=all"),
@@ -137,7 +137,7 @@ def nspawn_argv(root: Path, name: str) -> list[str]:
 
 
 def set_resolver(root: Path) -> None:
-    """Give the root name servers that a node on the bridge reaches; what was there is kept beside it for `clean`."""
+    """Give the root name servers that a node on the bridge can reach; the original file is kept beside the new one for `clean`."""
     resolv, kept = root / "etc/resolv.conf", root / "etc/resolv.conf.gpulab"
     if not kept.is_symlink() and not kept.exists():
         if resolv.is_symlink() or resolv.exists():

@@ -1,4 +1,4 @@
-"""What native nodes and VMs have in common: a record in the session, an sshd, and one process that ends with all of the node."""
+"""What native nodes and VMs have in common: a record in the session, an sshd, and a process whose end is the end of the node."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Node:
 
     @property
     def target(self) -> ssh.Target:
-        """Where its sshd answers."""
+        """Address and port of its sshd."""
         return self.state.target
 
     @property
     def is_running(self) -> bool:
-        """Whether its process is there."""
+        """Whether its process exists."""
         return self.state.pid != 0 and host.is_alive(self.state.pid)
 
     def ssh(self, command: str, *, timeout_s: float | None = None, check: bool = True, stdin: str | None = None) -> host.Result:
@@ -52,18 +52,18 @@ class Node:
         self.ended()
 
     def ended(self) -> None:
-        """Note that it does not run."""
+        """Record that it is not running."""
         self.state.pid = 0
         record.save(self.state)
 
     def destroy(self) -> None:
-        """End it and delete its disk and its record; the logs stay."""
+        """Cut the power and delete the node's disk and record; the logs stay."""
         self.kill()
         shutil.rmtree(self.state.folder)
 
 
 def wait_end(pid: int, timeout_s: float) -> bool:
-    """Wait for a process to end; whether it did."""
+    """Wait for a process to end; returns whether it has ended."""
     end = time.monotonic() + timeout_s
     while host.is_alive(pid):
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""Records of a session's nodes: one JSON file each in the session's run folder, so that separate commands find them."""
+"""Records of a session's nodes: a JSON file for each in the session's run folder, so that separate commands find the nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.machine.errors import LabError
 
 @dataclass
 class Record:
-    """What is known of one node, native or VM. `pid` is in the session's pid namespace; 0 when it does not run."""
+    """What is known about one node, native or VM. `pid` is that in the session's pid namespace, 0 while the node is not running."""
 
     name: str
     kind: str
@@ -36,12 +36,12 @@ class Record:
 
     @property
     def target(self) -> ssh.Target:
-        """Where its sshd answers."""
+        """Address and port of its sshd."""
         return ssh.Target(self.address, self.port)
 
 
 def session() -> str:
-    """Name of the session this process runs in; LabError outside of one."""
+    """Name of the session in which this process runs. Raises LabError outside of a session."""
     name = os.environ.get(paths.SESSION_VARIABLE, "")
     if not name or not paths.run(name).is_dir():
         raise LabError("not inside a lab session: run this as `python -m lab session -- COMMAND …`")
@@ -50,7 +50,7 @@ def session() -> str:
 
 @contextmanager
 def lock() -> Iterator[Path]:
-    """Hold the session's lock: names, ports and addresses are taken under it. Yields the run folder."""
+    """Hold the session's lock, which is needed to choose a name, port or address for a node. Yields the run folder."""
     folder = paths.run(session())
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -58,12 +58,12 @@ def lock() -> Iterator[Path]:
 
 
 def new(name: str, kind: str) -> Record:
-    """A record with a fresh folder, saved; LabError for a bad or taken name. Call it under `lock`."""
+    """A new record with a new folder, saved; the caller must hold `lock`. Raises LabError for an invalid name or one that is in use."""
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", name):
-        raise LabError(f"node name {name!r}: use small letters, digits and hyphens, a letter first, 41 at most")
+        raise LabError(f"node name {name!r}: use at most 41 lower-case letters, digits and hyphens, a letter first")
     folder = paths.run(session()) / "nodes" / name
     if folder.exists():
-        raise LabError(f"a node named {name} is there already in this session: take it down first")
+        raise LabError(f"this session has a node named {name} already: take that one down first")
     folder.mkdir(parents=True)
     record = Record(name=name, kind=kind, folder=str(folder))
     save(record)
@@ -71,7 +71,7 @@ def new(name: str, kind: str) -> Record:
 
 
 def save(record: Record) -> None:
-    """Write a record to its file, at once or not at all."""
+    """Write a record to its file, completely or not at all."""
     file = Path(record.folder) / "record.json"
     fresh = file.with_name(f"record.{os.getpid()}")
     fresh.write_text(json.dumps(asdict(record), indent=2) + "\n")
@@ -79,13 +79,13 @@ def save(record: Record) -> None:
 
 
 def load(name: str, kind: str | None = None) -> Record:
-    """The record of node `name` of this session; LabError if there is none, or none of that kind."""
+    """The record of node `name` of this session. Raises LabError if there is none, or if it is of another kind than `kind`."""
     file = paths.run(session()) / "nodes" / name / "record.json"
     try:
         record = Record(**json.loads(file.read_text()))
     except FileNotFoundError:
-        there = ", ".join(record.name for record in all_records()) or "none"
-        raise LabError(f"no node named {name} in this session (there: {there})") from None
+        names = ", ".join(record.name for record in all_records()) or "none"
+        raise LabError(f"no node named {name} in this session; its nodes: {names}") from None
     if kind and record.kind != kind:
         raise LabError(f"node {name} is of kind {record.kind}, not {kind}")
     return record

@@ -1,4 +1,4 @@
-"""VMs: a disk's throw-away overlay booted under TCG, by QEMU itself or by the disk's boot loader, with or without a fake GPU."""
+"""VMs: a temporary overlay of a disk, booted under TCG by QEMU itself or by the disk's boot loader, with or without fake GPUs."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from lab.nodes.disk import Disk
 from lab.nodes.node import Node, wait_end
 from lab.nodes.record import Record
 
-BOOT_TIMEOUT_S = 900.0  # for a machine that does much else; alone it takes 15 to 25
-STOP_TIMEOUT_S = 600.0  # likewise; alone it takes 3
+BOOT_TIMEOUT_S = 900.0  # for a busy machine; on an idle one it takes 15 to 25
+STOP_TIMEOUT_S = 600.0  # likewise; on an idle one it takes 3
 PORTS = range(22200, 22400)
 
-# Without cmpxchg16b: under QEMU 7.2's TCG, Linux 6.12 panics at random places in its first seconds with it (slab
-# allocator; 5 of 5 boots), and boots without (3 of 3). 6.1 boots either way.
+# Without cmpxchg16b: with it, under QEMU 7.2's TCG, Linux 6.12 panics at random places in its first seconds (slab
+# allocator; 5 of 5 boots); without it, it boots (3 of 3). 6.1 boots either way.
 CPU = "max,-cx16"
 
-# With two CPUs, a CPU of QEMU 7.2's TCG now and then (1 in 5 boots of 6.12) executes a breakpoint that another has
-# just taken away while the kernel patches its own code, and the kernel knows of none. This boot says nothing about
-# what is tested. `smp=1` avoids it.
+# With two CPUs under QEMU 7.2's TCG, one CPU sometimes (1 in 5 boots of 6.12) executes a breakpoint that the other has
+# just removed while the kernel patches its own code. The kernel does not know of that breakpoint and panics. Such a boot
+# says nothing about what is tested, so it is repeated. `smp=1` avoids it.
 EMULATOR_TRIES = 3
 
-# No getty waits on the serial console: it is the log.
+# No getty on the serial console, whose output is the log.
 APPEND = (
     "root=/dev/vda rw rootfstype=ext4 console=ttyS0 quiet net.ifnames=0 mitigations=off no_timer_check "
     "systemd.mask=serial-getty@ttyS0.service systemd.mask=getty@tty1.service"
@@ -60,10 +60,10 @@ class VM(Node):
         memory_mb: int = 2048,
         append: str = "",
     ) -> VM:
-        """Boot a throw-away overlay of `source` and wait until ssh answers.
+        """Boot a temporary overlay of `source` and wait until ssh answers.
 
-        `kernel`: a release of the disk's, or its series (`6.1`); none: the BIOS starts the disk's own boot loader. `gpu`: models of
-        lab.nodes.fakegpu, separated by commas, or none. `append`: more kernel arguments.
+        `kernel`: a kernel release of the disk, or a series (`6.1`); if empty, the BIOS starts the disk's own boot loader. `gpu`: models
+        of lab.nodes.fakegpu, separated by commas, or none. `append`: additional kernel arguments.
         """
         gpus(gpu)
         chosen = base.choose(source.kernels, kernel).kver if kernel else ""
@@ -84,18 +84,18 @@ class VM(Node):
 
     @property
     def serial(self) -> Path:
-        """Serial console of the boot that runs, or was last."""
+        """Log of the serial console, of the current boot or the last one."""
         return self.logs / f"{self.state.name}.boot{self.state.boots}.serial"
 
     @property
     def monitor(self) -> Path:
-        """QEMU's monitor, a socket that speaks its human protocol."""
+        """Socket of QEMU's monitor, which speaks the human protocol."""
         return Path(self.state.folder) / "monitor"
 
     def start(self, *, wait: bool = True) -> None:
         """Power on and, with `wait`, wait until ssh answers."""
         if self.is_running:
-            raise LabError(f"VM {self.state.name} runs already")
+            raise LabError(f"VM {self.state.name} is already running")
         for tries_left in reversed(range(EMULATOR_TRIES)):
             log = self.logs / f"{self.state.name}.qemu"
             what = (
@@ -110,7 +110,7 @@ class VM(Node):
             except KernelPanicError:
                 if not tries_left or not is_emulators_fault(self.serial.read_text(errors="replace")):
                     raise
-            say(f"{self.state.name}: the emulator tripped while the kernel patched itself; once more; log: {self.serial}")
+            say(f"{self.state.name}: the emulator failed while the kernel patched its own code; booting again; log: {self.serial}")
             self.kill()
 
     def _power_on(self, log: Path) -> None:
@@ -129,11 +129,11 @@ class VM(Node):
         try:
             ssh.wait(self.target, self.state.pid, BOOT_TIMEOUT_S, what, self.serial)
         except LabError as error:
-            said = qemu_log.read_text(errors="replace").strip() if qemu_log else ""
-            raise type(error)(f"{error}\nQEMU said:\n{host.tail(said)}" if said else str(error)) from None
+            output = qemu_log.read_text(errors="replace").strip() if qemu_log else ""
+            raise type(error)(f"{error}\nQEMU printed:\n{host.tail(output)}" if output else str(error)) from None
 
     def stop(self) -> None:
-        """Power off cleanly; the overlay stays. One whose kernel has panicked has its power cut."""
+        """Power off cleanly; the overlay stays. If the kernel has panicked, the power is cut."""
         if self.is_running and ssh.has_panicked(self.serial):
             say(f"{self.state.name}: its kernel has panicked, cutting the power; log: {self.serial}")
             self.kill()
@@ -149,21 +149,22 @@ class VM(Node):
         self.ended()
 
     def layer_disk(self) -> None:
-        """With the power off: make the disk as it is the base of a fresh overlay, so that the next power cut is like a real one.
+        """With the power off, put a new overlay on top of the disk, so that the next power cut loses what a real one would lose.
 
-        A killed QEMU takes the guest's memory with it, but what the guest had written stays in this machine's page cache, flushed or not,
-        whatever `cache=` says. Where new clusters of a qcow2 file are, however, QEMU keeps in its own memory until the guest flushes. In a
-        fresh overlay all clusters are new: a place that is written for the first time since power-on falls back to what it held before,
-        as with a disk's volatile cache. What is written to the same place once more, after a flush, stays. tests/power has both.
+        When QEMU is killed, the guest's memory is gone, but what the guest has written stays in this machine's page cache, flushed or
+        not, whatever `cache=` is. However, QEMU keeps the positions of new clusters of a qcow2 file in its own memory until the guest
+        flushes. In a new overlay all clusters are new: a place that is written for the first time since power-on falls back to what it
+        held before, as with a disk's volatile cache. What is written to the same place again, after a flush, stays. tests/power tests
+        both.
         """
         below = self.overlay.with_name(f"below-{self.state.boots}.qcow2")
         self.overlay.rename(below)
         disk.overlay(below, self.overlay)
 
     def reboot(self, kernel: str | None = None, append: str | None = None) -> None:
-        """Power off cleanly and boot the same overlay again, by another kernel or with other arguments if given.
+        """Power off cleanly and boot the same overlay again, with another kernel or other arguments if given.
 
-        A reboot from inside keeps the kernel, because QEMU and no boot loader loads it.
+        A reboot from inside the VM keeps the kernel, because QEMU loads it, not a boot loader.
         """
         if kernel:
             chosen = base.choose(disk.load(Path(self.state.disk)).kernels, kernel).kver
@@ -183,13 +184,13 @@ class VM(Node):
 
 
 def is_emulators_fault(serial: str) -> bool:
-    """Whether a panic began with an unexpected int3 (see EMULATOR_TRIES) and with none of our modules loaded."""
+    """Whether a panic began with an unexpected int3 (see EMULATOR_TRIES), and the log names no module of the driver."""
     first = re.search(r"Oops: .*|BUG: .*", serial)
     return first is not None and first[0].startswith("Oops: int3") and "nvidia" not in serial
 
 
 def gpus(names: str | None) -> list[str]:
-    """The models in a comma-separated list; none for `none` or nothing. LabError for an unknown one."""
+    """The models in a comma-separated list; an empty list for `none` or nothing. Raises LabError for an unknown model."""
     wanted = [name for name in (names or "").split(",") if name not in ("", "none")]
     for name in wanted:
         if name not in fakegpu.MODELS:
@@ -198,7 +199,7 @@ def gpus(names: str | None) -> list[str]:
 
 
 def qemu_argv(state: Record, source: Disk, overlay: Path, serial: Path, monitor: Path) -> list[str]:
-    """QEMU's command line. TCG always: on the machines this was tried on, KVM guests crash or hang."""
+    """QEMU's command line. It always uses TCG: on the machines where this was tried, KVM guests crash or hang."""
     machine = "q35"
     memory: list[str] = []
     if gpus(state.gpu):
@@ -227,7 +228,7 @@ def fakegpu_argv(models: Sequence[str], log: Path, qemu: Sequence[str]) -> list[
 
 
 def free_port(is_free: Callable[[int], bool] | None = None) -> int:
-    """A port on the loopback that no node of the session has and nobody listens on."""
+    """A port of the loopback interface that no node of the session has, and on which no program listens."""
     taken = {state.port for state in record.all_records()}
     for port in PORTS:
         if port not in taken and (is_free or _can_listen)(port):

@@ -192,7 +192,8 @@ reason:
   description: The reason in words.
   returned: success
   type: str
-  sample: baked cuda 580.126.09 (open) for exactly kernel 6.1.0-45-cloud-amd64, every file verified
+  sample: >-
+    cuda 580.126.09 (open) was baked for exactly kernel 6.1.0-45-cloud-amd64, and its files were verified; the build is skipped
 result:
   description:
     - What came of it. C(fast) means without a compile, C(compiled) with one, C(ready) that the driver was right already, C(nothing) that
@@ -206,7 +207,10 @@ refused:
   returned: success
   type: list
   elements: dict
-  sample: [{"rung": "already-right", "code": "never_initialised", "reason": "this node has no record of an installation"}]
+  sample:
+    - rung: already-right
+      code: never_initialised
+      reason: this node has no node record, so nothing has been installed on it yet
 planned_steps:
   description: The steps of the plan.
   returned: success

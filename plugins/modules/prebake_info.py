@@ -146,7 +146,7 @@ nouveau:
   description: What the bake will do about nouveau, in words.
   returned: success
   type: str
-  sample: "no installed kernel has a module nouveau: nothing is written"
+  sample: "no installed kernel has a nouveau module: nothing is written"
 notes:
   description: Warnings that are no reason to refuse the bake.
   returned: success

@@ -1,4 +1,4 @@
-"""The node of tests/lab, for captured bakes that are too long for there: `make test-all PART=capture`."""
+"""The node of tests/lab, for captured bakes that take too long for that suite: `make test-all PART=capture`."""
 
 from __future__ import annotations
 

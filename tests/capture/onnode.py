@@ -1,9 +1,9 @@
-"""Runs on a node, with the library beside it: one captured bake, at one of whose steps something happens to it or to the machine.
+"""Runs on a node, with the library beside it: one captured bake that is interrupted, or otherwise disturbed, at a given step.
 
-``python3 onnode.py PARAMETERS STEP NUMBER COMMAND``: a bake with these parameters of the module (JSON). Right before the step of that name
-comes for the NUMBERth time, COMMAND is run: ``die`` is the end of this process by SIGKILL, ``die all`` that of everything which belongs to
-the bake, anything else a shell's line. Prints each step as it comes: a program that begins or has ended, an event of the bake's own, a
-change in the store. Standard library only.
+``python3 onnode.py PARAMETERS STEP NUMBER COMMAND`` bakes with these parameters of the module (JSON). Right before the NUMBERth time that
+the step STEP is reached, it runs COMMAND: ``die`` kills this process with SIGKILL, ``die all`` kills everything that belongs to the bake,
+anything else is a shell line. It prints each step when it is reached: the start or the end of a program, an event of the bake, a change in
+the store. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PROGRAMS = "gpu-prebake-sandbox|ctr -n k8s.io run"
 
 
 class Steps:
-    """Does ``command`` right before the step ``name`` comes for the ``left``th time."""
+    """Runs ``command`` right before the ``left``th time that the step ``name`` is reached."""
 
     def __init__(self, name: str, left: int, command: str) -> None:
         self.name = name
@@ -47,14 +47,14 @@ class Steps:
         subprocess.run(["sh", "-c", self.command], check=True)
 
     def say(self, line: str) -> None:
-        """An event of the bake's, among what else it says."""
+        """Takes a progress line of the bake; one that reports an event is a step."""
         event = _EVENT.match(line)
         if event:
             self(f"event {event[1]}")
 
 
 class Runner(SystemRunner):
-    """Runs programs, and makes their beginnings and ends steps."""
+    """Runs programs; the start and the end of each is a step."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
@@ -72,12 +72,12 @@ class Runner(SystemRunner):
 
 
 def _name(argv: list[str]) -> str:
-    """A program and what it is asked, without what differs from run to run."""
+    """A program and its main arguments, without what differs from run to run."""
     return " ".join(word for word in argv[:6] if re.fullmatch(r"[a-z][a-z-]*", word))
 
 
 def watch(steps: Steps) -> None:
-    """Makes each change of a file in the store a step."""
+    """Wraps the functions that change files, so that each change in the store is a step."""
     for name in ("replace", "rename", "unlink", "rmdir", "fsync", "sync", "write"):
         original = getattr(os, name)
 
@@ -97,7 +97,7 @@ def _path(args: tuple[Any, ...]) -> str:
 
 
 def _kind(path: str) -> str:
-    """What in the store it is: an object, a manifest, …, or a temporary file of one."""
+    """What a path in the store is: an object, a manifest, …, or a temporary file of one."""
     name = path[len(STORE) :].strip("/")
     temporary = " (new)" if name.endswith(".tmp") else ""
     for folder in ("objects", "layers"):
@@ -107,7 +107,7 @@ def _kind(path: str) -> str:
 
 
 def main() -> int:
-    """See the head of the file."""
+    """The command line that the docstring of this file describes."""
     parameters, name, number, command = sys.argv[1:]
     steps = Steps(name, int(number), command)
     watch(steps)

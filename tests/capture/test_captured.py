@@ -1,4 +1,4 @@
-"""Captured bakes on a native node: the image stays as it is, byte for byte, whatever becomes of the bake."""
+"""Captured bakes on a native node: the image stays the same, byte for byte, whether the bake succeeds or fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STORE = "var/lib/gpu-prebake"
 
 
 def begun(bakery: Bakery) -> subprocess.Popen[str]:
-    """A captured bake that hangs in its compile."""
+    """Starts a captured bake that hangs in its compile, and waits until it does."""
     process = bakery.start("standin-build-hangs", nvidia_prebake_mode="captured", nvidia_prebake_tries=1)
     wait(lambda: "make" in bakery.processes())
     assert len(bakery.captures()) == 4, "a folder, an overlay, a watcher, a PID 1"
@@ -34,7 +34,7 @@ def wait(condition: Any, limit_s: float = 90) -> None:
         time.sleep(0.3)
 
 
-def test_every_kernel_in_one_image_then_another_driver(pristine: Bakery) -> None:
+def test_bakes_all_kernels_of_an_image_and_then_another_driver(pristine: Bakery) -> None:
     ran = pristine.capture(nvidia_prebake_kernels="all")
     assert ran.rc == 0, ran.out
     kernels = sorted(p.name for p in (pristine.root / "usr/lib/modules").iterdir())
@@ -42,7 +42,7 @@ def test_every_kernel_in_one_image_then_another_driver(pristine: Bakery) -> None
     assert [layer.identity.kver for layer in found] == kernels
     assert len(kernels) == 2
     for layer in found:
-        paths = {e.path.removesuffix(".xz"): e for e in layer.files}  # as later kernels have their modules
+        paths = {e.path.removesuffix(".xz"): e for e in layer.files}  # later kernels have compressed modules
         modules = f"usr/lib/modules/{layer.identity.kver}"
         assert {f"{modules}/updates/dkms/nvidia.ko", "usr/bin/lib64/lib64/libcuda.so.1", "opt/azure/aks-gpu/dkms-marker"} <= paths.keys()
         assert paths["usr/bin/nvidia-modprobe"].mode == 0o4755
@@ -61,7 +61,7 @@ def test_every_kernel_in_one_image_then_another_driver(pristine: Bakery) -> None
     other = pristine.capture("standin-other-version")
     assert other.rc == 0, other.out
     assert [layer.layer for layer in pristine.layers()] == [f"cuda-550.90.07-open-{pristine.kver}"]
-    assert pristine.ssh(f"grep -rl 580.126.09 /{STORE}/objects || true").strip() == "", "the old layers' contents are gone"
+    assert pristine.ssh(f"grep -rl 580.126.09 /{STORE}/objects || true").strip() == "", "the contents of the old layers must be deleted"
 
 
 def test_a_distributions_files_that_are_replaced_and_deleted_are_guarded(pristine: Bakery) -> None:
@@ -72,7 +72,7 @@ def test_a_distributions_files_that_are_replaced_and_deleted_are_guarded(pristin
     assert layer.replaced == ("usr/lib/bfd-plugins", klibc)
     assert layer.deleted == ("usr/lib/valgrind", "usr/lib/valgrind/python3.supp")
     assert tuple(e.path for e in layer.originals) == ("usr/lib/bfd-plugins", klibc, *layer.deleted)
-    assert "usr/bin/lib64/lib64/libmenuw.so.6.4" in {e.path for e in layer.files}, "the contract's overlay has collected it"
+    assert "usr/bin/lib64/lib64/libmenuw.so.6.4" in {e.path for e in layer.files}, "the contract's overlay must have collected it"
 
     shutil.copytree(paths.TOP / "plugins/module_utils/gpunode", pristine.root / LIBRARY / "gpunode")
     before = snapshot(pristine.root)
@@ -106,7 +106,7 @@ def test_a_build_that_fails_leaves_nothing(pristine: Bakery) -> None:
     assert pristine.layers() == ()
 
 
-def test_a_build_past_its_time_is_killed_with_all_of_it(pristine: Bakery) -> None:
+def test_a_build_that_times_out_is_killed_with_its_children(pristine: Bakery) -> None:
     ran = pristine.capture("standin-build-hangs", nvidia_prebake_tries=1, nvidia_prebake_try_s=12)
     assert "did not end within 12 s" in ran.message, ran.out
 
@@ -125,7 +125,7 @@ def test_sigkill_of_everything_is_cleaned_up_by_the_next_run(pristine: Bakery) -
     pristine.ssh("kill -9 $(pgrep -f 'gpu-prebake-sandbox|prebake_layer|ctr -n k8s.io run' | grep -vx $$)")
     process.kill()
     process.wait()
-    assert len(pristine.captures()) == 2, "a folder and an overlay: nobody was left to take it away"
+    assert len(pristine.captures()) == 2, "a folder and an overlay: nothing was left running that could remove them"
     ran = pristine.capture()
     assert ran.rc == 0, ran.out
     assert "take-away-interrupted" in [step["name"] for step in pristine.report()["steps"]]

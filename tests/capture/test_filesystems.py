@@ -1,4 +1,4 @@
-"""Captured bakes where the root is made of several filesystems of other kinds, loop-mounted disks."""
+"""Captured bakes on a root of several filesystems of different kinds, on loop-mounted disks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.lab.snapshot import difference, snapshot
         pytest.param({"": "btrfs", "var/lib/dkms": "ext4"}, id="all on btrfs, DKMS's tree on ext4"),
     ],
 )
-def test_each_filesystem_stays_as_it_is_and_the_layer_is_whole(tmp_path: Path, folders: dict[str, str]) -> None:
+def test_each_filesystem_is_unchanged_and_the_layer_is_complete(tmp_path: Path, folders: dict[str, str]) -> None:
     node = NativeNode.create(f"disks-{'-'.join(folders.values())}-{os.getpid()}")
     try:
         with loopdisk.separate(node, folders):
@@ -41,6 +41,6 @@ def test_each_filesystem_stays_as_it_is_and_the_layer_is_whole(tmp_path: Path, f
             assert {f"usr/lib/modules/{bakery.kver}/updates/dkms/nvidia.ko", "usr/bin/nvidia-smi", "etc/ld.so.conf.d/nvidia.conf"} <= paths
             assert f"var/lib/dkms/nvidia/kernel-{bakery.kver}-x86_64" in paths
             assert "update-initramfs: Generating /boot/initrd.img-" in node.ssh("cat /var/log/gpu-prebake/gpuprebuild-1.log").stdout
-            assert not any(path.startswith("boot/") for path in paths), "nothing of an initramfs is carried"
+            assert not any(path.startswith("boot/") for path in paths), "a layer contains nothing of an initramfs"
     finally:
         node.destroy()

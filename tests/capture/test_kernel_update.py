@@ -1,4 +1,4 @@
-"""A node's kernel is updated, then removed, while a layer is in place: what DKMS's own hook builds from its sources goes with it too."""
+"""A node's kernel is updated, then removed, while a layer is active: what DKMS's hook has built from its sources is removed with it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def newer() -> str:
     return base.choose(kernels, kernels[-1].kver).kver
 
 
-def test_a_layer_goes_with_what_dkmss_hook_has_built_and_also_without_its_kernel(tmp_path: Path, newer: str) -> None:
+def test_a_layer_is_deactivated_with_what_dkmss_hook_has_built_and_also_after_its_kernel_was_removed(tmp_path: Path, newer: str) -> None:
     node = NativeNode.create(f"kernel-update-{os.getpid()}")
     try:
         bakery = Bakery(node, tmp_path)
         assert bakery.kver != newer
         packages = f"linux-image-{newer} linux-headers-{newer}"
         apt = "DEBIAN_FRONTEND=noninteractive apt-get -y -q"
-        # The image has one kernel; dpkg keeps no archive, so that the other is fetched when it is updated.
+        # The image has one kernel. dpkg keeps no archives, so the other one is downloaded for the update.
         node.ssh(f"{apt} purge {packages} && rm -rf /lib/modules/{newer}", timeout_s=300)
         ran = bakery.capture()
         assert ran.rc == 0, ran.out
@@ -56,7 +56,7 @@ def test_a_layer_goes_with_what_dkmss_hook_has_built_and_also_without_its_kernel
             assert not (bakery.root / "usr/lib/modules" / kver / "updates").exists()
             assert bakery.ssh(f"grep -c '^updates/' /lib/modules/{kver}/modules.dep || true").strip() == "0"
         assert not [path for path in ("var/lib/dkms/nvidia", "usr/src/nvidia-580.126.09") if (bakery.root / path).exists()]
-        # A later update meets no registration whose sources are gone.
+        # A later update finds no registration whose sources are missing.
         bakery.ssh(f"/usr/lib/dkms/dkms_autoinstaller start {newer}")
 
         before = snapshot(bakery.root)
@@ -64,7 +64,7 @@ def test_a_layer_goes_with_what_dkmss_hook_has_built_and_also_without_its_kernel
         command(bakery, "deactivate")
         assert [path for path in difference(before, snapshot(bakery.root)) if path != CACHE] == []
 
-        # The kernel of the layer goes while the layer is in place, as when old kernels are removed.
+        # The layer's kernel is removed while the layer is active, as happens when old kernels are removed.
         kver = bakery.kver
         command(bakery, f"activate {layer.layer}")
         node.ssh(f"{apt} purge linux-image-{kver} linux-headers-{kver}", timeout_s=300)

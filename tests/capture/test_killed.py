@@ -1,7 +1,7 @@
-"""Captured bakes that end at one of their steps, by SIGKILL or because the store breaks: what stays, and what the next one makes of it.
+"""Captured bakes that are ended at one of their steps, by SIGKILL or by a broken store: what they leave, and how the next one continues.
 
-tests/capture/onnode.py runs the bake and names its steps. On trees each change of a file is one:
-tests/unit/gpunode/bake/test_interrupted.py.
+tests/capture/onnode.py runs the bake and names its steps. tests/unit/gpunode/bake/test_interrupted.py does the same on trees of files,
+where each change of a file is a step.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GONE_S = 60
 
 @dataclass
 class Killable:
-    """A native node whose store holds a layer of another version; ``wanted`` is the store after a bake that nothing happened to."""
+    """A native node whose store contains a layer of another version; ``wanted`` is the store after an undisturbed bake."""
 
     bakery: Bakery
     aside: Path
@@ -45,12 +45,12 @@ class Killable:
         return self.bakery.root / STORE
 
     def begin(self) -> None:
-        """The store as it is before each bake."""
+        """Puts the store into the state that it has before each bake."""
         shutil.rmtree(self.store, ignore_errors=True)
         host.run(["cp", "-a", str(self.aside), str(self.store)], timeout_s=60)
 
     def bake(self, image: str = NEW, step: str = "", number: int = 1, command: str = "", **more: Any) -> Result:
-        """One bake on the node, at one of whose steps ``command`` is run."""
+        """Runs one bake on the node, and ``command`` at one of its steps."""
         parameters = {
             "image": self.bakery.reference(image),
             "mode": "captured",
@@ -61,17 +61,17 @@ class Killable:
             **more,
         }
         words = shlex.join([json.dumps(parameters), step, str(number), command])
-        run = f"cd {LIBRARY} && python3 -B onnode.py {words}; exit $?"  # a shell that waits: ssh does not tell by which signal
+        run = f"cd {LIBRARY} && python3 -B onnode.py {words}; exit $?"  # a shell that waits, because ssh does not report the signal
         return self.bakery.node.ssh(run, check=False, timeout_s=1800)
 
     def left(self) -> list[str]:
-        """What of a bake is on the machine: folders, mounts, processes, containers."""
+        """What bakes have left on the machine: folders, mounts, processes, containers."""
         containers = self.bakery.ssh("ctr -n k8s.io containers ls -q; ctr -n k8s.io snapshots ls | grep gpu || true").split()
         return [*self.bakery.captures(), *self.bakery.mounts().split(), *self.bakery.processes().split(), *containers]
 
 
 def stored(root: Path) -> dict[str, Any]:
-    """Everything in the store: names, contents, modes, owners; apart from when and how long, and DKMS's log, in which that stands."""
+    """Everything in the store: names, contents, modes, owners; without times and durations, and without DKMS's log, which contains them."""
     found: dict[str, Any] = {path: what for path, what in snapshot(root / STORE).items() if not re.fullmatch("objects/..", path)}
     for path in (root / LAYERS).glob("*/manifest.json"):
         layer = layers.read(path)
@@ -106,7 +106,7 @@ def made(bakery: Bakery, tmp_path_factory: pytest.TempPathFactory) -> Killable:
 
 @pytest.fixture
 def killable(made: Killable, pristine: Bakery) -> Killable:
-    """What else must hold in the end, for each test: tests/lab/conftest.py."""
+    """The node with its store prepared; ``pristine`` of tests/lab/conftest.py checks the rest of the node after each test."""
     made.begin()
     return made
 
@@ -123,8 +123,8 @@ def wait(condition: Callable[[], object]) -> None:
     [
         pytest.param(
             [
-                ("begin ctr run", 1, "die"),  # the image is asked what it can do
-                ("start flock", 1, "die"),  # a folder, and nobody yet to take it away
+                ("begin ctr run", 1, "die"),  # the image is asked for its actions
+                ("start flock", 1, "die"),  # there is a folder, and no watcher yet that would remove it
                 ("begin mount overlay gpu-prebake", 1, "die"),  # timers are stopped
                 ("start unshare", 1, "die"),
                 ("start unshare", 1, "die all"),
@@ -157,8 +157,10 @@ def wait(condition: Callable[[], object]) -> None:
         ),
     ],
 )
-def test_killed_at_each_step_the_next_bake_ends_as_if_it_were_the_first(killable: Killable, kills: list[tuple[str, int, str]]) -> None:
-    """Each bake is the next one of the one before, and comes further."""
+def test_after_a_kill_at_each_step_the_next_bake_ends_like_an_undisturbed_one(
+    killable: Killable, kills: list[tuple[str, int, str]]
+) -> None:
+    """Each bake follows the killed one before it, and gets further."""
     before = snapshot(killable.bakery.root)
     for step, number, how in kills:
         ran = killable.bake(NEW, step, number, how)
@@ -180,7 +182,7 @@ def test_killed_at_each_step_the_next_bake_ends_as_if_it_were_the_first(killable
     ],
 )
 def test_a_store_that_breaks_during_the_capture_is_named(killable: Killable, command: str, code: str, said: str) -> None:
-    """The store is on a filesystem of its own, in memory; what is captured is smaller than what is built."""
+    """The store is on a filesystem of its own, in memory; what is captured needs less space than the build."""
     bakery = killable.bakery
     bakery.ssh("mount -t tmpfs -o mode=0700,size=40m tmpfs /var/lib/gpu-prebake")
     try:
@@ -198,7 +200,7 @@ def test_a_store_that_breaks_during_the_capture_is_named(killable: Killable, com
         bakery.ssh("umount /var/lib/gpu-prebake")
 
 
-def test_a_second_bake_meanwhile_is_told_who_is_at_it(killable: Killable) -> None:
+def test_a_second_bake_meanwhile_is_refused_and_names_the_first(killable: Killable) -> None:
     second = f"cd {LIBRARY} && python3 -B onnode.py \"$(cat parameters)\" '' 1 '' > second || true"
     parameters = {"image": killable.bakery.reference(NEW), "mode": "captured", "kernels": [killable.bakery.kver]}
     killable.bakery.ssh(f"echo {shlex.quote(json.dumps(parameters))} > {LIBRARY}/parameters")
@@ -210,7 +212,7 @@ def test_a_second_bake_meanwhile_is_told_who_is_at_it(killable: Killable) -> Non
     assert difference(killable.wanted, stored(killable.bakery.root)) == []
 
 
-def test_a_corrupted_object_is_built_anew_and_a_foreign_file_is_kept(killable: Killable) -> None:
+def test_a_corrupted_object_is_built_again_and_a_foreign_file_is_kept(killable: Killable) -> None:
     assert killable.bake().rc == 0
     (layer,) = killable.bakery.layers()
     module = next(entry for entry in layer.files if entry.path.endswith("/updates/dkms/nvidia.ko"))

@@ -1,4 +1,4 @@
-"""The choice to blacklist nouveau, on a native node with a generic kernel: the real update-initramfs and lsinitramfs."""
+"""Blacklisting nouveau, on a native node with a generic kernel and the real update-initramfs and lsinitramfs."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def played(bakery: Bakery, playbook: str, **variables: Any) -> Ran:
 
 
 def in_initramfs(bakery: Bakery) -> str:
-    """The file's content in the initramfs; empty where it is not in it."""
+    """The content of the blacklist file in the initramfs; empty if the file is not in it."""
     name = f"/boot/initrd.img-{bakery.kver}"
     find = f"find /root/x -path '*/{nouveau_blacklist.PATH}' -exec cat {{}} +"
     return bakery.ssh(f"rm -rf /root/x && unmkinitramfs {name} /root/x && {find}; rm -rf /root/x")
 
 
-def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> None:
+def test_the_file_is_written_sealed_completed_after_a_kill_and_removed(generic: Bakery) -> None:
     own = generic.root / nouveau_blacklist.PATH
     image = f"boot/initrd.img-{generic.kver}"
     before = snapshot(generic.root)
@@ -62,7 +62,7 @@ def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> N
     sealed = played(generic, "seal.yml")
     assert sealed.rc == 0, sealed.out
     refused = played(generic, "seal.yml", nvidia_prebake_blacklist_nouveau=False)
-    assert f"/{nouveau_blacklist.PATH}: not to be here" in refused.message
+    assert f"/{nouveau_blacklist.PATH}: must not be here" in refused.message
 
     generic.ssh(f"rm /{nouveau_blacklist.PATH} && update-initramfs -u")
     process = generic.start("standin", nvidia_prebake_mode="captured")
@@ -72,11 +72,11 @@ def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> N
     process.wait()
     assert in_initramfs(generic) == ""
     refused = played(generic, "seal.yml")
-    assert f"/{image}: lacks /{nouveau_blacklist.PATH}: update-initramfs -u -k {generic.kver}" in refused.message
+    assert f"/{image}: lacks /{nouveau_blacklist.PATH}: run update-initramfs -u -k {generic.kver}" in refused.message
     completed = generic.capture()
     assert completed.rc == 0, completed.out
     assert in_initramfs(generic) == nouveau_blacklist.TEXT
-    generic.ssh("rm -rf /var/tmp/mkinitramfs*")  # what the killed program left
+    generic.ssh("rm -rf /var/tmp/mkinitramfs*")  # left by the killed program
 
     off = generic.capture(nvidia_prebake_blacklist_nouveau=False)
     assert off.rc == 0, off.out
@@ -85,7 +85,7 @@ def test_the_file_comes_is_sealed_survives_a_kill_and_goes(generic: Bakery) -> N
     assert played(generic, "seal.yml", nvidia_prebake_blacklist_nouveau=False).rc == 0
 
 
-def test_beside_a_driver_that_is_baked_in_place_and_removed_with_everything(generic: Bakery) -> None:
+def test_the_file_of_a_bake_in_place_is_removed_with_everything_else(generic: Bakery) -> None:
     before = snapshot(generic.root)
     ran = generic.bake(nvidia_prebake_mode="in_place")
     assert ran.rc == 0, ran.out

@@ -1,4 +1,4 @@
-"""NVIDIA's own driver, captured once: what the layer holds, and that the image stays as it is."""
+"""A captured bake of NVIDIA's own driver: what the layer contains, and that the image is unchanged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lab.driverimages import driverimage
 from tests.lab.bakery import Bakery
 
 
-def test_the_real_driver_is_captured_whole_and_the_image_stays_as_it_is(pristine: Bakery) -> None:
+def test_the_real_driver_is_captured_completely_and_the_image_is_unchanged(pristine: Bakery) -> None:
     version = driverimage.build("nvidia").version
     ran = pristine.capture("nvidia", nvidia_prebake_try_s=2400, nvidia_prebake_tries=1)
     assert ran.rc == 0, ran.out
@@ -24,7 +24,7 @@ def test_the_real_driver_is_captured_whole_and_the_image_stays_as_it_is(pristine
     names = ("nvidia", "nvidia-drm", "nvidia-modeset", "nvidia-peermem", "nvidia-uvm")
     assert {p for p in files if p.startswith(modules + "/")} == {f"{modules}/{name}.ko" for name in names}
     assert sorted(fact.name for fact in layer.module_facts) == sorted(names)
-    assert {fact.signer for fact in layer.module_facts} == {""}, "DKMS has made no key and signed nothing"
+    assert {fact.signer for fact in layer.module_facts} == {""}, "DKMS must have made no key and signed nothing"
     for name in names:
         assert key(files[f"{modules}/{name}.ko"]) == key(files[f"{tree}/{name}.ko"]), "one object for both copies"
     assert f"usr/bin/lib64/lib64/libcuda.so.{version}" in files

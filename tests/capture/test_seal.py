@@ -1,4 +1,4 @@
-"""The seal on a real image: it passes after a bake, refuses what is spoiled with real tools, and proves a disk that lies mounted."""
+"""The seal on a real image: it passes after a bake, refuses what real tools have spoiled, and checks a mounted disk."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.lab.bakery import Bakery
 from tests.lab.snapshot import snapshot
 
 OTHER = "1.2.3"
-# What somebody could do to an image between bake and seal, and how it is undone. {module} and {library} are contents of the layer.
+# What could be done to an image between bake and seal, and how it is undone. {module} and {library} are files of the layer.
 SPOIL = """
 set -e
 mkdir -p /root/aside /lib/modules/{kver}/updates/dkms
@@ -66,7 +66,7 @@ rmdir /root/aside
 
 
 def object_of(bakery: Bakery, layer: Manifest, name: str) -> Path:
-    """Where the store has the contents of the layer's file of this name."""
+    """The object in the store of the layer's file of this name."""
     return Path(Store(bakery.root).file(next(entry for entry in objects_of(layer) if entry.path.endswith(f"/{name}"))))
 
 
@@ -76,7 +76,7 @@ def on_node(bakery: Bakery, path: Path) -> str:
 
 @pytest.fixture
 def sealed(pristine: Bakery) -> tuple[Bakery, Manifest]:
-    """The node, baked, with its layer; the seal passes."""
+    """The node after a bake whose seal passes, and its layer."""
     ran = pristine.bake()
     assert ran.rc == 0, ran.out
     before = snapshot(pristine.root)
@@ -87,15 +87,15 @@ def sealed(pristine: Bakery) -> tuple[Bakery, Manifest]:
     assert [r["gpu"] for r in report["replayed"]] == ["turing", "ampere", "hopper", "grace-hopper", "ada", "blackwell"]
     assert {(r["action"], r["code"]) for r in report["replayed"]} == {("install-skip-build", "baked_layer_matches")}
     assert "ignores the pinned label" in " ".join(report["notes"])
-    assert "no layer is for kernel 6.12" in " ".join(report["notes"])
-    assert snapshot(pristine.root) == before, "looking changes nothing outside the store"
+    assert "no layer for kernel 6.12" in " ".join(report["notes"])
+    assert snapshot(pristine.root) == before, "the seal must change nothing outside the store"
     assert (pristine.root / STORE / "seal-report.json").stat().st_mode & 0o777 == 0o600
     (layer,) = pristine.layers()
     return pristine, layer
 
 
 def refused(bakery: Bakery, **variables: Any) -> dict[str, str]:
-    """What each check refused, in one text each."""
+    """Runs the seal, which must refuse; returns by check the problems that it found."""
     ran, report = bakery.seal(**variables)
     assert ran.rc != 0, ran.out
     assert "this image must not ship: " in ran.message
@@ -105,7 +105,7 @@ def refused(bakery: Bakery, **variables: Any) -> dict[str, str]:
     return found
 
 
-def test_what_was_spoiled_with_real_tools_is_named_with_what_to_do(sealed: tuple[Bakery, Manifest]) -> None:
+def test_what_real_tools_have_spoiled_is_named_with_what_to_do(sealed: tuple[Bakery, Manifest]) -> None:
     bakery, layer = sealed
     kver, image = bakery.kver, bakery.reference("standin")
     words = {
@@ -121,19 +121,19 @@ def test_what_was_spoiled_with_real_tools_is_named_with_what_to_do(sealed: tuple
         bakery.ssh(MEND.format(**words))
     modules = f"/usr/lib/modules/{kver}"
     for said in (
-        f"{modules}/updates/dkms/nvidia.ko: a kernel module of the driver's, which can be loaded: remove it, then depmod {kver}",
-        f"{modules}/modules.alias: udev would load nvidia: depmod {kver}",
-        f"/boot/initrd.img-{kver}: holds a module of the driver's: update-initramfs -u -k {kver}",
+        f"{modules}/updates/dkms/nvidia.ko: a kernel module of the driver, which can be loaded: remove it, then run depmod {kver}",
+        f"{modules}/modules.alias: udev would load nvidia: run depmod {kver}",
+        f"/boot/initrd.img-{kver}: contains a module of the driver: run update-initramfs -u -k {kver}",
         f"/var/lib/dkms/nvidia/{OTHER}: registered with DKMS",
         f"dkms remove nvidia/{OTHER} --all",
-        "/usr/lib/x86_64-linux-gnu/libcuda.so.1: a driver's library where the loader looks: remove it, then ldconfig",
-        "/etc/ld.so.cache: the loader would find a driver's library by it: ldconfig",
-        "/usr/local/bin/nvidia-smi: a driver's program in PATH: remove it",
-        "/usr/local/bin/helper: setuid or setgid, no package's, and not there before the bake: remove it, or take that mode away",
-        "/var/lib/dkms/mok.key: a private key, the same on every node of this image: remove it",
-        "/opt/gpu: a mount that a driver container left: umount -l /opt/gpu",
+        "/usr/lib/x86_64-linux-gnu/libcuda.so.1: a driver library where the loader finds it: remove it, then run ldconfig",
+        "/etc/ld.so.cache: it contains a driver library, which the loader would use: run ldconfig",
+        "/usr/local/bin/nvidia-smi: a driver program in PATH: remove it",
+        "/usr/local/bin/helper: setuid or setgid, not from a package, and not there before the bake: remove it, or clear these mode bits",
+        "/var/lib/dkms/mok.key: a private key, which all nodes of this image would share: remove it",
+        "/opt/gpu: a mount that a driver container left behind: run umount -l /opt/gpu",
         "/opt/gpu: a scratch folder of driver containers: remove it",
-        "container gpuprebuild-7 in containerd: left by a driver container: ctr -n k8s.io tasks rm -f gpuprebuild-7",
+        "container gpuprebuild-7 in containerd: a driver container that was left behind: run ctr -n k8s.io tasks rm -f gpuprebuild-7",
     ):
         assert said in found["inert"], found
     assert len(found["inert"].splitlines()) == 12, found["inert"]
@@ -146,7 +146,7 @@ def test_what_was_spoiled_with_real_tools_is_named_with_what_to_do(sealed: tuple
     assert report["refusals"] == []
 
 
-def test_what_was_asked_for_and_is_not_so_is_refused(sealed: tuple[Bakery, Manifest]) -> None:
+def test_an_image_that_lacks_what_was_asked_for_is_refused(sealed: tuple[Bakery, Manifest]) -> None:
     bakery, layer = sealed
     image = bakery.reference("standin")
     newer = max(path.name for path in (bakery.root / "usr/lib/modules").iterdir())
@@ -164,9 +164,9 @@ def test_what_was_asked_for_and_is_not_so_is_refused(sealed: tuple[Bakery, Manif
     assert "libcuda.so" in found["layers"]
     assert "MB are missing: give the build machine a larger disk, or set nvidia_prebake_seal_min_free_mb" in found["usable"]
     assert f"driver image {image} is not in containerd" in found["usable"]
-    assert "volta GPUs are driven by proprietary kernel modules" in found["right"]
+    assert "volta GPUs need proprietary kernel modules" in found["right"]
     found = refused(bakery, nvidia_prebake_kernels=[newer])
-    assert f"kernel {newer} boots or was asked for, and no layer is for it" in found["covered"]
+    assert f"kernel {newer} boots by default or was requested, and has no layer" in found["covered"]
 
 
 def test_an_image_that_was_baked_in_place_passes_with_its_own_driver_and_no_other(bakery: Bakery) -> None:
@@ -181,9 +181,9 @@ def test_an_image_that_was_baked_in_place_passes_with_its_own_driver_and_no_othe
         found = refused(bakery)
         assert set(found) == {"inert"}
         assert [line.split(": ")[:2] for line in found["inert"].splitlines()] == [
-            ["/usr/local/bin/nvidia-smi", "a driver's program in PATH"],
-            ["/usr/local/bin/nvidia-smi", "setuid or setgid, no package's, and not there before the bake"],
-            ["/var/lib/dkms/mok.key", "a private key, the same on every node of this image"],
+            ["/usr/local/bin/nvidia-smi", "a driver program in PATH"],
+            ["/usr/local/bin/nvidia-smi", "setuid or setgid, not from a package, and not there before the bake"],
+            ["/var/lib/dkms/mok.key", "a private key, which all nodes of this image would share"],
         ]
     finally:
         bakery.ssh("rm -f /usr/local/bin/nvidia-smi /var/lib/dkms/mok.key")
@@ -193,7 +193,7 @@ def test_an_image_that_was_baked_in_place_passes_with_its_own_driver_and_no_othe
 
 @contextmanager
 def mounted(bakery: Bakery, disk: Path, folder: Path) -> Iterator[None]:
-    """A baked disk below the node's /mnt: `image`, read-only, and `spoiled`, an overlay of it. The node is restarted for it."""
+    """Restarts the node with a baked disk below its /mnt: `image`, read-only, and `spoiled`, an overlay over it."""
     raw, good, spoiled = folder / "raw", bakery.root / "mnt/image", bakery.root / "mnt/spoiled"
     host.run(["qemu-img", "convert", "-q", "-O", "raw", str(disk), str(raw)], timeout_s=600)
     bakery.node.stop()
@@ -213,7 +213,7 @@ def mounted(bakery: Bakery, disk: Path, folder: Path) -> Iterator[None]:
         yield
 
 
-def test_a_disk_that_lies_mounted_read_only_is_proven_and_a_spoiled_copy_refused(bakery: Bakery, tmp_path: Path) -> None:
+def test_a_disk_that_is_mounted_read_only_is_sealed_and_a_spoiled_copy_refused(bakery: Bakery, tmp_path: Path) -> None:
     baked = bakedimage.bake("standin")
     version = driverimage.build("standin").version
     with mounted(bakery, baked.disk.path, tmp_path):
@@ -223,7 +223,7 @@ def test_a_disk_that_lies_mounted_read_only_is_proven_and_a_spoiled_copy_refused
         assert report["replayed"] == baked.seal["replayed"]
         notes = " ".join(report["notes"])
         assert "containerd was not asked" in notes
-        assert "mounted read-only, so that this report is not kept in it" in notes
+        assert "mounted read-only, so this report was not written into it" in notes
 
         spoiled = bakery.root / "mnt/spoiled"
         module = f"usr/lib/modules/{bakery.kver}/updates/dkms/nvidia.ko"
@@ -240,4 +240,4 @@ def test_a_disk_that_lies_mounted_read_only_is_proven_and_a_spoiled_copy_refused
         assert f"the headers of kernel {bakery.kver} are missing" in found["usable"]
         assert f"layer cuda-{version}-open-{bakery.kver}: " in found["layers"]
         assert found["right"]
-        assert (spoiled / STORE / "seal-report.json").exists(), "this one can be written to"
+        assert (spoiled / STORE / "seal-report.json").exists(), "this one is writable"

@@ -22,7 +22,7 @@ from tests.lab.bakery import ENVIRONMENT, Bakery, Ran
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Disk, str, str]]:
-    """A disk with a signed layer, the reference of its driver image, and where the signed nvidia.ko lies in the store."""
+    """A disk with a signed layer, the reference of its driver image, and the path of the signed nvidia.ko in the store."""
     node = NativeNode.create(f"enforced-{os.getpid()}")
     try:
         bakery = Bakery(node, tmp_path_factory.mktemp("enforced"))
@@ -59,7 +59,7 @@ def test_an_untrusted_layer_is_refused_by_name_where_the_kernel_would_refuse_it_
         for name in ("signed", "unsigned"):
             refused = vm.ssh(f"insmod /tmp/{name}.ko", check=False)
             assert refused.rc != 0
-            assert "Key was rejected by service" in refused.stderr + refused.stdout, "the kernel itself refuses it"
+            assert "Key was rejected by service" in refused.stderr + refused.stdout, "the kernel itself must refuse it"
         ran = boot(vm, image, tmp_path)
         assert ran.rc != 0
         assert "reason_code: signatures_enforced" in ran.message, ran.out
@@ -69,13 +69,13 @@ def test_an_untrusted_layer_is_refused_by_name_where_the_kernel_would_refuse_it_
         left = vm.ssh(
             "ls /var/lib/gpu-prebake/activation.json /var/log/gpu-prebake/gpuinstall-1.log /proc/driver/nvidia 2>/dev/null || true"
         )
-        assert left.stdout == "", "nothing put in place, no container, nothing loaded"
+        assert left.stdout == "", "nothing may be activated, run or loaded"
 
         vm.reboot(append="")
         ran = boot(vm, image, tmp_path)
         assert ran.rc == 0, ran.out
         assert "reason_code: baked_layer_matches" in ran.message, ran.out
         assert "Fleet modules" in vm.ssh("modinfo -F signer nvidia").stdout
-        assert vm.ssh("dkms status").stdout.strip().endswith(": installed"), "its own copies are signed alike"
+        assert vm.ssh("dkms status").stdout.strip().endswith(": installed"), "DKMS's copies must have the same signatures"
     finally:
         vm.destroy()

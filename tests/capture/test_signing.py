@@ -1,4 +1,4 @@
-"""Captured bakes that sign, on native nodes with two kernels: a key from the controller, and one in a token of the node's."""
+"""Captured bakes that sign, on native nodes with two kernels: with a key from the controller, and with one in a token of the node."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.lab.bakery import Bakery
 
 TOKEN = "pkcs11:token=fleet;object=modules"
 PIN = "48151623"
-# softhsm2 keeps its tokens in files; the engine is what OpenSSL of Debian 12 reaches a token by.
+# softhsm2 keeps its tokens in files; OpenSSL of Debian 12 uses a token through the engine.
 INSTALL = (
     "apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install softhsm2 libengine-pkcs11-openssl"
 )
@@ -50,7 +50,7 @@ def options(pair: Pair) -> dict[str, str]:
 
 
 def assert_signed(bakery: Bakery, layer: Manifest, pair: Pair, scratch: Path) -> None:
-    """Each module of the layer carries the certificate's signature, by openssl alone, and its second copy is the same."""
+    """Checks, with openssl alone, that each module of the layer is signed by the certificate's key, and its second copy the same."""
     entries = {e.path: e for e in layer.files}
     modules = [e for e in layer.files if module_signature.kernel_of(e.path)]
     assert len(modules) == 4, "two, each in two places"
@@ -69,11 +69,11 @@ def assert_signed(bakery: Bakery, layer: Manifest, pair: Pair, scratch: Path) ->
         assert entry.sha256 == entries[tree].sha256
     assert layer.signer
     assert layer.signer.name == "Fleet modules"
-    assert {fact.signer for fact in layer.module_facts} == {"Fleet modules"}, "as modinfo tells"
+    assert {fact.signer for fact in layer.module_facts} == {"Fleet modules"}, "as modinfo shows"
 
 
 def found_in_files(bakery: Bakery, secret: str) -> list[str]:
-    """Files of the node, those in memory too, that hold a secret."""
+    """Files of the node, including those in memory, that contain a secret."""
     places = "/etc /opt /root /run /srv /tmp /usr/local /var/lib/gpu-prebake /var/log /var/tmp"
     return sorted(bakery.ssh(f"grep -rlF -e '{secret}' {places} 2>/dev/null || true").splitlines())
 
@@ -82,12 +82,12 @@ def a_line_of(pair: Pair) -> str:
     return pair.key.read_text().splitlines()[5]
 
 
-def test_a_key_from_the_controller_signs_for_every_kernel_and_is_gone_then(pristine: Bakery, pair: Pair, tmp_path: Path) -> None:
+def test_a_key_from_the_controller_signs_for_every_kernel_and_is_deleted(pristine: Bakery, pair: Pair, tmp_path: Path) -> None:
     ran = pristine.capture(nvidia_prebake_kernels="all", **options(pair))
     assert ran.rc == 0, ran.out
     layers = pristine.layers()
     assert len(layers) == 2
-    assert {e.path.rpartition(".")[2] for layer in layers for e in layer.modules} == {"ko", "xz"}, "later kernels have theirs compressed"
+    assert {e.path.rpartition(".")[2] for layer in layers for e in layer.modules} == {"ko", "xz"}, "later kernels have compressed modules"
     for layer in layers:
         assert_signed(pristine, layer, pair, tmp_path)
     assert found_in_files(pristine, a_line_of(pair)) == []
@@ -107,7 +107,7 @@ def test_a_key_from_the_controller_signs_for_every_kernel_and_is_gone_then(prist
     assert layer.signer.name == "Renewed"
 
 
-def test_while_it_builds_the_key_is_in_memory_only_and_a_killed_bake_leaves_it_to_the_next(pristine: Bakery, pair: Pair) -> None:
+def test_during_the_build_the_key_is_in_memory_only_and_the_next_bake_deletes_that_of_a_killed_one(pristine: Bakery, pair: Pair) -> None:
     process = pristine.start("standin-build-hangs", nvidia_prebake_tries=1, nvidia_prebake_mode="captured", **options(pair))
     end = time.monotonic() + 180
     while "make" not in pristine.processes():
@@ -118,7 +118,7 @@ def test_while_it_builds_the_key_is_in_memory_only_and_a_killed_bake_leaves_it_t
     assert path.endswith("/key")
     assert pristine.ssh(f"stat -c %a:%U {path} $(dirname {path}); stat -f -c %T {path}").split() == ["600:root", "700:root", "tmpfs"]
     upper = pristine.ssh(f"grep -rlF -e '{a_line_of(pair)}' /var/lib/gpu-prebake/captures/*/upper || true")
-    assert upper == "", "not in the sandbox"
+    assert upper == "", "the key must not be in the sandbox"
     assert a_line_of(pair) not in pristine.ssh("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ | tr '\\0' '\\n'")
     pristine.ssh("kill -9 $(sed 's/.*process //; s/).*//' /run/gpu-prebake/lock)")
     process.kill()
@@ -139,7 +139,7 @@ def test_while_it_builds_the_key_is_in_memory_only_and_a_killed_bake_leaves_it_t
         pytest.param({"nvidia_prebake_signing_key": "/nowhere.pem"}, "key or its certificate cannot be read", id="no file"),
     ],
 )
-def test_what_cannot_sign_is_refused_before_anything(pristine: Bakery, pair: Pair, more: dict[str, str], said: str) -> None:
+def test_a_key_that_cannot_sign_is_refused_before_the_build(pristine: Bakery, pair: Pair, more: dict[str, str], said: str) -> None:
     ran = pristine.capture(**{**options(pair), **more})
     assert ran.rc != 0
     assert said in ran.message, ran.out

@@ -1,4 +1,4 @@
-"""The collection as an artifact, built from this repository and installed elsewhere: `make test-all PART=collection`."""
+"""Tests of the built collection, installed outside of this repository: `make test-all PART=collection`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.nodes.native import NativeNode
 
 @dataclass(frozen=True)
 class Artifact:
-    """The tarball, the collections folder that it is installed in, and an empty folder to run from."""
+    """The built tarball, the collections folder in which it is installed, and an empty folder to run from."""
 
     tarball: Path
     collections: Path
@@ -27,7 +27,7 @@ class Artifact:
         return self.collections / "ansible_collections/gpu/prebake"
 
     def run(self, *argv: str, check: bool = True, timeout_s: float = 600) -> host.Result:
-        """Runs a program of Ansible's that can find the installed collection and nothing of this repository: no configuration, no path."""
+        """Runs a program of Ansible's that finds the installed collection, and neither configuration nor code of this repository."""
         env = {
             "ANSIBLE_CONFIG": str(self.folder / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
@@ -39,7 +39,7 @@ class Artifact:
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """Built by `ansible-galaxy collection build`, installed by `ansible-galaxy collection install` without a network."""
+    """The collection, built by `ansible-galaxy collection build` and installed by `ansible-galaxy collection install` without a network."""
     place = tmp_path_factory.mktemp("artifact")
     folder = place / "elsewhere"
     folder.mkdir()
@@ -53,7 +53,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture
 def node() -> Iterator[NativeNode]:
-    """A native node, as a machine under Packer is."""
+    """A native node, in place of a machine of Packer's."""
     found = NativeNode.create("collection")
     try:
         yield found
@@ -63,7 +63,7 @@ def node() -> Iterator[NativeNode]:
 
 @pytest.fixture
 def true_path(artifact: Artifact, tmp_path: Path) -> Path:
-    """The installed collection with this repository's settings for ansible-test, which the artifact leaves out; a folder of its own."""
+    """A copy of the installed collection, with this repository's settings for ansible-test, which the artifact leaves out."""
     copy = tmp_path / "ansible_collections/gpu/prebake"
     shutil.copytree(artifact.root, copy)
     (copy / "tests").mkdir()

@@ -1,6 +1,6 @@
-"""What ansible-test calls to bring pip into an environment that it has made, from the pip that Python itself carries.
+"""ansible-test calls this to install pip into an environment that it has created, from the pip that Python itself contains.
 
-ansible-test would otherwise download a script of the same use; it looks for one of this name in its cache first.
+Without it ansible-test would download a script with the same purpose; it first looks for one of this name in its cache.
 """
 
 from __future__ import annotations

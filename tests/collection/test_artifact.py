@@ -1,4 +1,4 @@
-"""The artifact holds content only, and bakes and decides from where it is installed."""
+"""The built collection contains content only, and bakes and decides from where it is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT = ("plugins/", "roles/", "playbooks/", "docs/", "changelogs/", "meta/", 
 WRITTEN_BY_GALAXY = {"MANIFEST.json", "FILES.json"}
 
 
-def test_the_artifact_holds_all_content_and_nothing_else(artifact: Artifact) -> None:
+def test_the_artifact_contains_all_content_and_nothing_else(artifact: Artifact) -> None:
     with tarfile.open(artifact.tarball) as tar:
         packed = {member.name for member in tar.getmembers() if not member.isdir()}
     listed = host.run(["git", "-C", str(paths.TOP), "ls-files", "-z", "-co", "--exclude-standard"], timeout_s=60).stdout
@@ -25,7 +25,7 @@ def test_the_artifact_holds_all_content_and_nothing_else(artifact: Artifact) -> 
     assert packed - WRITTEN_BY_GALAXY == {name for name in tree if name.startswith(CONTENT)}
 
 
-def test_it_is_found_where_it_is_installed(artifact: Artifact) -> None:
+def test_ansible_finds_the_installed_collection(artifact: Artifact) -> None:
     found = json.loads(artifact.run("ansible-galaxy", "collection", "list", "--format", "json").stdout)
     assert {place: list(there) for place, there in found.items() if "gpu.prebake" in there} == {
         f"{artifact.collections}/ansible_collections": ["gpu.prebake"]
@@ -35,7 +35,7 @@ def test_it_is_found_where_it_is_installed(artifact: Artifact) -> None:
     assert sorted(documented) == [f"gpu.prebake.{name}" for name in modules]
 
 
-def test_it_bakes_and_decides_from_there(artifact: Artifact, node: NativeNode) -> None:
+def test_the_installed_collection_bakes_and_decides(artifact: Artifact, node: NativeNode) -> None:
     driver = driverimage.build("standin")
     registry.push(driver.layout, driver.reference)
     kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
@@ -54,7 +54,7 @@ def test_it_bakes_and_decides_from_there(artifact: Artifact, node: NativeNode) -
     assert "sealed: inert, covered: " in play(artifact, node, "gpu.prebake.seal", variables)
 
     said = play(artifact, node, "gpu.prebake.boot", {"gpu_boot_image": driver.reference}, "--check")
-    assert "none: no_gpu: no NVIDIA GPU on the PCI bus" in said
+    assert "none: no_gpu: no NVIDIA GPU is on the PCI bus" in said
 
 
 def play(artifact: Artifact, node: NativeNode, name: str, variables: dict[str, Any], *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""galaxy-importer on the artifact: the program with which Galaxy accepts or refuses a collection that somebody publishes."""
+"""Runs galaxy-importer on the artifact: the program with which Galaxy accepts or refuses a published collection."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ INSTALL_S = 600.0
 TIMEOUT_S = 600.0
 LAST_LINES = 8
 COMPLAINT = re.compile(r"(ERROR|WARNING|CRITICAL)\b")
-# pycodestyle leaves both off unless they are selected, as the importer does; ruff's formatter writes what they warn of.
+# Both are off in pycodestyle unless they are selected, as the importer does. ruff's formatter writes code that they warn about.
 FORMATTING = re.compile(r"WARNING: plugins/\S+:\d+:\d+: (E203|W503) ")
 
 
-def test_galaxy_takes_the_artifact(artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_galaxy_accepts_the_artifact(artifact: Artifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = run_importer(artifact.tarball, tmp_path)
     with capsys.disabled():
         print(f"\n{host.tail(ran.stdout, LAST_LINES)}")
@@ -54,7 +54,7 @@ def test_what_counts_as_a_complaint(line: str, counts: bool) -> None:
 
 
 def run_importer(tarball: Path, folder: Path) -> host.Result:
-    """Runs the importer from `folder`, which is its home too, so that no configuration of the machine's takes part."""
+    """Runs the importer in `folder`, which is its home too, so that no configuration of the machine is used."""
     importer = environment()
     temporary = folder / "temporary"
     temporary.mkdir()
@@ -71,13 +71,13 @@ def run_importer(tarball: Path, folder: Path) -> host.Result:
 
 
 def environment() -> Path:
-    """A Python environment for the importer alone: it does not accept the lab's versions of some packages, such as attrs."""
+    """A Python environment for the importer alone: it needs other versions of some packages than the lab, such as attrs."""
     parts = [PINS.read_text(), sys.base_prefix, platform.python_version()]
 
     def build(folder: Path) -> None:
         host.run([sys.executable, "-m", "venv", str(folder)], timeout_s=120)
         host.run([str(folder / "bin/pip"), "install", "--quiet", "--requirement", str(PINS)], timeout_s=INSTALL_S)
-        # The cache renames the folder when it is complete, and each program names its interpreter by its whole path.
+        # The cache renames the folder when it is complete, but each program contains the full path of its interpreter.
         for program in (folder / "bin").iterdir():
             if not program.is_symlink():
                 program.write_text(program.read_text().replace(str(folder), str(folder.with_name(cache.key(parts)))))
@@ -86,11 +86,11 @@ def environment() -> Path:
 
 
 def complaints(output: str) -> list[str]:
-    """The importer's errors and warnings. After most of them it goes on and exits with 0."""
+    """The importer's errors and warnings; after most of them it continues and exits with 0."""
     return [line for line in output.splitlines() if COMPLAINT.match(line) and not FORMATTING.match(line)]
 
 
 def documented(result: dict[str, object]) -> set[str]:
-    """The modules whose documentation the importer read."""
+    """The modules whose documentation the importer has read."""
     contents = result["docs_blob"]["contents"]  # type: ignore[index, call-overload]
     return {item["content_name"] for item in contents if item["content_type"] == "module" and (item["doc_strings"] or {}).get("doc")}

@@ -1,4 +1,4 @@
-"""`ansible-test sanity` on the installed collection, with the machine's Python: every test that it has for a collection."""
+"""Runs `ansible-test sanity` on the installed collection, with the machine's Python: every test that it has for collections."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def test_every_sanity_test_passes(true_path: Path) -> None:
 
 
 def sanity(collection: Path) -> host.Result:
-    """Runs ansible-test in `collection`. Its home, kept in the cache with the environments that it makes, is its own."""
+    """Runs ansible-test in `collection`, with a home of its own that is kept in the cache with the environments that it creates."""
     home = paths.cache() / "ansible-test"
     place = home / ".ansible/test/cache/get_pip_24_2.py"
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(BOOTSTRAP, place)
     program = shutil.which("ansible-test") or "ansible-test"
-    # Folders of the system only: ansible-test takes every python3.N that it finds for a Python to test with.
+    # Only the system's folders are in PATH: ansible-test tests with every python3.N that it finds.
     env = {"HOME": str(home), "PATH": f"{Path(program).parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
     argv = ["env", "-u", "PYTHONPATH", "-u", "ANSIBLE_CONFIG", f"--chdir={collection}", program, "sanity", "--venv", "--color", "no"]
     return host.run(argv, timeout_s=TIMEOUT_S, check=False, env=env)

@@ -1,4 +1,4 @@
-"""Two whole filesystems compared: every difference is excused, by an excuse that says what and why, or it is named."""
+"""Compares two whole filesystems: every difference is either excused, by an excuse with a reason, or named."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ REPORT = paths.TOP / "build/compare/report.txt"
 
 @dataclass(frozen=True)
 class Excuse:
-    """Paths by a pattern of fnmatch's (`*` crosses folders), in what they may differ (`aspects` of tests/lab/snapshot.py), and why;
-    whether it hangs on chance that there is anything to excuse."""
+    """Paths by a pattern of fnmatch (`*` matches `/` too), how they may differ (`aspects` of tests/lab/snapshot.py), and why.
+    `by_chance` says that there need not be anything to excuse in each run."""
 
     pattern: str
     may_differ: tuple[str, ...]
@@ -24,13 +24,13 @@ class Excuse:
     by_chance: bool = False
 
     def holds(self, path: str, differs: Iterable[str]) -> bool:
-        """Whether it excuses a difference, all of it."""
+        """Whether it excuses a difference completely."""
         return fnmatchcase(path, self.pattern) and set(differs) <= set(self.may_differ)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of one: how many paths were compared, what each excuse took, and what is left: `path: aspects`."""
+    """The result: how many paths were compared, which paths each excuse has excused, and the other differences: `path: aspects`."""
 
     compared: int
     excused: Mapping[Excuse, tuple[str, ...]]
@@ -38,12 +38,12 @@ class Comparison:
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """The patterns that excused nothing: they do not belong on the list."""
+        """The patterns that excused nothing, and should be taken off the list."""
         return tuple(excuse.pattern for excuse, found in self.excused.items() if not found and not excuse.by_chance)
 
 
 def compare(first: Mapping[str, Entry], second: Mapping[str, Entry], excuses: Iterable[Excuse]) -> Comparison:
-    """Compares all of both; the first excuse that holds takes a difference."""
+    """Compares all paths of both; a difference is excused by the first excuse that holds for it."""
     excused: dict[Excuse, list[str]] = {excuse: [] for excuse in excuses}
     left = []
     for path in difference(first, second):
@@ -71,5 +71,5 @@ def note(lines: Iterable[str]) -> None:
 
 
 def setuid(files: Mapping[str, Entry]) -> list[str]:
-    """The files that run as their owner or group."""
+    """The setuid and setgid files."""
     return sorted(p for p, e in files.items() if e.type == stat.S_IFREG and e.mode & (stat.S_ISUID | stat.S_ISGID))

@@ -1,4 +1,4 @@
-"""Whole images compared, in VMs of the lab: `make test-all PART=compare`. Outside a lab session they are an error, never skipped."""
+"""Tests that compare whole images, in VMs: `make test-all PART=compare`. Outside of a lab session they fail; they are never skipped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _fresh_report() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints what was compared, as it stands in build/compare/report.txt."""
+    """Prints build/compare/report.txt, the report of what was compared."""
     if REPORT.exists():
         terminalreporter.section(str(REPORT))
         terminalreporter.write(REPORT.read_text())
@@ -28,7 +28,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", params=["standin", "nvidia"])
 def image(request: pytest.FixtureRequest) -> str:
-    """The name of a driver image of the lab's, which is then in the registry."""
+    """The name of a driver image of the lab, which is pushed to the registry."""
     driver = driverimage.build(request.param)
     registry.push(driver.layout, driver.reference)
     return str(request.param)
@@ -36,7 +36,7 @@ def image(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def managed(image: str) -> dict[str, Managed]:
-    """By mode: an image of that mode, booted with a GPU and given to gpu_boot."""
+    """By mode: a node of an image baked in that mode, booted with a GPU, on which gpu_boot has run."""
     disks = {mode: bakedimage.bake(image, mode=mode).disk for mode in (_CAPTURED, _IN_PLACE)}
     folder = REPORT.parent
 

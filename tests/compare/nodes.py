@@ -1,4 +1,4 @@
-"""VMs for comparisons: booted whole, left alone or managed, powered off cleanly, their whole filesystems read."""
+"""VMs for comparisons: booted completely, left alone or managed, powered off cleanly, and their whole filesystems read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ GPU = "h100"
 Files = dict[str, Entry]
 T = TypeVar("T")
 
-# For a machine that does much else: nothing here is about time.
+# Long, for a busy machine: nothing here is about time.
 TIMEOUT_S = 2400.0
 PATIENT = {"gpu_boot_deadline_s": 2000, "gpu_boot_try_s": 1700}
 
 _WHOLE_BOOT = "systemctl is-system-running --wait; udevadm settle --timeout=600"
 
-# What of a driver is live: loaded, said by the kernel, there as a device, found for the GPU, carried in the initramfs.
+# What is live of a driver: loaded modules, kernel messages, devices, modules that the GPU's alias resolves to, files in the initramfs.
 _ALONE = """
 echo "== modules"; grep -o '^nvidia[a-z_]*' /proc/modules
 echo "== kernel_log"; dmesg | grep -i NVRM
@@ -40,7 +40,7 @@ echo "== failed"; systemctl list-units --failed --plain --no-legend
 echo "== end"
 """
 
-# The state that only a node which runs can tell; numbers of one boot (sizes in memory, addresses) apart.
+# The state that only a running node shows, without numbers that differ from boot to boot (sizes in memory, addresses).
 _MANAGED = """
 echo "== modules"; awk '{print $1, $2, $3, $4, $5}' /proc/modules | sort
 echo "== dkms"; dkms status
@@ -55,7 +55,7 @@ echo "== end"
 
 @dataclass(frozen=True)
 class Managed:
-    """A node with a GPU: as it was before anybody did anything, what `gpu_boot` said, as it was then, and its disk after power-off."""
+    """A node with a GPU: its state before `gpu_boot`, the result of `gpu_boot`, its state afterwards, and its files after power-off."""
 
     alone: Mapping[str, str]
     boot: booting.Boot
@@ -64,14 +64,14 @@ class Managed:
 
 
 def side_by_side(work: Callable[[str], T], names: tuple[str, str]) -> tuple[T, T]:
-    """The same work for two names at once."""
+    """Does the same work for two names at the same time."""
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(work, names)
     return first, second
 
 
 def left_alone(name: str, source: Disk, then: Callable[[Path], None] = lambda _: None) -> tuple[Files, Files]:
-    """Boots a disk without a GPU, does nothing to it, and powers it off; its files, and again after `then` has had its root."""
+    """Boots a disk without a GPU, does nothing to it, and powers it off; returns its files, and those after `then` has changed its root."""
     vm = VM.create(name, source, kernel=KERNEL, smp=1)
     try:
         vm.ssh(_WHOLE_BOOT, timeout_s=TIMEOUT_S, check=False)
@@ -85,13 +85,13 @@ def left_alone(name: str, source: Disk, then: Callable[[Path], None] = lambda _:
 
 
 def managed(name: str, source: Disk, image: str, folder: Path) -> Managed:
-    """Boots a disk with a GPU, looks, runs playbooks/boot.yml with a driver image, looks, and powers off."""
+    """Boots a disk with a GPU and runs playbooks/boot.yml with a driver image; returns the states before and after."""
     vm = VM.create(name, source, kernel=KERNEL, gpu=GPU, smp=1)
     try:
         vm.ssh(_WHOLE_BOOT, timeout_s=TIMEOUT_S, check=False)
         alone = sections(vm.ssh(_ALONE, timeout_s=TIMEOUT_S).stdout)
         variables: dict[str, Any] = {"gpu_boot_image": driverimage.build(image).reference, "gpu_boot_expected_gpus": 1, **PATIENT}
-        if image == "nvidia":  # the lab's GPU never answers nvidia-smi: the test image and its caller both say so
+        if image == "nvidia":  # the lab's GPU never answers nvidia-smi, which both the test image and its caller must allow
             variables["gpu_boot_accept_no_device"] = True
         boot = booting.boot(vm, variables, folder, TIMEOUT_S)
         vm.ssh(_WHOLE_BOOT, timeout_s=TIMEOUT_S, check=False)
@@ -104,7 +104,7 @@ def managed(name: str, source: Disk, image: str, folder: Path) -> Managed:
 
 
 def sections(said: str) -> dict[str, str]:
-    """A look's output by its sections. AssertionError where it was cut off."""
+    """The output of one of the scripts above, by section. AssertionError if it is cut off."""
     parts = {name: text.strip() for name, _, text in (part.partition("\n") for part in said.split("== ")[1:])}
     assert "end" in parts, said
     return parts

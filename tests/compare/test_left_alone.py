@@ -1,4 +1,4 @@
-"""A GPU on the bus and nobody who manages the node: a captured driver does not load itself, one that is baked in place does."""
+"""A node with a GPU that nothing manages: a captured driver does not load itself, one that is baked in place does."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _SILENT = ("modules", "kernel_log", "devices", "answers", "initramfs", "failed")
 
 def test_a_captured_driver_does_not_load_itself(image: str, managed: dict[str, Managed]) -> None:
     alone = managed[bakedimage.CAPTURED].alone
-    assert len(alone["gpus"].split()) == 1, "the GPU is there"
+    assert len(alone["gpus"].split()) == 1, "the GPU must be on the bus"
     assert {name: alone[name] for name in _SILENT} == dict.fromkeys(_SILENT, "")
     note([f"{image}: captured, booted with a GPU and left alone: nothing in {', '.join(_SILENT)}"])
 
 
-def test_one_that_is_baked_in_place_does(image: str, managed: dict[str, Managed]) -> None:
+def test_a_driver_that_is_baked_in_place_loads_itself(image: str, managed: dict[str, Managed]) -> None:
     alone = managed[bakedimage.IN_PLACE].alone
     assert len(alone["gpus"].split()) == 1
     assert "nvidia" in alone["modules"].split()

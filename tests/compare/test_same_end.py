@@ -12,10 +12,10 @@ CONTAINERD = "var/lib/containerd/io.containerd"
 EXCUSES = (
     Excuse("var/lib/gpu-prebake/*", ("added", "missing", "content"), "the store, and records of what was done when"),
     Excuse("etc/modprobe.d/blacklist-nouveau.conf", ("missing",), "the nouveau choice: the container's own file is carried by no layer"),
-    Excuse("usr/lib/modules/*/updates/dkms/nvidia*.ko", ("signature",), "in place DKMS signs with a key of its own, which does not stay"),
-    Excuse("var/lib/dkms/nvidia/*.ko", ("signature",), "in place DKMS signs with a key of its own, which does not stay"),
+    Excuse("usr/lib/modules/*/updates/dkms/nvidia*.ko", ("signature",), "in place DKMS signs with a key of its own, which is not kept"),
+    Excuse("var/lib/dkms/nvidia/*.ko", ("signature",), "in place DKMS signs with a key of its own, which is not kept"),
     Excuse("var/lib/dkms/nvidia/*/log/make.log", ("content",), "logs: DKMS's, with times"),
-    # trusted.overlay.uuid, which install.sh copies along, and device initialisation once more; none leaves a capture.
+    # trusted.overlay.uuid, which install.sh copies with the folder, and device initialisation copies again; a capture drops it.
     Excuse("usr/bin/lib64/lib64", ("attributes",), "in place the id of the container's own overlay stays on its copy"),
     Excuse("usr/lib/x86_64-linux-gnu", ("attributes",), "in place the id of the container's own overlay stays on its copy"),
     Excuse("var/log/gpu-prebake/*", ("added", "missing", "content"), "logs: ours"),
@@ -29,25 +29,25 @@ EXCUSES = (
     Excuse(f"{CONTAINERD}.grpc.v1.introspection/uuid", ("content",), "containerd's own: a random id of its own"),
     Excuse(f"{CONTAINERD}.metadata.v1.bolt/meta.db", ("content",), "containerd's own: times"),
     Excuse(f"{CONTAINERD}.snapshotter.v1.overlayfs/metadata.db", ("content",), "containerd's own: times"),
-    # The collector removes it, and may not have come to that before containerd was restarted; then it waits for the next one that goes.
+    # The garbage collector removes it; if containerd was restarted first, it stays until the next snapshot is removed.
     Excuse(
         f"{CONTAINERD}.snapshotter.v1.overlayfs/snapshots/*",
         ("added", "missing"),
-        "containerd's own: the folder of a snapshot that is no more",
+        "containerd's own: the folder of a removed snapshot",
         by_chance=True,
     ),
 )
 LIVE = ("modules", "dkms", "libraries", "units", "running", "devices", "packages")
 
 
-def test_both_are_up_by_what_was_baked(managed: dict[str, Managed]) -> None:
+def test_both_nodes_use_what_was_baked(managed: dict[str, Managed]) -> None:
     for node in managed.values():
         result = node.boot.result
         assert (result["action"], result["result"], result["reason_code"]) == ("install-skip-build", "fast", "baked_layer_matches")
         assert "nvidia" in node.boot.node["modules"].split()
 
 
-def test_the_same_is_loaded_registered_found_and_enabled(image: str, managed: dict[str, Managed]) -> None:
+def test_both_nodes_have_the_same_modules_registrations_libraries_and_units(image: str, managed: dict[str, Managed]) -> None:
     captured, in_place = (managed[mode].live for mode in (bakedimage.CAPTURED, bakedimage.IN_PLACE))
     for name in LIVE:
         assert captured[name].splitlines() == in_place[name].splitlines(), name
@@ -60,6 +60,6 @@ def test_the_whole_filesystem_is_the_same(image: str, managed: dict[str, Managed
     found = compare(in_place, captured, EXCUSES)
     report(f"{image}: captured, against in place; each booted with a GPU and managed", found)
     assert found.left == ()
-    assert found.idle == (), "excuses nothing: take it off the list"
+    assert found.idle == (), "excuses nothing: remove it from the list"
     assert "usr/bin/nvidia-modprobe" in setuid(captured)
     assert setuid(captured) == setuid(in_place)

@@ -1,4 +1,4 @@
-"""A captured bake against the same preparation without it: the image is the same, but for the store."""
+"""A captured bake against the same preparation without a bake: apart from the store, the images are the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLANTED = {
 
 
 def plant(root: Path) -> None:
-    """One change of each kind, as in PLANTED."""
+    """Makes one change of each kind, as listed in PLANTED."""
     (root / "etc/cron.d/planted").write_text("")
     (root / "etc/hostname").write_text("planted\n")
     (root / "usr/bin/env").chmod(0o4755)
@@ -58,7 +58,7 @@ def plant(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def files(image: str) -> dict[str, nodes.Files]:
-    """Both images after a boot each, left alone, without a GPU; and the captured one with what `plant` does."""
+    """The files of both images after a boot without a GPU, left alone; and those of the captured one after `plant`."""
     disks = {"captured": bakedimage.bake(image, mode=bakedimage.CAPTURED).disk, "prepared": bakedimage.prepare(image)}
 
     def run(which: str) -> tuple[nodes.Files, nodes.Files]:
@@ -73,12 +73,12 @@ def test_a_captured_bake_leaves_nothing_outside_the_store(image: str, files: dic
     found = compare(files["prepared"], files["captured"], EXCUSES)
     report(f"{image}: captured, against prepared and not baked; each booted without a GPU and left alone", found)
     assert found.left == ()
-    assert found.idle == (), "excuses nothing: take it off the list"
+    assert found.idle == (), "excuses nothing: remove it from the list"
     store = files["captured"]["var/lib/gpu-prebake"]
     assert (store.mode, store.owner) == (0o700, (0, 0))
 
 
-def test_what_is_planted_is_named(files: dict[str, nodes.Files]) -> None:
+def test_planted_differences_are_found(files: dict[str, nodes.Files]) -> None:
     assert difference(files["captured"], files["planted"]) == sorted(PLANTED)
     found = compare(files["prepared"], files["planted"], EXCUSES)
     assert dict(line.split(": ") for line in found.left) == PLANTED

@@ -1,7 +1,7 @@
-"""The driver of a machine whose GPU answers, made into a layer: its user space, below DRIVER, and modules that the kernel has already.
+"""Makes a layer from the driver of a machine whose GPU answers: its user space, below DRIVER, and modules that the kernel has loaded.
 
-A fake: the module files on disk, which have NVIDIA's words for modinfo and no code. Nobody here can compile for such a kernel, and modprobe
-asks no more of a module that is loaded.
+The module files on disk are fakes: they have NVIDIA's fields for modinfo and no code. Nobody here can compile for such a kernel, and
+modprobe needs no more of a module that is loaded.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ RUNNER = SystemRunner()
 
 
 def version() -> str:
-    """Of the module in the kernel."""
+    """The version of the module in the kernel."""
     return (ROOT / "sys/module/nvidia/version").read_text().strip()
 
 
 def policy(driver: str = "") -> Policy:
-    """That a driver of this version is wanted: the one in the kernel, if none is given."""
+    """The policy that wants a driver of this version; by default of the one in the kernel."""
     image = f"registry.example/nvidia/aks-gpu-cuda:{driver or version()}-20260601000000"
     return Policy(wanted=reference.wanted(image), expected_gpus=1)
 
 
 def run(*argv: str, may_fail: bool = False) -> subprocess.CompletedProcess[str]:
-    """A program of the machine's."""
+    """Runs a program of the machine."""
     return subprocess.run(argv, capture_output=True, text=True, check=not may_fail, timeout=120)
 
 
 def take_off_the_paths() -> None:
-    """The driver's user space lies where it did, and neither a shell nor the loader finds it any more; udev's folder is made."""
+    """Hides the driver's user space from shells and from the loader, without moving it; creates what udev and depmod would have made."""
     for config in (ROOT / "etc/ld.so.conf.d").iterdir():
         if str(DRIVER) in config.read_text() or config.name == "nvidia.conf":
             config.unlink()
@@ -73,8 +73,8 @@ def take_off_the_paths() -> None:
 
 
 def store_layer(scratch: Path, helper: Path) -> Manifest:
-    """A layer of this driver in the machine's store, signed by the key that its kernel has built in; ``helper`` is NVIDIA's
-    nvidia-modprobe."""
+    """Writes a layer of this driver to the machine's store, recorded as signed by the key that is built into the kernel; ``helper`` is
+    NVIDIA's nvidia-modprobe."""
     _fill(scratch, helper)
     paths = [str(path.relative_to(scratch)) for path in scratch.rglob("*") if path.is_symlink() or not path.is_dir()]
     folders = {str(folder) for path in paths for folder in Path(path).parents if not (ROOT / folder).exists()}
@@ -137,7 +137,7 @@ def _compile_module(source: Path, target: Path, name: str, needs: str) -> None:
 
 
 def record_as_initialised(layer: Manifest) -> None:
-    """As if a driver container had done its work on this node, in an earlier boot."""
+    """Writes a node record as if a driver container had run on this node, in an earlier boot."""
     done = node_record.Record(
         machine_id=host.machine_id(ROOT),
         state=node_record.INITIALISED,

@@ -1,8 +1,8 @@
-"""The boot side on a machine whose GPU answers, with its own driver as the layer. It writes to the machine, which is to be thrown away.
+"""The boot on a machine whose GPU answers, with the machine's own driver as the layer. It changes the machine: use a disposable one.
 
-`python3 -m pytest tests/gpu` as root, where kmod, gcc, another driver's `libnvidia-ml.so.*` and NVIDIA's `nvidia-modprobe` are, the latter
-two in the folder GPU_PREBAKE_LIVE; the machine's driver lies below /usr/local/nvidia and is in the kernel. Neither containerd nor a driver
-container takes part; no module is unloaded and no setting of the GPU's changed.
+Run `python3 -m pytest tests/gpu` as root. It needs kmod, gcc, and in the folder GPU_PREBAKE_LIVE another driver's `libnvidia-ml.so.*` and
+NVIDIA's `nvidia-modprobe`. The machine's driver must be below /usr/local/nvidia and loaded. Neither containerd nor a driver container is
+used; no module is unloaded, and no setting of the GPU is changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.gpu.livedriver import DIGEST, ROOT, RUNNER, run
 GIVEN = Path(os.environ.get("GPU_PREBAKE_LIVE", ""))
 OTHER_VERSION = "580.126.09"
 CHANGED = ("usr/bin", "usr/lib/x86_64-linux-gnu", "usr/lib/modules", "etc")
-# A context and 1 GiB of the GPU's memory, until its input ends.
+# Holds a context and 1 GiB of the GPU's memory until its input ends.
 CUDA = """
 import ctypes, sys
 cuda, context, device, memory = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(), ctypes.c_int(), ctypes.c_void_p()
@@ -58,7 +58,7 @@ def look(policy: Policy) -> Facts:
 
 
 def plan(facts: Facts, policy: Policy) -> Plan:
-    """As where containerd has the image that the layer was baked from."""
+    """The decision, as if containerd had the image from which the layer was baked."""
     return decide(replace(facts, containerd_ready=True, image_present=True, config_digest=DIGEST), policy)
 
 
@@ -76,8 +76,8 @@ def files() -> dict[str, tuple[object, ...]]:
     return found
 
 
-# In the order of the file: the first test needs the machine as it was found.
-def test_another_owners_driver_is_left_alone() -> None:
+# The tests run in the order of the file: the first one needs the machine as it was found.
+def test_a_foreign_driver_is_left_alone() -> None:
     for policy in (livedriver.policy(), livedriver.policy(OTHER_VERSION)):
         found = plan(look(policy), policy)
         assert (found.code, found.steps) == ("foreign_driver", ())
@@ -91,7 +91,7 @@ def bare() -> None:
 
 
 @pytest.mark.usefixtures("bare")
-def test_so_is_one_of_which_only_the_module_is_seen() -> None:
+def test_a_driver_of_which_only_the_module_is_found_is_foreign_too() -> None:
     assert look(livedriver.policy()).foreign == (f"module nvidia {livedriver.version()} in the kernel",)
 
 
@@ -100,24 +100,24 @@ def layer(bare: None, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return livedriver.store_layer(tmp_path_factory.mktemp("layer") / "scratch", GIVEN / "nvidia-modprobe")
 
 
-def test_the_layer_is_taken_on_this_bus_kernel_and_keyring(layer: Manifest) -> None:
+def test_the_layer_is_accepted_with_this_bus_kernel_and_keyring(layer: Manifest) -> None:
     facts = look(livedriver.policy())
     found = plan(facts, livedriver.policy())
     assert found.code == "baked_layer_matches"
-    assert found.steps[:2] == (Step.ACTIVATE_LAYER, Step.RUN_CONTAINER), "what is in the kernel is this layer's, and stays"
+    assert found.steps[:2] == (Step.ACTIVATE_LAYER, Step.RUN_CONTAINER), "the module in the kernel is this layer's, and stays"
 
 
 def test_a_signer_that_this_kernel_does_not_trust_is_refused(layer: Manifest) -> None:
     facts = look(livedriver.policy())
     if not facts.signatures_enforced:
-        pytest.skip("this kernel takes unsigned modules")
+        pytest.skip("this kernel accepts unsigned modules")
     strange = replace(layer, signer=Signer("somebody", "ab" * 20, "0" * 64))
     found = plan(replace(facts, layers=(strange,)), livedriver.policy())
     assert [refusal.code for refusal in found.refused] == ["never_initialised", "module_untrusted", "signatures_enforced"]
     assert found.fails
 
 
-def test_taken_away_it_leaves_everything_as_it_was(layer: Manifest) -> None:
+def test_a_deactivated_layer_leaves_everything_as_it_was(layer: Manifest) -> None:
     before = files()
     activate.activate(ROOT, RUNNER, layer)
     assert files() != before
@@ -148,7 +148,7 @@ def test_a_later_boot_finds_the_gpu_answering_and_the_next_does_nothing(active: 
 
 
 @pytest.mark.usefixtures("active")
-def test_device_nodes_are_made_anew() -> None:
+def test_missing_device_nodes_are_created() -> None:
     before = nodes()
     for node in before:
         node.unlink()
@@ -157,12 +157,12 @@ def test_device_nodes_are_made_anew() -> None:
 
 
 @pytest.mark.usefixtures("active")
-def test_a_program_on_the_gpu_is_named_and_nothing_is_taken_from_it() -> None:
+def test_a_program_that_uses_the_gpu_is_named_and_not_disturbed() -> None:
     before = files()
     with subprocess.Popen([sys.executable, "-c", CUDA], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert json.loads(program.stdout.readline()) == [0, 0, 0, 0]
-        assert program.stdout.readline().startswith(f"/{CONTRACT_LIBRARIES}/"), "by the layer's library"
+        assert program.stdout.readline().startswith(f"/{CONTRACT_LIBRARIES}/"), "the library must be the layer's"
         name = f"{Path(f'/proc/{program.pid}/comm').read_text().strip()} ({program.pid})"
         assert holders.device_holders() == (name,)
         out = io.StringIO()
@@ -188,7 +188,7 @@ def checked(layer: Manifest, gpus: int = 1) -> str:
         return error.code
 
 
-def test_a_driver_that_is_well_is_judged_good(active: Manifest) -> None:
+def test_a_working_driver_is_judged_good(active: Manifest) -> None:
     assert checked(active) == "answered"
     assert checked(active, gpus=2) == "gpu_silent"
     found, verdict = judged(active)
@@ -211,7 +211,7 @@ def test_nvidia_smis_own_mismatch_is_evidence_against_the_driver(active: Manifes
         library.symlink_to(target)
 
 
-def test_a_library_of_another_version_beside_it_is_named(active: Manifest) -> None:
+def test_a_library_of_another_version_is_named(active: Manifest) -> None:
     strange = ROOT / "usr/lib/x86_64-linux-gnu" / f"libcuda.so.{OTHER_VERSION}"
     strange.touch()
     try:

@@ -1,6 +1,6 @@
-"""Which kernel boots by default, against what GRUB does: one disk with grub-pc, booted by the BIOS. `make test-all PART=grub`.
+"""The library's answer to which kernel boots by default, compared with what GRUB boots: `make test-all PART=grub`.
 
-Each boot is from power-on: under QEMU's TCG, 6.1 takes minutes after a reset from inside.
+The BIOS boots one disk with grub-pc. Each boot starts at power-on: under QEMU's TCG, 6.1 takes minutes after a reset from inside.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOK = """
 import json
 from dataclasses import asdict
 from pathlib import Path
-from gpunode import bootloader
+from gpunode.system import bootloader
 print(json.dumps(asdict(bootloader.default_kernel(Path("/")))))
 """
 OLD, NEW = (kernel.kver for kernel in base.kernels(base.root() / "boot"))
@@ -37,7 +37,7 @@ def by_id(kver: str) -> str:
 
 @pytest.fixture(scope="module")
 def vm() -> Iterator[VM]:
-    """The library is on it; grub.cfg is the one that the disk was made with. One CPU: see EMULATOR_TRIES."""
+    """A VM with the library on it, and the grub.cfg with which its disk was made. It has one CPU: see EMULATOR_TRIES."""
     vm = VM.create("grub", grubdisk.of_base(), smp=1)
     try:
         library.send(vm, LIBRARY)
@@ -46,8 +46,8 @@ def vm() -> Iterator[VM]:
         vm.destroy()
 
 
-def told(vm: VM) -> dict[str, Any]:
-    """What the library says on the node."""
+def default_kernel(vm: VM) -> dict[str, Any]:
+    """The library's answer on the node."""
     found: dict[str, Any] = json.loads(vm.ssh(f"cd {LIBRARY} && PYTHONDONTWRITEBYTECODE=1 python3 -c {shlex.quote(LOOK)}").stdout)
     return found
 
@@ -57,15 +57,15 @@ def running(vm: VM) -> str:
 
 
 def configure(vm: VM, setting: str, saved: str = "") -> None:
-    """A GRUB_DEFAULT in a drop-in, in force, and what grub-set-default saves."""
+    """Sets GRUB_DEFAULT in a drop-in, updates GRUB, and lets grub-set-default save an entry."""
     say = shlex.quote(f"GRUB_DEFAULT={shlex.quote(setting)}\n")
     vm.ssh(f"printf %s {say} > {DROPIN}; rm -f /boot/grub/grubenv; grub-editenv create; update-grub", timeout_s=600)
     if saved:
         vm.ssh(f"grub-set-default {shlex.quote(saved)}")
 
 
-def test_as_it_was_made_the_first_entry_boots(vm: VM) -> None:
-    assert told(vm) == {"kver": NEW, "reason": "GRUB's default entry is 'Debian GNU/Linux'", "warnings": []}
+def test_without_a_setting_the_first_entry_boots(vm: VM) -> None:
+    assert default_kernel(vm) == {"kver": NEW, "reason": "GRUB's default entry is 'Debian GNU/Linux'", "warnings": []}
     assert running(vm) == NEW
 
 
@@ -79,33 +79,33 @@ def test_as_it_was_made_the_first_entry_boots(vm: VM) -> None:
         pytest.param(f"{ADVANCED}>{TITLE}{OLD}", "", OLD, id="by titles"),
     ],
 )
-def test_what_is_told_is_what_boots(vm: VM, setting: str, saved: str, kver: str) -> None:
+def test_the_kernel_that_the_library_names_boots(vm: VM, setting: str, saved: str, kver: str) -> None:
     configure(vm, setting, saved)
-    assert told(vm)["kver"] == kver
+    assert default_kernel(vm)["kver"] == kver
     vm.reboot()
     assert running(vm) == kver
-    assert told(vm)["kver"] == kver
+    assert default_kernel(vm)["kver"] == kver
 
 
-def test_an_entry_for_the_next_boot_alone_is_not_the_default(vm: VM) -> None:
+def test_an_entry_for_only_the_next_boot_is_not_the_default(vm: VM) -> None:
     configure(vm, "saved", by_id(OLD))
     vm.ssh("grub-reboot 0")
-    found = told(vm)
+    found = default_kernel(vm)
     assert found["kver"] == ""
-    assert "for the next boot alone (next_entry=0)" in found["reason"]
+    assert "for the next boot only (next_entry=0)" in found["reason"]
     vm.reboot()
     assert running(vm) == NEW
-    assert told(vm)["kver"] == OLD, "GRUB has taken the entry for once out of its environment"
+    assert default_kernel(vm)["kver"] == OLD, "GRUB must have removed the entry for one boot from its environment"
 
 
 def test_a_bake_is_for_the_kernel_that_boots_and_not_for_the_running_or_the_newest(vm: VM, tmp_path: Path) -> None:
-    """It runs under the newest, as the test before leaves it."""
+    """The VM runs the newest kernel, as the previous test has left it."""
     bakery = Bakery(vm, tmp_path)
     vm.ssh("mv /boot/grub/grub.cfg /root/")
     refused = bakery.capture(nvidia_prebake_kernels="newest")
     vm.ssh("mv /root/grub.cfg /boot/grub/")
     assert refused.rc != 0
-    assert "which one boots cannot be told: /boot/grub/grub.cfg is not there" in refused.message
+    assert "which one boots is unknown: /boot/grub/grub.cfg does not exist" in refused.message
     assert "Set nvidia_prebake_kernels to the release that will boot" in refused.message
     assert running(vm) == NEW
     ran = bakery.capture(nvidia_prebake_kernels="newest", nvidia_prebake_try_s=1200)  # an emulated compile

@@ -1,5 +1,6 @@
-"""A fake node with a captured layer in its store: real files, links, modes and owners; depmod and ldconfig are fakes that derive their
-files from what is there, as the real ones do.
+"""A fake node with a captured layer in its store: real files, links, modes and owners.
+
+Its depmod and ldconfig are fakes that make their files from what is there, as the real ones do.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry, Listing, attributes, describe
 
 from tests.kit import values as support
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import KVER, LIBRARIES, LOADER, VERSION
 
 MODULES = f"usr/lib/modules/{KVER}"
@@ -38,11 +40,39 @@ STORE = "var/lib/gpu-prebake"
 OTHER_ID = 44 if os.geteuid() == 0 else os.geteuid()  # only root may give a folder away
 
 
+def depmod(node: FakeNode, words: list[str]) -> Reply:
+    folder = node.root / MODULES
+    modules = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ko"))
+    for name in ("modules.dep", "modules.dep.bin", "modules.alias"):
+        temporary = folder / f"{name}.4711.500000.1795577719"
+        temporary.write_text(name + "".join(f"\n{module}:" for module in modules), encoding="utf-8")
+        temporary.replace(folder / name)
+    return Reply()
+
+
+def ldconfig(node: FakeNode, words: list[str]) -> Reply:
+    folders = [LOADER, *((node.root / "etc/ld.so.conf.d").glob("*.conf"))]
+    names = [str(f) if isinstance(f, str) else f.read_text(encoding="utf-8").strip().strip("/") for f in folders]
+    found = []
+    for name in sorted(names):
+        folder = node.root / name
+        for library in sorted(folder.glob("lib*.so.*.*")):
+            found.append(f"{name}/{library.name}")
+            link = library.with_name(library.name.partition(".so.")[0] + ".so.1")
+            if not link.is_symlink():
+                link.symlink_to(library.name)
+    temporary = node.root / "etc/ld.so.cache~"
+    temporary.write_text("\n".join(found), encoding="utf-8")
+    temporary.replace(node.root / "etc/ld.so.cache")
+    return Reply()
+
+
 class LayerNode(FakeNode):
-    """A fake node whose depmod and ldconfig do something."""
+    """A fake node whose depmod and ldconfig write their files."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.programs.update(depmod=depmod, ldconfig=ldconfig)
         self.put(REPLACED, "options system\n", 0o640)
         self.put("usr/lib/libGL-system.so", "GL")
         self.link(REPLACED_LINK, "libGL-system.so")
@@ -50,34 +80,9 @@ class LayerNode(FakeNode):
         self.put(f"{DELETED_FOLDER}/sub/old.conf", "old", 0o600)
         (self.root / DELETED_FOLDER).chmod(0o750)
         self.put(f"{SHARED_FOLDER}/shared.conf", "shared")
-        self._do_depmod([KVER])
-        self._do_ldconfig([])
+        depmod(self, [KVER])
+        ldconfig(self, [])
         self.calls.clear()
-
-    def _do_depmod(self, words: list[str]) -> Reply:
-        folder = self.root / MODULES
-        modules = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.ko"))
-        for name in ("modules.dep", "modules.dep.bin", "modules.alias"):
-            temporary = folder / f"{name}.4711.500000.1795577719"
-            temporary.write_text(name + "".join(f"\n{module}:" for module in modules), encoding="utf-8")
-            temporary.replace(folder / name)
-        return Reply()
-
-    def _do_ldconfig(self, words: list[str]) -> Reply:
-        folders = [LOADER, *((self.root / "etc/ld.so.conf.d").glob("*.conf"))]
-        names = [str(f) if isinstance(f, str) else f.read_text(encoding="utf-8").strip().strip("/") for f in folders]
-        found = []
-        for name in sorted(names):
-            folder = self.root / name
-            for library in sorted(folder.glob("lib*.so.*.*")):
-                found.append(f"{name}/{library.name}")
-                link = library.with_name(library.name.partition(".so.")[0] + ".so.1")
-                if not link.is_symlink():
-                    link.symlink_to(library.name)
-        temporary = self.root / "etc/ld.so.cache~"
-        temporary.write_text("\n".join(found), encoding="utf-8")
-        temporary.replace(self.root / "etc/ld.so.cache")
-        return Reply()
 
     def kernel_hook_builds(self, kver: str) -> list[str]:
         """What DKMS's hook leaves after another kernel was installed: paths."""
@@ -101,8 +106,8 @@ class LayerNode(FakeNode):
         shutil.rmtree(self.root / DELETED_FOLDER, ignore_errors=True)
         (self.root / SHARED_FOLDER).chmod(0o2770)
         os.chown(self.root / SHARED_FOLDER, OTHER_ID, OTHER_ID)
-        self._do_depmod([KVER])
-        self._do_ldconfig([])
+        depmod(self, [KVER])
+        ldconfig(self, [])
 
 
 @contextmanager

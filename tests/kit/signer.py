@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import LineSink, Result, SystemRunner
 
@@ -97,8 +96,3 @@ class SigningNode(FakeNode):
     def secrets(self) -> list[str]:
         """Files below /run that a bake's signing has left."""
         return [str(p.relative_to(self.root)) for p in (self.root / "run/gpu-prebake").rglob("signing*/**")]
-
-
-def options_of(**changes: Any) -> dict[str, Any]:
-    """Options of a bake that signs, some of them changed."""
-    return {"signing_key": "/keys/key", "signing_certificate": "/keys/certificate", **changes}

@@ -1,4 +1,4 @@
-"""A native node of the lab that is baked on, again and again."""
+"""A native node of the lab on which tests bake, one after the other."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Ran:
 
     @property
     def message(self) -> str:
-        """The output as one line without Ansible's folding."""
+        """The output as one line, without Ansible's line breaks."""
         return " ".join(self.out.split())
 
 
 @dataclass
 class Bakery:
-    """A node that is baked on, again and again; what looks at its root from outside is for a native one."""
+    """A node on which tests bake. Methods that read its root from outside need a native node."""
 
     node: NativeNode | VM
     folder: Path
@@ -55,7 +55,7 @@ class Bakery:
         return base.choose(base.kernels(self.root / "boot"), self.series).kver
 
     def reference(self, name: str) -> str:
-        """The reference of a driver image, which is then in the registry."""
+        """Builds a driver image and pushes it to the registry; returns its reference."""
         if name not in self.images:
             driver = driverimage.build(name)
             registry.push(driver.layout, driver.reference)
@@ -63,7 +63,7 @@ class Bakery:
         return self.images[name]
 
     def argv(self, variables: dict[str, Any], playbook: str = "prebake") -> list[str]:
-        """The command line of a bake with a role's variables, or of the seal."""
+        """The command line of a playbook, a bake by default, with variables of its role."""
         hosts = inventory.write(self.folder / "inventory.json", [(self.node.state.name, self.node.target)])
         extra = self.folder / f"vars-{len(list(self.folder.iterdir()))}.json"
         all_of_it = {"nvidia_prebake_enabled": True, "nvidia_prebake_delay_s": 0, **variables}
@@ -80,7 +80,7 @@ class Bakery:
         return Ran(done.rc, done.stdout + done.stderr)
 
     def capture(self, image: str = "standin", **variables: Any) -> Ran:
-        """A captured bake, said so."""
+        """A bake with the mode `captured` given explicitly."""
         return self.bake(image, nvidia_prebake_mode="captured", **variables)
 
     def bake_in_place(self, image: str = "standin", **variables: Any) -> Ran:
@@ -88,7 +88,7 @@ class Bakery:
         return self.bake(image, nvidia_prebake_mode="in_place", **variables)
 
     def seal(self, **variables: Any) -> tuple[Ran, dict[str, Any]]:
-        """Runs playbooks/seal.yml; with the report that it leaves on the controller."""
+        """Runs playbooks/seal.yml; returns the report that it leaves on the controller too."""
         file = self.folder / "reports/seal.json"  # the role makes the folder
         file.unlink(missing_ok=True)
         argv = self.argv({"nvidia_prebake_seal_report_path": str(file), **variables}, "seal")
@@ -96,7 +96,7 @@ class Bakery:
         return Ran(done.rc, done.stdout + done.stderr), json.loads(file.read_text()) if file.exists() else {}
 
     def layers(self) -> tuple[Manifest, ...]:
-        """The captured layers in the store, whose objects are whole."""
+        """The captured layers in the store; checks that their objects are complete."""
         found, problems = read_all(self.root)
         assert problems == ()
         for layer in found:
@@ -105,12 +105,12 @@ class Bakery:
         return found
 
     def report(self) -> dict[str, Any]:
-        """The report of the last bake that did something."""
+        """The report of the last bake that changed something."""
         found: dict[str, Any] = json.loads((self.root / STORE / "bake-report.json").read_text())
         return found
 
     def start(self, image: str, **variables: Any) -> subprocess.Popen[str]:
-        """The same in the background."""
+        """Starts a bake in the background."""
         argv = self.argv({"nvidia_prebake_image": self.reference(image), **variables})
         env = host.environment(ENVIRONMENT)
         return subprocess.Popen(argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -119,13 +119,13 @@ class Bakery:
         return self.node.ssh(command).stdout
 
     def files(self) -> dict[str, tuple[int, ...]]:
-        """Everything where a driver could write, as the library lists it, and the store's own files."""
+        """The store's files, and all files in the places where a driver could write, as the library lists them."""
         found = footprint.listing(self.root)
         store = self.root / "var/lib/gpu-prebake"
         return found | {str(p): (p.stat().st_size,) for p in store.rglob("*") if p.is_file() and p.name != "release-notes.txt"}
 
     def restore(self, before: dict[str, tuple[int, ...]]) -> None:
-        """Removes what came since ``before``, for the next test."""
+        """Removes the files that were added since ``before``, for the next test."""
         shutil.rmtree(self.root / "var/lib/gpu-prebake", ignore_errors=True)
         for path in sorted(footprint.listing(self.root).keys() - before.keys(), reverse=True):
             file = self.root / path
@@ -138,7 +138,7 @@ class Bakery:
         return self.ssh("ps -e -o comm= | grep -E 'cc1|make|dkms|install.sh' || true").strip()
 
     def captures(self) -> list[str]:
-        """What a captured bake has on the machine while it runs: a folder, mounts, its watcher and its PID 1."""
+        """What a running captured bake has on the machine: a folder, mounts, its watcher and its sandbox's PID 1."""
         shown = "ls /var/lib/gpu-prebake/captures; findmnt -rn -o TARGET | grep gpu-prebake/captures; pgrep -a '^(flock|unshare)$'"
         return self.ssh(f"({shown}) 2>/dev/null || true").splitlines()
 

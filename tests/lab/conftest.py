@@ -1,4 +1,4 @@
-"""Tests that bake for real on a native node of the lab: `make test-lab`. Outside a lab session they are an error, never skipped."""
+"""Tests that really bake on a native node of the lab: `make test-lab`. Outside of a lab session they fail; they are never skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.lab.snapshot import difference, snapshot
 
 @pytest.fixture(scope="session")
 def bakery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
-    """One node for all tests of a run; each test leaves it as it found it, and says so by `unchanged`."""
+    """One node for all tests of a run. Each test leaves it as it found it, which the fixture `unchanged` checks."""
     node = NativeNode.create(f"bakery-{os.getpid()}")
     try:
         yield Bakery(node, tmp_path_factory.mktemp("bakery"))
@@ -24,7 +24,7 @@ def bakery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
 
 @pytest.fixture
 def unchanged(bakery: Bakery) -> Iterator[Bakery]:
-    """The node, which must be as it was after the test: files, mounts, containers and processes."""
+    """The node; after the test its files, mounts, containers and processes must be as before."""
     before = bakery.files()
     yield bakery
     after = bakery.files()
@@ -37,7 +37,7 @@ def unchanged(bakery: Bakery) -> Iterator[Bakery]:
 
 @pytest.fixture
 def pristine(bakery: Bakery) -> Iterator[Bakery]:
-    """The node, which must be as it was, everything outside the store, without a mount, process or container of ours."""
+    """The node; after the test everything outside the store must be as before, without a mount, process or container of ours."""
     before = snapshot(bakery.root)
     yield bakery
     assert difference(before, snapshot(bakery.root)) == []

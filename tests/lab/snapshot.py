@@ -1,4 +1,4 @@
-"""A whole filesystem as values: every name with its kind, content, mode, owner and attributes."""
+"""A whole filesystem as values: every path with its kind, content, mode, owner and attributes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
-# What a captured bake may touch on the machine: containerd's own data, logs, and our store. Nothing else is excused, but for what
-# lives in memory, and what logging in and running Ansible there leaves.
+# What a captured bake may change on the machine: containerd's own data, logs, and our store. Nothing else is excused, apart from
+# filesystems in memory, and what logging in and running Ansible leave behind.
 EXCUSED = (
     "var/lib/containerd",
     "var/log",
@@ -28,8 +28,8 @@ EXCUSED = (
 
 
 class Entry(NamedTuple):
-    """One name: type, mode, owner and device number as stat has them, extended attributes, and a file's hash or a link's target; of a
-    kernel module the hash of what is signed, and that of the signature behind it."""
+    """One path: type, mode, owner and device number as in stat, extended attributes, and a file's hash or a link's target. For a kernel
+    module, the hash of the signed part, and that of the signature after it."""
 
     type: int
     mode: int
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
 
 def snapshot(root: Path, excused: Collection[str] = EXCUSED) -> dict[str, Entry]:
-    """Path → what it is, for everything below `root` but the `excused` paths and what is below them."""
+    """Path → entry, for everything below `root` except the `excused` paths and what is below them."""
     return dict(_walk(root, "", excused))
 
 
@@ -75,12 +75,12 @@ def _content(file: Path, status: os.stat_result) -> tuple[str, str]:
 
 
 def difference(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> list[str]:
-    """Paths that came, went or changed."""
+    """Paths that were added, removed or changed."""
     return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
 
 
 def aspects(before: Entry | None, after: Entry | None) -> list[str]:
-    """In what two entries of one path differ: `added`, `missing`, or the names of Entry's fields."""
+    """How two entries of one path differ: `added`, `missing`, or the names of the different fields of Entry."""
     if before is None or after is None:
         return ["added" if before is None else "missing"]
     return [name for name in Entry._fields if getattr(before, name) != getattr(after, name)]

@@ -1,6 +1,6 @@
-"""Activation on real filesystems: what links, what clones, what copies, and what happens when one fills up or turns read-only half way.
+"""Activation on real filesystems: what is linked, cloned or copied, and what happens if one fills up or becomes read-only halfway.
 
-The node is a fake one (its depmod and ldconfig too); its filesystems are real, on loop devices of this session.
+The node is a fake (its depmod and ldconfig too); its filesystems are real, on loop devices of this session.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROGRAM = "usr/bin/nvidia-smi"
 
 
 class LargeNode(LayerNode):
-    """Its payload is large enough to be cloned, a program has a capability, a file belongs to somebody, a folder has an access mode."""
+    """A layer whose payload is large enough to be cloned; a program has a capability, a file another group, a folder a special mode."""
 
     def build(self, *args: Any, **options: Any) -> None:
         super().build(*args, **options)
@@ -44,7 +44,7 @@ def do(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def test_the_seal_looks_below_a_separate_usr(tmp_path: Path) -> None:
+def test_the_seal_also_reads_a_usr_on_its_own_filesystem(tmp_path: Path) -> None:
     with mounted("ext4", tmp_path / "disk", tmp_path / "root/usr"):
         program = tmp_path / "root/usr/bin/evil"
         program.parent.mkdir()
@@ -55,7 +55,7 @@ def test_the_seal_looks_below_a_separate_usr(tmp_path: Path) -> None:
 
 @contextmanager
 def mounted(kind: str, image: Path, at: Path) -> Iterator[None]:
-    """A new filesystem of 400 MB on a file."""
+    """Mounts a new filesystem of 400 MB, on a file."""
     with image.open("wb") as stream:
         stream.truncate(400 << 20)
     quiet = {"ext4": ["-q", "-F"], "xfs": ["-q"], "btrfs": ["-q"]}[kind]
@@ -71,7 +71,7 @@ def mounted(kind: str, image: Path, at: Path) -> Iterator[None]:
 
 @contextmanager
 def mounted_inside(root: Path, folder: str, *options: str) -> Iterator[Path]:
-    """A mount on a folder of the node, with what was in the folder copied to it."""
+    """Mounts something over a folder of the node, and copies what was in the folder to it."""
     at, copy = root / folder, root.parent / "copy"
     shutil.copytree(at, copy, symlinks=True)
     do("mount", *options, str(at))
@@ -101,7 +101,7 @@ def ext4(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "disk"
 
 
-def test_a_layer_comes_and_goes_on_each_kind_of_filesystem(disk: tuple[str, Path]) -> None:
+def test_a_layer_is_activated_and_deactivated_on_each_kind_of_filesystem(disk: tuple[str, Path]) -> None:
     kind, folder = disk
     node, layer = prepared(folder)
     before = snapshot(node.root)
@@ -134,7 +134,7 @@ def test_what_is_on_another_filesystem_is_copied(ext4: Path) -> None:
         assert snapshot(node.root) == before
 
 
-def test_behind_a_bind_mount_of_the_same_filesystem_it_is_copied_too(ext4: Path) -> None:
+def test_what_is_below_a_bind_mount_of_the_same_filesystem_is_copied_too(ext4: Path) -> None:
     node, layer = prepared(ext4)
     with mounted_inside(node.root, "usr/bin", "--bind", str(node.root / "usr/bin")):
         before = snapshot(node.root)
@@ -144,7 +144,7 @@ def test_behind_a_bind_mount_of_the_same_filesystem_it_is_copied_too(ext4: Path)
         assert snapshot(node.root) == before
 
 
-def test_too_small_a_filesystem_is_said_before_anything_is_touched(ext4: Path) -> None:
+def test_a_filesystem_that_is_too_small_is_reported_before_anything_changes(ext4: Path) -> None:
     node, layer = prepared(ext4)
     with mounted_inside(node.root, "usr", "-t", "tmpfs", "-o", "size=2m", "tmpfs"):
         before = snapshot(node.root)
@@ -155,7 +155,7 @@ def test_too_small_a_filesystem_is_said_before_anything_is_touched(ext4: Path) -
 
 
 def at(step: str, work: Callable[[], object]) -> Callable[[str], None]:
-    """Does ``work`` when an activation says that it has come to ``step``."""
+    """Calls ``work`` when an activation announces ``step``."""
 
     def say(line: str) -> None:
         if line == step:
@@ -164,7 +164,7 @@ def at(step: str, work: Callable[[], object]) -> Callable[[str], None]:
     return say
 
 
-def test_a_filesystem_that_fills_up_half_way_is_left_as_it_was(ext4: Path) -> None:
+def test_an_activation_whose_filesystem_fills_up_is_rolled_back(ext4: Path) -> None:
     node, layer = prepared(ext4)
     with mounted_inside(node.root, "usr", "-t", "tmpfs", "-o", "size=20m", "tmpfs"):
         before = snapshot(node.root)
@@ -185,7 +185,7 @@ def test_a_filesystem_that_fills_up_half_way_is_left_as_it_was(ext4: Path) -> No
 
 
 @pytest.mark.parametrize("step", ["activate: stage", "activate: place", "activate: register", "activate: record"])
-def test_a_filesystem_that_turns_read_only_half_way_is_taken_back_once_it_can_be_written(ext4: Path, step: str) -> None:
+def test_an_activation_whose_filesystem_becomes_read_only_is_rolled_back_once_it_is_writable(ext4: Path, step: str) -> None:
     node, layer = prepared(ext4)
     before = snapshot(node.root)
     with pytest.raises(LayerError, match="Read-only") as caught:

@@ -1,4 +1,4 @@
-"""Bakes that succeed, again and after an interruption."""
+"""Bakes that succeed: for the first time, repeated, and after an interruption."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from lab.driverimages import driverimage
 from tests.lab.bakery import Bakery
 
-TRY_S = 30  # four times what the try that works takes alone
+TRY_S = 30  # four times what a successful try takes on an idle machine
 
 
-def test_a_bake_in_place_that_was_killed_is_taken_back_by_the_next_which_succeeds(bakery: Bakery) -> None:
+def test_a_killed_bake_in_place_is_rolled_back_by_the_next_one_which_succeeds(bakery: Bakery) -> None:
     before = bakery.files()
     first = bakery.start("standin-build-hangs", nvidia_prebake_mode="in_place", nvidia_prebake_tries=1)
     end = time.monotonic() + 60
@@ -20,7 +20,7 @@ def test_a_bake_in_place_that_was_killed_is_taken_back_by_the_next_which_succeed
         time.sleep(0.3)
     bakery.ssh("pkill -9 -f prebake_layer")
     first.kill()
-    assert bakery.processes() != "", "the container outlives the killed module: that is what must be cleaned up"
+    assert bakery.processes() != "", "the container outlives the killed module, and the next bake must clean it up"
     try:
         assert bakery.bake_in_place().rc == 0
         assert bakery.mounts() == bakery.processes() == ""
@@ -44,7 +44,7 @@ def test_a_bake_in_place_that_was_killed_is_taken_back_by_the_next_which_succeed
         bakery.restore(before)
 
 
-def test_a_build_in_place_that_hangs_past_its_timeout_is_undone_and_the_next_try_works(bakery: Bakery) -> None:
+def test_a_build_in_place_that_times_out_is_rolled_back_and_the_next_try_succeeds(bakery: Bakery) -> None:
     before = bakery.files()
     bakery.ssh("rm -f /dev/shm/standin-has-hung")
     try:
@@ -61,7 +61,7 @@ def test_a_build_in_place_that_hangs_past_its_timeout_is_undone_and_the_next_try
         bakery.restore(before)
 
 
-def test_opting_in_is_by_exact_token(unchanged: Bakery) -> None:
+def test_only_the_exact_flag_enables_a_bake(unchanged: Bakery) -> None:
     for flags in ("", "NO_NVIDIA_CUDA_PREBAKE, NVIDIA_CUDA_PREBAKE_2", "nvidia_cuda_prebake"):
         ran = unchanged.bake(nvidia_prebake_enabled=False, nvidia_prebake_feature_flags=flags)
         assert ran.rc == 0
@@ -70,7 +70,7 @@ def test_opting_in_is_by_exact_token(unchanged: Bakery) -> None:
     assert "is not a full image reference" in ran.message
 
 
-def test_an_image_by_digest_and_one_pulled_by_another_name(bakery: Bakery) -> None:
+def test_bakes_an_image_by_its_digest_and_one_pulled_by_another_name(bakery: Bakery) -> None:
     tagged = bakery.reference("standin")
     digest = driverimage.build("standin").digest
     repository, _, tag = tagged.rpartition(":")
@@ -84,7 +84,7 @@ def test_an_image_by_digest_and_one_pulled_by_another_name(bakery: Bakery) -> No
         nameless = bakery.bake(
             nvidia_prebake_image=f"{repository}@{digest}", nvidia_prebake_driver_kind="cuda", nvidia_prebake_driver_version="580.126.09"
         )
-        assert (nameless.rc, "changed=1" in nameless.out) == (0, True), "pulled under its name, and the same layer is there already"
+        assert (nameless.rc, "changed=1" in nameless.out) == (0, True), "pulled by its digest; the layer exists already"
         other = bakery.bake(nvidia_prebake_image=canonical, nvidia_prebake_pull_image=tagged)
         assert other.rc == 0, other.out
         assert canonical in bakery.ssh("ctr -n k8s.io images ls -q").split()

@@ -1,4 +1,4 @@
-"""Bad input and bad machines: each a clear error that says what, where and what to do, with the node as it was."""
+"""Bad input and unsuitable machines: each gives an error that says what is wrong, where, and what to do, and changes nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.lab.bakery import Bakery
         ),
         pytest.param(
             {"nvidia_prebake_image": "registry.lab:5000/x/aks-gpu-cuda:580.1-20260101000000"},
-            "The registry answered, so it was not tried again",
+            "The registry answered, so the pull was not tried again",
             id="no such image",
         ),
         pytest.param(
@@ -72,7 +72,7 @@ def test_bad_input_is_refused_before_anything_changes(unchanged: Bakery, variabl
         ),
     ],
 )
-def test_a_machine_that_is_not_fit_is_refused(unchanged: Bakery, before: str, after: str, said: str) -> None:
+def test_an_unsuitable_machine_is_refused(unchanged: Bakery, before: str, after: str, said: str) -> None:
     names = {"kver": unchanged.kver}
     unchanged.ssh(before.format(**names))
     try:
@@ -99,7 +99,7 @@ def test_a_driver_image_that_cannot_be_baked_leaves_nothing(unchanged: Bakery, i
         assert "try 2" not in unchanged.ssh("cat /var/log/gpu-prebake/bake.log")
 
 
-def test_a_full_disk_during_the_build_is_said_and_not_tried_again(unchanged: Bakery) -> None:
+def test_a_full_disk_during_the_build_is_reported_and_not_retried(unchanged: Bakery) -> None:
     unchanged.ssh("mkdir -p /var/lib/dkms && mount -t tmpfs -o size=64m none /var/lib/dkms")
     try:
         ran = unchanged.bake_in_place("standin-fills-disk", nvidia_prebake_min_free_mb=10)
@@ -110,7 +110,7 @@ def test_a_full_disk_during_the_build_is_said_and_not_tried_again(unchanged: Bak
     assert "try 2" not in unchanged.ssh("cat /var/log/gpu-prebake/bake.log")
 
 
-def test_a_build_that_hangs_is_killed_with_all_of_it_and_a_second_bake_meanwhile_is_refused(unchanged: Bakery) -> None:
+def test_a_hanging_build_is_killed_with_its_children_and_a_second_bake_meanwhile_is_refused(unchanged: Bakery) -> None:
     first = unchanged.start("standin-build-hangs", nvidia_prebake_tries=1, nvidia_prebake_try_s=12)
     end = time.monotonic() + 60
     while "building for kernel" not in unchanged.ssh("cat /var/log/gpu-prebake/bake.log 2>/dev/null || true"):

@@ -1,4 +1,4 @@
-"""A captured bake on a native node; more of them are in tests/capture."""
+"""A captured bake on a native node; tests/capture has more of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tests.lab.bakery import Bakery
 from tests.lab.snapshot import snapshot
 
 
-def test_a_captured_bake_leaves_the_image_as_it_is_and_again_does_nothing(pristine: Bakery) -> None:
+def test_a_captured_bake_changes_nothing_in_the_image_and_repeated_does_nothing(pristine: Bakery) -> None:
     ran = pristine.capture()
     assert ran.rc == 0, ran.out
     (layer,) = pristine.layers()

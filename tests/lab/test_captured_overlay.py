@@ -1,6 +1,6 @@
-"""A captured layer against the kernel's own overlay: whatever is done there, the layer in place makes the same of another copy.
+"""Captured layers against the kernel's own overlay: whatever is changed in it, the activated layer makes the same changes on a copy.
 
-Overlays and filesystems are real, on loop devices of this session; the node is a fake one, and so is what a driver's build does.
+Overlays and filesystems are real, on loop devices of this session; the node is a fake, and so are the changes of a driver's build.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
+from tests.kit import layer as layernode
 from tests.kit import values as support
 from tests.kit.layer import MODULE, LayerNode, snapshot
 from tests.kit.values import KVER
@@ -36,7 +37,7 @@ ACCESS = struct.pack("<I", 2) + b"".join(
 
 
 class Overlaid:
-    """A node, and an overlay over its root as a sandbox has it."""
+    """A node, and an overlay over its root like that of a sandbox."""
 
     def __init__(self, folder: Path) -> None:
         self.node = LayerNode(folder / "root")
@@ -57,7 +58,7 @@ class Overlaid:
         )
 
     def changes_a_kind(self) -> bool:
-        """Whether a folder became something else, or the reverse."""
+        """Whether a folder has become something else, or something else a folder."""
         root = self.node.root
         was = {p.relative_to(root): p.is_dir() and not p.is_symlink() for p in (root / TOP).rglob("*")}
         now = {path: self.merged / path for path in was if os.path.lexists(self.merged / path)}
@@ -88,18 +89,18 @@ def overlaid(tmp_path: Path) -> Iterator[Overlaid]:
 
 
 def change(merged: Path, chance: random.Random) -> None:
-    """One thing that a driver's build could do to a path."""
+    """Makes one random change that a driver's build could make to a path."""
     there = sorted(p for p in (merged / TOP).rglob("*") if not p.is_symlink())
     path = chance.choice(there or [merged / TOP / "a"])
     if chance.random() < 0.3:
         path = path.with_name(chance.choice(NAMES))
     impossible = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError, shutil.Error)
-    with contextlib.suppress(*impossible):  # on what is there
+    with contextlib.suppress(*impossible):  # with what is at this path
         CHANGES[chance.choice(sorted(CHANGES))](path)
 
 
 def again(path: Path) -> None:
-    """As ``rm -r`` and ``mkdir -p`` do: overlayfs marks the topmost new folder as opaque, and none below it."""
+    """Like ``rm -r`` and ``mkdir -p``: overlayfs marks the topmost new folder as opaque, and none below it."""
     if path.is_dir() and not path.is_symlink():
         inside = [p.relative_to(path) for p in path.rglob("*") if p.is_dir() and not p.is_symlink()]
         shutil.rmtree(path)
@@ -140,7 +141,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_the_layer_in_place_is_what_the_overlay_showed(overlaid: Overlaid, seed: int) -> None:
+def test_the_activated_layer_equals_what_the_overlay_showed(overlaid: Overlaid, seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(chance.randint(1, 12)):
         change(overlaid.merged, chance)
@@ -153,7 +154,7 @@ def test_the_layer_in_place_is_what_the_overlay_showed(overlaid: Overlaid, seed:
     node = overlaid.node
     activate.activate(node.root, node, layer)
     node_has = snapshot(node.root)
-    node._do_depmod([KVER])
+    layernode.depmod(node, [KVER])
     for path in (MODULE, *(p for p in {**shown, **node_has} if p.startswith(TOP))):
         assert node_has.get(path) == shown.get(path), path
     assert verify.verify(node.root) == ()

@@ -1,4 +1,4 @@
-"""gpu-prebake against a real node: the compile's lines as they come, the report, an interrupt."""
+"""gpu-prebake against a real node: the lines of the compile while it runs, the report, an interrupt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def jobs(bakery: Bakery) -> str:
     return bakery.ssh("ls -A /run/gpu-prebake/jobs /root/.ansible_async 2>/dev/null | grep -v : || true").strip()
 
 
-def test_a_bake_shows_the_compiles_lines_while_it_runs_and_reports(bakery: Bakery, tmp_path: Path) -> None:
+def test_a_bake_shows_the_lines_of_the_compile_while_it_runs_and_writes_a_report(bakery: Bakery, tmp_path: Path) -> None:
     before = bakery.files()
     process = start(bakery, tmp_path / "r.json", "standin")
     assert process.stdout
@@ -56,7 +56,7 @@ def test_a_bake_shows_the_compiles_lines_while_it_runs_and_reports(bakery: Baker
         bakery.restore(before)
 
 
-def test_an_interrupted_bake_is_taken_back_and_says_so(unchanged: Bakery, tmp_path: Path) -> None:
+def test_an_interrupted_bake_is_rolled_back_and_reported(unchanged: Bakery, tmp_path: Path) -> None:
     process = start(unchanged, tmp_path / "r.json", "standin-build-hangs", nvidia_prebake_tries=1)
     wait_for_the_build(unchanged)
     process.send_signal(signal.SIGINT)
@@ -71,7 +71,7 @@ def test_an_interrupted_bake_is_taken_back_and_says_so(unchanged: Bakery, tmp_pa
     assert jobs(unchanged) == ""
 
 
-def test_a_killed_modules_end_has_a_code_of_its_own(bakery: Bakery, tmp_path: Path) -> None:
+def test_a_killed_module_has_an_error_code_of_its_own(bakery: Bakery, tmp_path: Path) -> None:
     before = bakery.files()
     process = start(bakery, tmp_path / "r.json", "standin-build-hangs", nvidia_prebake_tries=1)
     wait_for_the_build(bakery)
@@ -82,5 +82,5 @@ def test_a_killed_modules_end_has_a_code_of_its_own(bakery: Bakery, tmp_path: Pa
         assert json.loads((tmp_path / "r.json").read_text())["nodes"][0]["code"] == "module_died"
         assert jobs(bakery) == ""
     finally:
-        assert bakery.bake().rc == 0, "the next bake takes back what the killed one left"
+        assert bakery.bake().rc == 0, "the next bake rolls back what the killed one left"
         bakery.restore(before)

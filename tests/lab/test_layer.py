@@ -1,4 +1,4 @@
-"""A layer of a captured bake on a native node: put in place and taken away by command line, with the real depmod, ldconfig and DKMS."""
+"""A captured layer on a native node: activated and deactivated from the command line, with the real depmod, ldconfig and DKMS."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tests.lab.bakery import Bakery
 from tests.lab.snapshot import difference, snapshot
 
 LIBRARY = "srv/gpu-prebake-library"
-# ldconfig's memory of what it has looked at; the loader does not read it.
+# ldconfig's own cache of the libraries that it has read; the loader does not use it.
 CACHE = "var/cache/ldconfig/aux-cache"
 
 
 @pytest.fixture
 def captured(bakery: Bakery) -> Iterator[tuple[Bakery, str]]:
-    """The node with a captured layer, whose name goes along, and with the library; both are gone afterwards."""
-    # In-place bakes of earlier tests have left indexes that name their modules: a build would find nothing to change in them.
+    """The node with a captured layer and with the library, and the layer's name; both are removed afterwards."""
+    # In-place bakes of earlier tests have left indexes that name their modules, and a build would find nothing to change in them.
     bakery.ssh(f"depmod {bakery.kver}")
     ran = bakery.capture()
     assert ran.rc == 0, ran.out
@@ -39,7 +39,7 @@ def command(bakery: Bakery, words: str) -> dict[str, Any]:
     return found
 
 
-def test_a_captured_layer_comes_as_a_build_would_leave_it_and_goes_without_a_trace(captured: tuple[Bakery, str]) -> None:
+def test_a_captured_layer_is_activated_as_a_build_would_leave_it_and_deactivated_without_a_trace(captured: tuple[Bakery, str]) -> None:
     bakery, layer = captured
     kver = bakery.kver
     before = snapshot(bakery.root)

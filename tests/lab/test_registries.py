@@ -1,6 +1,6 @@
-"""The driver image from registries with login and TLS, by plain HTTP, through a mirror, and from archives, on a real containerd.
+"""Getting the driver image from registries with login and TLS, by plain HTTP, through a mirror, and from archives, with a real containerd.
 
-The cases of a kind run in one play, each as a task that may fail; the tests look at what each answered.
+All cases of a kind run in one play, each as a task that may fail; the tests check the result of each.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ PLAY = """
       delegate_to: localhost
       vars: {ansible_connection: local, ansible_python_interpreter: "{{ ansible_playbook_python }}"}
 """
-# Everything that anybody on the node could see of a running program, several times a second.
+# Writes down, several times a second, everything that anybody on the node can see of running programs.
 WATCH = "while sleep 0.05; do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null; done | tr '\\0' '\\n' > /root/seen"
-# A connection to a registry, and the question for its address.
+# Packets that open a connection to a registry, or ask for its address.
 OUTWARDS = ("-p tcp --syn", "-p udp --dport 53")
 
 
 @dataclass
 class Ran:
-    """What a play printed, what each case answered, and what the node showed meanwhile."""
+    """The output of a play, the result of each case, and what could be seen on the node meanwhile."""
 
     out: str
     answers: dict[str, dict[str, Any]]
@@ -58,7 +58,7 @@ class Ran:
 
 
 def play(bakery: Bakery, cases: dict[str, dict[str, Any]], *options: str) -> Ran:
-    """Runs the cases in their order."""
+    """Runs the cases, in their order."""
     folder = bakery.folder / f"registries-{len(list(bakery.folder.iterdir()))}"
     folder.mkdir()
     hosts = inventory.write(folder / "inventory.json", [(bakery.node.state.name, bakery.node.target)])
@@ -71,13 +71,13 @@ def play(bakery: Bakery, cases: dict[str, dict[str, Any]], *options: str) -> Ran
     assert done.rc == 0, done.stdout + done.stderr
     found = json.loads(answers.read_text())
     for answer in found.values():
-        del answer["item"]  # what was asked, as the play itself has it
+        del answer["item"]  # the arguments, which the play itself contains
     return Ran(done.stdout + done.stderr, found)
 
 
 @pytest.fixture(scope="module")
 def registries(bakery: Bakery) -> Iterator[tuple[SecureRegistry, SecureRegistry]]:
-    """The two with a login; the node's images are removed at the end."""
+    """The two registries with a login; the node's images are removed at the end."""
     bakery.reference("standin")
     yield secureregistry.ensure()
     bakery.ssh("ctr -n k8s.io images rm --sync $(ctr -n k8s.io images ls -q)")
@@ -85,7 +85,7 @@ def registries(bakery: Bakery) -> Iterator[tuple[SecureRegistry, SecureRegistry]
 
 @pytest.fixture(scope="module")
 def asked(bakery: Bakery, registries: tuple[SecureRegistry, SecureRegistry]) -> Ran:
-    """The play about registries, with everything that it shows."""
+    """The play about registries, run with the most verbose output."""
     plain = bakery.reference("standin")
     basic, token = registries
     login = {"registry_username": basic.username, "registry_password": basic.password}
@@ -131,7 +131,7 @@ def asked(bakery: Bakery, registries: tuple[SecureRegistry, SecureRegistry]) -> 
 
 
 @pytest.mark.parametrize("case", ["basic", "token", "plain http", "mirror"])
-def test_the_image_comes_with_its_config_digest(asked: Ran, case: str) -> None:
+def test_the_image_is_pulled_and_its_config_digest_returned(asked: Ran, case: str) -> None:
     answer = asked.answers[case]
     assert answer["changed"], answer
     assert answer["config_digest"] == driverimage.build("standin").config_digest
@@ -144,27 +144,27 @@ def test_the_second_time_nothing_is_done(asked: Ran) -> None:
 @pytest.mark.parametrize(
     ("case", "code", "said"),
     [
-        ("no login", "registry_login", "asks for a login and none is given"),
+        ("no login", "registry_login", "requires a login, and none is given"),
         ("wrong password", "registry_login", "does not accept the login of puller"),
-        ("no login, token", "registry_login", "asks for a login and none is given"),
+        ("no login, token", "registry_login", "requires a login, and none is given"),
         ("wrong password, token", "registry_login", "does not accept the login of puller"),
-        ("unknown authority", "registry_certificate", "give the certificate of its authority as registry_ca"),
+        ("unknown authority", "registry_certificate", "set registry_ca to the certificate of its authority"),
         ("http to https", "registry_scheme", "leave registry_plain_http off"),
         ("https to http", "registry_scheme", "set registry_plain_http"),
         ("no such image", "image_refused", "whether puller may read it"),
-        ("contrary hosts folder", "bad_input", "mirrored.example.com/hosts.toml says that this registry is spoken to by https"),
+        ("contrary hosts folder", "bad_input", "mirrored.example.com/hosts.toml says that this registry uses https"),
     ],
 )
-def test_what_cannot_succeed_says_why(asked: Ran, case: str, code: str, said: str) -> None:
+def test_a_pull_that_cannot_succeed_says_why(asked: Ran, case: str, code: str, said: str) -> None:
     found, message = asked.failure(case)
     assert (found, said in message) == (code, True), message
     assert "after 2 tries" not in message
 
 
 def test_no_password_is_seen_anywhere(asked: Ran, bakery: Bakery, registries: tuple[SecureRegistry, SecureRegistry]) -> None:
-    assert f"--user\n{registries[0].username}\n" in asked.seen, "the watch saw the pulls"
+    assert f"--user\n{registries[0].username}\n" in asked.seen, "the watch must have seen the pulls"
     for registry in registries:
-        # A part of it, which neither JSON nor a shell writes in another way.
+        # A part of the password that neither JSON nor a shell escapes.
         secret = registry.password.split("\\")[-1][:16]
         assert secret not in asked.seen
         assert secret not in json.dumps(asked.answers)
@@ -175,7 +175,7 @@ def test_no_password_is_seen_anywhere(asked: Ran, bakery: Bakery, registries: tu
 
 @pytest.fixture(scope="module")
 def imported(bakery: Bakery, registries: object, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """The play about archives, on a node that cannot open a connection; ``seen`` is how many it tried to."""
+    """The play about archives, on a node that cannot open a connection; ``seen`` counts its attempts to open one."""
     folder = tmp_path_factory.mktemp("archives")
     reference = bakery.reference("standin").replace(REGISTRY_NAME, "nowhere.example.com")
     other = reference.replace("standin", "other")
@@ -216,14 +216,14 @@ def imported(bakery: Bakery, registries: object, tmp_path_factory: pytest.TempPa
         ran = play(bakery, cases)
         ran.seen = bakery.ssh("iptables -L OUTPUT -v -x -n | awk 'NR > 2 {print $1}'")
         bakery.ssh("timeout 5 bash -c ': < /dev/tcp/10.213.0.1/5000' || true")
-        assert bakery.ssh("iptables -L OUTPUT -v -x -n | awk 'NR == 3 {print $1}'") != "0\n", "the rule sees what is tried"
+        assert bakery.ssh("iptables -L OUTPUT -v -x -n | awk 'NR == 3 {print $1}'") != "0\n", "the rule must count an attempt"
     finally:
         bakery.ssh("iptables -F OUTPUT; rm /root/there.tar")
     ran.answers["check"] = checked.answers["docker"]
     return ran
 
 
-def test_archives_bring_the_image_and_open_no_connection(imported: Ran, bakery: Bakery) -> None:
+def test_an_archive_is_imported_without_any_connection(imported: Ran, bakery: Bakery) -> None:
     digest = driverimage.build("standin").config_digest
     for case in ("on the node", "docker", "oci, by digest"):
         assert imported.answers[case]["changed"], imported.answers[case]
@@ -246,7 +246,7 @@ def test_in_check_mode_nothing_is_imported(imported: Ran) -> None:
     [
         ("other", "it holds nowhere.example.com/other/"),
         ("other, docker", "it holds nowhere.example.com/other/"),
-        ("cut off", "it was cut off"),
+        ("cut off", "is truncated"),
         ("not there", "is not on the controller"),
         ("not on the node", "it cannot be read on this machine"),
     ],
@@ -256,8 +256,10 @@ def test_an_archive_of_something_else_is_refused(imported: Ran, case: str, said:
     assert (code, said in message) == ("image_archive", True), message
 
 
-def test_the_role_hands_login_and_authority_on_and_shows_neither(bakery: Bakery, registries: tuple[SecureRegistry, SecureRegistry]) -> None:
-    """With an image that is no image for baking, so that the role ends right after the pull."""
+def test_the_role_passes_login_and_authority_on_and_shows_neither(
+    bakery: Bakery, registries: tuple[SecureRegistry, SecureRegistry]
+) -> None:
+    """With an image that does not know `build-only`, so that the role ends right after the pull."""
     basic = registries[0]
     variables = {
         "nvidia_prebake_image": basic.reference(bakery.reference("standin-no-build-only")),

@@ -1,4 +1,4 @@
-"""Removal for real, after a real bake on a native node: the whole listing equals the one from before."""
+"""Uninstall after a real bake on a native node: the whole listing of files equals the one from before the bake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOUVEAU = "etc/modprobe.d/blacklist-nouveau.conf"
 
 
 def remove(bakery: Bakery, *options: str, **variables: Any) -> Ran:
-    """Runs playbooks/remove.yml; the module's whole result is in the output (-v)."""
+    """Runs playbooks/remove.yml with -v, so that the output contains the module's whole result."""
     hosts = inventory.write(bakery.folder / "inventory.json", [(bakery.node.state.name, bakery.node.target)])
     argv = ["ansible-playbook", "-v", "-i", str(hosts), "-e", json.dumps(variables), *options, str(paths.TOP / "playbooks/remove.yml")]
     done = host.run(argv, timeout_s=300, check=False, env=ENVIRONMENT)
@@ -26,8 +26,8 @@ def different(before: dict[str, tuple[int, ...]], after: dict[str, tuple[int, ..
     return {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
 
 
-def test_after_a_bake_in_place_the_whole_listing_is_as_before_and_the_second_run_finds_nothing(bakery: Bakery) -> None:
-    shutil.rmtree(bakery.root / LOGS, ignore_errors=True)  # an earlier test's
+def test_a_bake_in_place_is_removed_without_a_trace_and_the_second_run_finds_nothing(bakery: Bakery) -> None:
+    shutil.rmtree(bakery.root / LOGS, ignore_errors=True)  # left by earlier tests
     before = bakery.files()
     never = remove(bakery)
     assert (never.rc, "changed=0" in never.out) == (0, True), never.out
@@ -57,7 +57,7 @@ def test_after_a_bake_in_place_the_whole_listing_is_as_before_and_the_second_run
     assert (again.rc, "changed=0" in again.out) == (0, True), again.out
 
 
-def test_an_edited_file_stays_and_is_named_and_the_image_goes_where_asked(bakery: Bakery) -> None:
+def test_an_edited_file_stays_and_is_named_and_the_driver_image_is_removed_on_request(bakery: Bakery) -> None:
     before = bakery.files()
     assert bakery.bake_in_place().rc == 0
     (bakery.root / NOUVEAU).write_text("blacklist nouveau\n# mine\n")

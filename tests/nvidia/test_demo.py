@@ -1,4 +1,4 @@
-"""NVIDIA's own driver: the demo's report, and that a GPU which does not answer is no reason to compile. `make test-all PART=nvidia`."""
+"""NVIDIA's own driver: the demo's report, and that a GPU which does not answer causes no compile. `make test-all PART=nvidia`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_stand_ins_skip_or_compile(report: dict[str, Any]) -> None:
     assert all(n["module_loaded"] and n["kernel"] and n["bound"] for n in (baked, fresh))
 
 
-def test_both_images_are_sealed_with_the_report_beside(report: dict[str, Any]) -> None:
+def test_both_images_are_sealed_and_the_report_is_kept(report: dict[str, Any]) -> None:
     for name in ("baked-nvidia", "baked-stand-in"):
         assert node(report, name)["seal"].startswith("sealed: inert, covered: 6.1.")
         seal = json.loads((demo.OUT / f"{name}.seal.json").read_text())
@@ -64,13 +64,15 @@ def test_both_images_are_sealed_with_the_report_beside(report: dict[str, Any]) -
 
 @pytest.fixture(params=["nvidia", "nvidia-strict"])
 def silent_gpu(request: pytest.FixtureRequest) -> Iterator[tuple[VM, str]]:
-    """A node whose GPU does not answer nvidia-smi, with an image that lets that pass and with one that does not."""
+    """A node whose GPU does not answer nvidia-smi, and a driver image that accepts that, or one that does not."""
     vm = VM.create(request.param, bakedimage.bake(request.param).disk, kernel="6.1", gpu=demo.GPU)
     yield vm, request.param
     vm.destroy()
 
 
-def test_no_device_is_an_error_of_its_own_and_no_compile_unless_both_sides_waive_it(silent_gpu: tuple[VM, str], tmp_path: Path) -> None:
+def test_a_silent_gpu_is_an_error_of_its_own_without_a_compile_unless_both_sides_waive_it(
+    silent_gpu: tuple[VM, str], tmp_path: Path
+) -> None:
     vm, image = silent_gpu
     only_one_side = {"gpu_boot_accept_no_device": image == "nvidia-strict", "gpu_boot_delay_s": 1}
     with pytest.raises(LabError):

@@ -1,4 +1,4 @@
-"""Packer's qemu builder: a user who may sudo bakes the stand-in into a disk, which then boots with a GPU. `make test-all PART=packer`."""
+"""Packer's qemu builder: a user with sudo bakes the stand-in into a disk, which then boots with a GPU. `make test-all PART=packer`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: 
         "default: Seal the image",
         "generalised",
     ]
-    # The first "settled" is that of the boot before.
+    # The first "settled" is that of the boot before the reboot.
     found = [built.log.rindex(line) for line in order]
     assert found == sorted(found)
     up = [int(s) for s in re.findall(r"settled: kernel \S+, up for (\d+) s", built.log)]
@@ -50,11 +50,11 @@ def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: 
     gone = ("/var/lib/systemd/random-seed", "/var/lib/cloud/instance", "/root/.ansible_async", f"/home/{packerqemu.USER}/.ansible")
     files = packerqemu.read_files(built.disk, "/etc/machine-id", "/etc/sudoers.d/packer", *gone)
     assert files["/etc/machine-id"] == ""
-    assert "NOPASSWD" in (files["/etc/sudoers.d/packer"] or "")  # what is there is read
+    assert "NOPASSWD" in (files["/etc/sudoers.d/packer"] or "")  # shows that existing files are read
     assert [files[name] for name in gone] == [None] * len(gone)
 
 
-def test_the_image_is_sealed_with_the_report_in_it_and_beside_it(built: Built) -> None:
+def test_the_image_is_sealed_and_the_report_is_in_the_image_and_beside_it(built: Built) -> None:
     beside = json.loads((built.folder / SEAL).read_text())
     kept = json.loads(
         packerqemu.read_files(built.disk, "/var/lib/gpu-prebake/seal-report.json")["/var/lib/gpu-prebake/seal-report.json"] or ""

@@ -1,4 +1,4 @@
-"""The README's two provisioners, word for word, in a template of its own, on a native node whose login is a user with sudo."""
+"""The two provisioners of the README, word for word, in another template, on a native node whose login is a user with sudo."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def node() -> Iterator[NativeNode]:
 
 
 def build(node: NativeNode, folder: Path) -> None:
-    """Runs the README's lines with this clone, and a driver.json of the lab's."""
+    """Runs the README's lines with this clone and a driver.json for the lab."""
     driver = driverimage.build("standin")
     registry.push(driver.layout, driver.reference)
     kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
@@ -56,12 +56,12 @@ def build(node: NativeNode, folder: Path) -> None:
     provisioners = "\n".join(lines).replace(f"{CLONE}/driver.json", str(values)).replace(CLONE, str(paths.TOP))
     template = folder / "own.pkr.hcl"
     template.write_text(TEMPLATE.format(host=node.target.address, key=ssh.key(), provisioners=provisioners))
-    # Only so that no host key of the lab's is kept on this machine.
+    # Only so that the host keys of lab nodes are not kept on this machine.
     env = {"CHECKPOINT_DISABLE": "1", "ANSIBLE_SSH_COMMON_ARGS": "-o UserKnownHostsFile=/dev/null"}
     host.run(["packer", "build", "-color=false", str(template)], timeout_s=900, log=folder / "packer.log", env=env)
 
 
-def test_without_the_right_to_sudo_nothing_is_baked_and_the_log_says_why(node: NativeNode, tmp_path: Path) -> None:
+def test_without_sudo_nothing_is_baked_and_the_log_says_why(node: NativeNode, tmp_path: Path) -> None:
     node.ssh("mv /etc/sudoers.d/packer /root/")
     try:
         with pytest.raises(LabError, match=r"[Pp]assword"):

@@ -1,4 +1,4 @@
-"""A page in headless Chromium: measured at several widths, in light and dark, and photographed."""
+"""Loads a page in headless Chromium, measures it at several widths, in light or dark, and takes a screenshot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from lab.machine import host
 
 TIMEOUT_S = 120.0
-# In each frame: is anything wider than the page, what else was asked for; in each picture that is shown: do texts overlap, is one cut?
+# In each frame: is the content wider than the page, and what was requested? In each visible picture: do texts overlap, is one cut off?
 _MEASURE = """
 addEventListener("load", () => {
   const found = {};
@@ -41,7 +41,7 @@ addEventListener("load", () => {
 
 @dataclass(frozen=True)
 class Seen:
-    """What the browser measured, by width; the lines of its console; the picture that it took."""
+    """What the browser has measured, by width; the lines of its console; the screenshot."""
 
     widths: dict[int, dict[str, Any]]
     console: list[str]
@@ -49,7 +49,7 @@ class Seen:
 
 
 def look(page: str, folder: Path, widths: tuple[int, ...], is_dark: bool, photo: Path) -> Seen:
-    """Loads `page` in a frame of each width, without a network, and photographs it at the last one."""
+    """Loads `page` in a frame of each width, without a network, and takes a screenshot at the last width."""
     folder.mkdir(parents=True, exist_ok=True)
     plain, framed = folder / "page.html", folder / "framed.html"
     plain.write_text(page)

@@ -1,4 +1,4 @@
-"""The demo's page in a real browser, Debian's Chromium: `make test-all PART=page`. Its photographs are in build/page, to be looked at."""
+"""The demo's page in a real browser, Debian's Chromium: `make test-all PART=page`. Screenshots for people are in build/page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PHOTOS = paths.TOP / "build/page"
 
 
 def report(is_hostile: bool) -> dict[str, Any]:
-    """A real run's; the hostile one has texts that nobody can break into lines."""
+    """The report of a real run; the hostile one has texts that cannot be broken into lines."""
     found = dict(json.loads((paths.TOP / "tests/data/demo/report.json").read_text()))
     if is_hostile:
         found["nodes"][0]["reason"] = "x" * 400
@@ -28,7 +28,7 @@ def report(is_hostile: bool) -> dict[str, Any]:
 
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("is_hostile", [False, True], ids=["real", "hostile"])
-def test_the_page_fits_and_no_text_lies_on_another(is_hostile: bool, is_dark: bool, tmp_path: Path) -> None:
+def test_the_page_fits_and_no_texts_overlap(is_hostile: bool, is_dark: bool, tmp_path: Path) -> None:
     PHOTOS.mkdir(parents=True, exist_ok=True)
     photo = PHOTOS / f"{'hostile' if is_hostile else 'real'}-{'dark' if is_dark else 'light'}.png"
     seen = browser.look(demopage.render(report(is_hostile)), tmp_path, WIDTHS, is_dark, photo)
@@ -38,7 +38,7 @@ def test_the_page_fits_and_no_text_lies_on_another(is_hostile: bool, is_dark: bo
         assert (found["page"], found["content"]) == (width, width)
         assert found["loaded"] == []
         assert found["background"] == ("rgb(13, 17, 23)" if is_dark else "rgb(255, 255, 255)")
-        (picture,) = found["pictures"]  # the wide one or the narrow one, never both
+        (picture,) = found["pictures"]  # either the wide or the narrow one
         assert (picture["cut"], picture["clash"]) == ([], [])
         assert picture["texts"] > 30
     assert photo.stat().st_size > 10000

@@ -1,4 +1,4 @@
-"""Power cuts in VMs: ``make test-power``, ``make test-all PART=power``. Outside a lab session they are an error, never skipped."""
+"""Power cuts in VMs: ``make test-power``, ``make test-all PART=power``. Outside of a lab session they fail; they are never skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ pytest.register_assert_rewrite("tests.power.cutting")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", default="", help="of the cuts' steps and delays; a run says which it took")
+    parser.addoption("--seed", default="", help="random seed for the steps and delays of the power cuts; each run prints its seed")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Power cuts in one VM, chained: each boot first recovers from the last cut and is compared, then the next cut follows.
+"""Power cuts in one VM, one after the other: after each boot the node recovers from the last cut and is compared, then it is cut again.
 
-The node runs ``python3 -m gpunode.command`` with its progress on the serial console. Once the chosen step is said there, QEMU is killed
-after a delay of up to 50 ms.
+The node runs ``python3 -m gpunode.command`` with its progress on the serial console. After the chosen step appears there, QEMU is killed
+with a delay of up to 50 ms.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tests.power.listing import HERE, OBJECTS, STORE, Filesystem, Thing, differe
 INERT, ACTIVE, ABSENT, BETWEEN = "inert", "active", "absent", "between"
 ENDS = {ACTIVATE: ACTIVE, DEACTIVATE: INERT, DISCARD: ABSENT}
 MOST_DELAY_S = 0.05
-AGAIN = 0.25  # of the cuts that leave a journal are followed by one in the run that recovers
-SLOWEST_S = 900.0  # one command, on a machine that does much else
+AGAIN = 0.25  # of the cuts that leave a journal, this part is followed by a cut in the run that recovers
+SLOWEST_S = 900.0  # for one command, on a busy machine
 ENDED = "power: the command has ended"
-# Before the journal nothing has begun; once it has gone, what is left to do is to drop garbage.
+# Before the journal is written nothing has begun; after it is deleted, only unneeded files are still to be deleted.
 NOT_INSIDE = (
     *("", "activate: check", "activate: read", "activate: keep", "activate: done"),
     *("take-away: drop", "take-away: done", "discard: done"),
@@ -41,7 +41,7 @@ _STEP = re.compile(rf"^((?:{'|'.join(STEPS)}): (?:{'|'.join({s for steps in STEP
 
 @dataclass
 class Cut:
-    """One power cut: what was aimed at, where it fell, what was there after power-on, and what the next run made of it."""
+    """One power cut: the step that was chosen, the last step before the cut, what was found after power-on, and how the next run ended."""
 
     command: str
     step: str
@@ -54,7 +54,7 @@ class Cut:
 
     @property
     def is_inside(self) -> bool:
-        """Whether it provably fell inside a transaction: its journal is there, or a step was said and not that all is done."""
+        """Whether the cut was provably inside a transaction: the journal exists, or a step was printed and not the last one."""
         return bool(self.found["journal"]) or self.last_step not in NOT_INSIDE
 
     @property
@@ -68,11 +68,11 @@ class Cut:
         return (command, self.step, f"{self.delay_s * 1000:.1f} ms", self.last_step, where, there, self.then, self.end)
 
 
-HEAD = ("command", "cut after", "delay", "said last", "transaction", "found after power-on", "then run", "end state")
+HEAD = ("command", "cut after", "delay", "last step", "transaction", "found after power-on", "then run", "end state")
 
 
 class Bench:
-    """A VM whose store holds one layer, how it looks in each state that a run may end in, and the cuts that were made."""
+    """A VM whose store contains one layer, its filesystem in each state in which a run may end, and the cuts that were made."""
 
     def __init__(self, vm: VM, seed: int) -> None:
         self.vm = vm
@@ -91,16 +91,16 @@ class Bench:
     # --- uninterrupted ------------------------------------------------------------------------------------------------
 
     def rehearse(self) -> None:
-        """An activation to its end: the states that are compared with, and the steps that can be cut at. Leaves the layer in place."""
+        """Runs one activation to its end: records the states for comparison, and the steps for cuts. Leaves the layer active."""
         inert = self.looks[INERT] = self.filesystem.look()
-        offset = self._said_so_far()
+        offset = self._console_size()
         self._run(ACTIVATE)
-        said = self._steps_said(offset)
+        said = self._steps_printed(offset)
         self.looks[ACTIVE] = self.filesystem.look()
         assert differences(self.looks[ACTIVE], inert)
         gone = (f"{STORE}/layers/{self.layer}", OBJECTS)
         self.looks[ABSENT] = {path: thing for path, thing in inert.items() if not path.startswith(gone)}
-        # The kept indexes and loader's cache come back by themselves: neither depmod nor ldconfig runs while a layer is taken away.
+        # The indexes and the loader's cache are restored from backups: neither depmod nor ldconfig runs during a deactivation.
         away = [f"{TAKE_AWAY}: {step}" for step in STEPS[TAKE_AWAY] if step not in ("depmod", "ldconfig")]
         each = {ACTIVATE: said, DEACTIVATE: [f"{DEACTIVATE}: journal", *away], DISCARD: [f"{DISCARD}: {step}" for step in STEPS[DISCARD]]}
         self.steps = {command: [step for step in steps if step not in NOT_INSIDE] for command, steps in each.items()}
@@ -114,30 +114,30 @@ class Bench:
         return f"cd /{HERE} && PYTHONDONTWRITEBYTECODE=1 python3 -m gpunode.command {command} {layer} 2>/dev/console"
 
     def _restore_store(self) -> None:
-        """After a discard: the layer is put back into the store as it was baked."""
+        """After a discard: puts the layer back into the store, as it was after the bake."""
         self.vm.ssh(f"rm -rf /{STORE} && cp -a /{HERE}/store /{STORE} && sync", timeout_s=SLOWEST_S)
 
     # --- cut ----------------------------------------------------------------------------------------------------------
 
     def cut(self, command: str, recovering: bool = False) -> Cut:
-        """Cuts the power during a command, or while it takes back or finishes what the last cut left."""
-        # Most steps take a few milliseconds: shorter delays more often, so that the cut falls on the step itself or soon after.
+        """Cuts the power during a command, or while that rolls back or finishes what the last cut has left."""
+        # Most steps take a few milliseconds. Shorter delays are more frequent, so that the cut is in the step itself or soon after.
         delay_s = MOST_DELAY_S * self.random.random() ** 2
         made = Cut(command, self._aim(TAKE_AWAY if recovering else command), delay_s, recovering)
-        offset = self._said_so_far()
+        offset = self._console_size()
         line = f"{self._shell(command)}; echo '{ENDED}' >/dev/console"
         with subprocess.Popen(ssh.argv(self.vm.target, line), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
             self._await(offset, made.step)
             time.sleep(made.delay_s)
             self.vm.kill()
             process.kill()
-        said = self._steps_said(offset)
+        said = self._steps_printed(offset)
         made.last_step = said[-1] if said else ""
         self.cuts.append(made)
         return made
 
     def _aim(self, operation: str) -> str:
-        """A step that was not cut at before while there is one."""
+        """A step at which there was no cut yet, as long as there are such."""
         aims = self._aims.setdefault(operation, [])
         if not aims:
             aims += self.random.sample(self.steps[operation], len(self.steps[operation]))
@@ -145,18 +145,18 @@ class Bench:
 
     def _await(self, offset: int, step: str) -> None:
         end = time.monotonic() + SLOWEST_S
-        while step not in self._steps_said(offset) and ENDED not in self._said(offset):
-            assert time.monotonic() < end, f"{step} was never said; {self.vm.serial}"
+        while step not in self._steps_printed(offset) and ENDED not in self._console(offset):
+            assert time.monotonic() < end, f"{step} was never printed; see {self.vm.serial}"
             time.sleep(0.0005)
 
     def power_on(self, cut: Cut) -> None:
-        """Power on, and look at what the cut has left."""
+        """Powers on, and records what the cut has left."""
         self.vm.layer_disk()
         self.vm.start()
         cut.found = json.loads(self.vm.ssh(f"python3 /{HERE}/onnode.py found {self.layer}").stdout)
 
     def finish(self, cut: Cut) -> str:
-        """Run it again, or the other way round, and compare. Returns the state that the node is in then."""
+        """Runs the command again, or its opposite, and compares the result. Returns the state of the node afterwards."""
         other = {ACTIVATE: DEACTIVATE, DEACTIVATE: ACTIVATE, DISCARD: DISCARD}[cut.command]
         cut.then = self.random.choice([cut.command, other])
         self._run(cut.then)
@@ -171,7 +171,7 @@ class Bench:
         return INERT if wanted == ABSENT else wanted
 
     def chain(self, number: int) -> None:
-        """That many cuts after a rehearsal, one after the other: each of a command that has something to do then."""
+        """Makes that many cuts after a rehearsal, each during a command that has something to do in the node's state."""
         possible = {ACTIVE: [DEACTIVATE], INERT: [ACTIVATE, ACTIVATE, ACTIVATE, DISCARD], BETWEEN: [ACTIVATE, DEACTIVATE]}
         state = ACTIVE
         for left in reversed(range(number)):
@@ -184,27 +184,27 @@ class Bench:
 
     # --- the console --------------------------------------------------------------------------------------------------
 
-    def _said_so_far(self) -> int:
+    def _console_size(self) -> int:
         return self.vm.serial.stat().st_size
 
-    def _said(self, offset: int) -> str:
+    def _console(self, offset: int) -> str:
         with self.vm.serial.open("rb") as stream:
             stream.seek(offset)
             return stream.read().decode(errors="replace")
 
-    def _steps_said(self, offset: int) -> list[str]:
-        return _STEP.findall(self._said(offset))
+    def _steps_printed(self, offset: int) -> list[str]:
+        return _STEP.findall(self._console(offset))
 
 
 def table(cuts: Iterable[Cut]) -> str:
-    """The cuts as text, in columns."""
+    """The cuts as a table of text."""
     rows = [("no.", *HEAD), *((str(number), *cut.row) for number, cut in enumerate(cuts, 1))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows) + "\n"
 
 
 def _archive() -> str:
-    """The library and the script that looks, as a tar file in base64."""
+    """The library and the script onnode.py, as a tar file in base64."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         library = paths.TOP / "plugins/module_utils/gpunode"

@@ -1,7 +1,7 @@
-"""The whole filesystem of a VM as values, fast under emulation: ``find`` lists it, and only what was written to is read.
+"""The whole filesystem of a VM as values, fast under emulation: ``find`` lists it, and only files that were written to are read.
 
-A file that is the same inode with the same times of change, to the nanosecond, as at an earlier look holds what it held then: nothing can
-set the time of the last change of an inode. Each look begins with a sync, so what it has read is on the disk.
+A file with the same inode and the same times of change, to the nanosecond, as at an earlier look has the same content: nothing can set the
+time of the last change of an inode. Each look starts with a sync, so what it reads is on the disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lab.nodes.vm import VM
 STORE = "var/lib/gpu-prebake"
 OBJECTS = f"{STORE}/objects/"
 HERE = "srv/power"
-# What a node writes by itself, what logging in leaves, and what these tests keep there. Nothing else is excused.
+# What a node writes by itself, what logging in leaves behind, and what these tests keep there. Nothing else is excused.
 EXCUSED = ("dev", "proc", "run", "sys", "tmp", "root", HERE, "var/cache", "var/lib/containerd", "var/lib/systemd", "var/log", "var/tmp")
 _FORMAT = r"%y\t%m\t%U\t%G\t%s\t%i\t%T@\t%C@\t%p\t%l\0"
 
@@ -24,7 +24,7 @@ Thing = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of find's. ``stamp`` changes with the inode or whatever is done to it."""
+    """One line of find's output. ``stamp`` changes with the inode, and with every change to it."""
 
     kind: str
     mode: str
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass
 class Filesystem:
-    """A VM's filesystem. ``read_paths`` are those that a first look reads: what a transaction may touch."""
+    """A VM's filesystem. ``read_paths`` are the paths that the first look reads: those that a transaction may change."""
 
     vm: VM
     read_paths: frozenset[str]
@@ -51,7 +51,7 @@ class Filesystem:
     contents: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def look(self) -> dict[str, Thing]:
-        """Path → what it is, of all but EXCUSED."""
+        """Path → what is there, for everything but EXCUSED."""
         lines = self._find()
         first = not self.base
         asked = [path for path, line in lines.items() if (self._is_read_first(path, line) if first else self._is_touched(path, line))]
@@ -69,7 +69,7 @@ class Filesystem:
     def _content(self, path: str, line: Line) -> object:
         if line.kind != "f":
             return ""
-        # Neither read nor touched since the first look: its content is what it was, and its inode says so.
+        # Neither read nor changed since the first look: its inode shows that its content is the same.
         return self.contents.get(line.written, line.stamp)
 
     def _is_read_first(self, path: str, line: Line) -> bool:
@@ -98,7 +98,7 @@ class Filesystem:
 
 
 def differences(now: dict[str, Thing], wanted: dict[str, Thing]) -> dict[str, tuple[Thing | None, Thing | None]]:
-    """Path → what it is and what it should be. An object of the store that no document names any more, and that no document is missing, is
-    no difference: it was kept aside for a transaction that had not begun, and goes with the next discard or bake."""
+    """Path → what is there and what should be there. An additional object in the store, which no document names, is no difference: it is
+    a backup for a transaction that had not begun, and the next discard or bake deletes it."""
     paths = [path for path in now.keys() | wanted.keys() if now.get(path) != wanted.get(path)]
     return {path: (now.get(path), wanted.get(path)) for path in sorted(paths) if not (path.startswith(OBJECTS) and path not in wanted)}

@@ -1,7 +1,7 @@
-"""Runs in the VM, with the node's own Python: what of some paths only reading tells, and what a layer's documents say after power-on.
+"""Runs in the VM, with the node's own Python: reads attributes and contents of paths, and a layer's documents after power-on.
 
-``details`` reads paths from standard input, ended by NUL, a ``+`` before those whose content is wanted; ``found LAYER`` reads nothing. Both
-answer in JSON.
+``details`` reads paths from standard input, each ended by NUL, with a ``+`` before those whose content is wanted; ``found LAYER`` reads no
+input. Both print JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gpunode.store import activation_record, layers
 
 
 def content(path: str) -> str:
-    """SHA-256 of a file; of the record without the times of when it was written and when what it keeps was."""
+    """SHA-256 of a file; for the activation record, without the time of the activation and the times of the backups."""
     with Path(path).open("rb") as stream:
         if path == f"/{ACTIVATION}":
             record = json.load(stream)
@@ -36,13 +36,13 @@ def attributes(path: str) -> list[str]:
 
 
 def details() -> dict[str, list[object]]:
-    """Path → its attributes, and its content where that is wanted."""
+    """Path → its attributes, and the hash of its content if that is wanted."""
     wanted = [name for name in sys.stdin.read().split("\0") if name]
     return {name[1:]: [attributes(name[1:]), content(name[1:]) if name[0] == "+" else ""] for name in wanted}
 
 
 def found(layer: str) -> dict[str, object]:
-    """Which documents are there, and how many of the layer's files."""
+    """Which documents exist, and how many of the layer's files are in place."""
     root = Path("/")
     journal, record, path = activation_record.read_journal(root), activation_record.read(root), layers.path_of(root, layer)
     files = [entry.path for entry in layers.read(path).files if entry.type != "folder"] if path.exists() else []

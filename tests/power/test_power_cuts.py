@@ -1,4 +1,4 @@
-"""A layer's transactions when the power goes: the next run finishes them or takes them back, and the node is as if nothing had happened."""
+"""Power cuts during a layer's transactions: the next run finishes or rolls them back, and the node is as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lab.nodes import disk
 from lab.nodes.vm import VM
 from tests.power.cutting import Bench, table
 
-# Nothing else writes in the background, and a boot is short.
+# So that nothing else writes in the background, and boots are short.
 QUIET = "systemd.mask=timers.target systemd.mask=containerd.service"
 REPORT = paths.TOP / "build/power/report.txt"
 
 
 @contextmanager
 def bench(image: str, seed: int) -> Iterator[Bench]:
-    """A VM with a captured layer of ``image``; whatever comes, what was cut so far is reported."""
+    """A VM with a captured layer of ``image``. At the end, also after a failure, the cuts so far are reported."""
     baked = bakedimage.bake(image, mode=bakedimage.CAPTURED)
     vm = VM.create(f"power-{os.getpid()}", baked.disk, kernel="6.1", append=QUIET)
     try:
@@ -46,8 +46,8 @@ def bench(image: str, seed: int) -> Iterator[Bench]:
         pytest.param(["write -P 0x42 0 64k", "flush", "write -P 0x43 0 64k"], "43", id="again, not flushed"),
     ],
 )
-def test_a_cut_takes_what_the_guest_had_not_flushed(tmp_path: Path, commands: list[str], left: str) -> None:
-    """Of what is written into a fresh overlay for the first time: on what VM.layer_disk relies."""
+def test_a_cut_loses_what_the_guest_had_not_flushed(tmp_path: Path, commands: list[str], left: str) -> None:
+    """This holds for what is written into a new overlay for the first time; VM.layer_disk relies on it."""
     base, overlay = tmp_path / "base.qcow2", tmp_path / "overlay.qcow2"
     host.run(["qemu-img", "create", "-q", "-f", "qcow2", str(base), "64M"], timeout_s=60)
     host.run(["qemu-io", "-c", "write -P 0xAA 0 64k", str(base)], timeout_s=60)

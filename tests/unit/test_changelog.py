@@ -1,4 +1,4 @@
-"""Changelog fragments are reStructuredText; antsibull-changelog lint takes the markup of Ansible docs and of Markdown for plain text."""
+"""Changelog fragments are reStructuredText; antsibull-changelog lint does not notice the markup of Ansible docs and of Markdown."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def test_a_fragment_has_no_other_markup(fragment: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["option C(newest)", "option `newest`", "see [signing](docs/signing.md)", "**all** kernels"])
-def test_other_markup_is_seen(text: str) -> None:
+def test_other_markup_is_found(text: str) -> None:
     assert OTHER_MARKUP.search(text)
 
 
-def test_literals_are_no_other_markup() -> None:
+def test_literals_are_not_other_markup() -> None:
     assert not OTHER_MARKUP.search("options ``newest`` and ``all`` (``build_incomplete``), a key in a PKCS#11 token (a file)")

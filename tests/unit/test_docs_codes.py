@@ -1,4 +1,4 @@
-"""docs/codes.md against the source: every code that the library can give is documented, and no other."""
+"""docs/codes.md against the source: every code that the library can return is documented, and no other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ TOP = Path(__file__).parents[2]
 FOLDERS = ("module_utils", "modules", "plugin_utils", "action")
 SOURCES = sorted(path for folder in FOLDERS for path in (TOP / "plugins" / folder).rglob("*.py"))
 WORD = re.compile(r"[a-z]+(_[a-z]+)*")
-# Calls that carry a reason code, and where in their arguments it stands.
+# Calls with a reason code, and its position in their arguments.
 REASONED = {"Refusal": 1, "Plan": 1, "_left_alone": 1, "_failure": 0}
-# A plan that fails ends the run with its code as the error's.
+# A plan that fails ends the run; its code becomes the error code.
 FAILING = "_failure"
 
 Collector = Callable[[ast.Module], set[str]]
 
 
 def text_of(node: ast.expr | None) -> set[str]:
-    """The texts that an expression can be: a constant, or either side of a conditional one."""
+    """The texts that an expression can have as its value: a constant, or either side of a conditional expression."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return {node.value}
     if isinstance(node, ast.IfExp):
@@ -35,7 +35,7 @@ def called(node: ast.Call) -> str:
 
 
 def codes_of_assigned(scope: ast.AST, name: str) -> set[str]:
-    """What a variable that is passed as ``code`` can hold; one that is taken out of a table: the words with an underscore around it."""
+    """The values of a variable that is passed as ``code``. If it is taken from a table: all words with an underscore in that scope."""
     found: set[str] = set()
     for node in ast.walk(scope):
         if not isinstance(node, ast.Assign):
@@ -65,7 +65,7 @@ def error_codes(tree: ast.Module) -> set[str]:
             if called(call) == FAILING and call.args:
                 found |= text_of(call.args[0])
     for node in tree.body:
-        # One code for all that can be wrong with one file, handed on to the reader of documents.
+        # One code for everything that can be wrong with one file, which is passed to the reader of documents.
         if isinstance(node, ast.Assign) and [t.id for t in node.targets if isinstance(t, ast.Name)] == ["_CODE"]:
             found |= text_of(node.value)
         if isinstance(node, ast.ClassDef):
@@ -90,7 +90,7 @@ def reason_codes(tree: ast.Module) -> set[str]:
 
 
 def assigned_reasons(node: ast.Assign) -> set[str]:
-    """``outcome.code = …``, alone or among others, and the table ``…_CODES``."""
+    """The codes of assignments ``outcome.code = …``, alone or in a tuple, and of tables ``…_CODES``."""
     found: set[str] = set()
     for target in node.targets:
         if isinstance(target, ast.Name) and target.id.endswith("_CODES") and isinstance(node.value, ast.Dict):
@@ -112,7 +112,7 @@ def in_source(collect: Collector) -> set[str]:
 
 
 def documented(section: str) -> list[str]:
-    """First cells of the tables in one section of docs/codes.md."""
+    """The first cells of the tables in one section of docs/codes.md."""
     text = (TOP / "docs/codes.md").read_text(encoding="utf-8")
     body = re.search(rf"^## {section}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert body, f"docs/codes.md has no section {section}"
@@ -128,7 +128,7 @@ def test_every_code_of_the_source_is_documented(section: str, collect: Collector
 
 
 @pytest.mark.parametrize(("section", "collect"), TABLES)
-def test_no_code_is_documented_that_does_not_exist(section: str, collect: Collector) -> None:
+def test_every_documented_code_exists(section: str, collect: Collector) -> None:
     assert sorted(set(documented(section)) - in_source(collect)) == []
 
 
@@ -137,13 +137,13 @@ def test_no_code_is_documented_twice(section: str, collect: Collector) -> None:
     assert len(documented(section)) == len(set(documented(section)))
 
 
-def test_every_code_is_reachable_from_the_page_for_people_on_call() -> None:
+def test_the_page_for_people_on_call_names_every_code() -> None:
     page = (TOP / "docs/on-call.md").read_text(encoding="utf-8")
     known = {*documented("Reason codes"), *documented("Error codes")}
     assert sorted(known - set(re.findall(r"`(\w+)`", page))) == [], "add a code to the row of docs/on-call.md that says what to do"
 
 
-def test_the_collectors_see_each_way_in_which_a_code_is_given() -> None:
+def test_the_collectors_find_every_form_in_which_code_gives_a_code() -> None:
     reasons, errors = in_source(reason_codes), in_source(error_codes)
     assert {"not_managed", "kernel_mismatch", "digest_unknown", "marker_matches", "fast_path_failed", "skip_refused"} <= reasons
     assert {"bad_input", "gpu_missing", "hardware", "library_mismatch", "no_answer", "record_invalid", "no_space"} <= errors

@@ -1,4 +1,4 @@
-"""Links between the pages: each leads to a file or folder that is here, and to a heading that it has."""
+"""Links between the pages: each leads to an existing file or folder, and to an existing heading."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LINK = re.compile(r"\[[^\]]*\]\((?!https?://)([^)\s#]*)(?:#([^)\s]+))?\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as its links name them."""
+    """The headings of a page in the form that links use."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken(page: Path) -> list[str]:
-    """The links of a page that lead nowhere."""
+    """The links of a page whose target does not exist."""
     found = []
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         file = (page.parent / target).resolve() if target else page
@@ -29,11 +29,11 @@ def broken(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(TOP))) for page in PAGES])
-def test_links_lead_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     assert broken(page) == []
 
 
-def test_a_broken_link_is_seen(tmp_path: Path) -> None:
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
     page = tmp_path / "a.md"
     page.write_text("# One thing\n[good](#one-thing) [bad](b.md) [worse](a.md#two)\n", encoding="utf-8")
     assert broken(page) == ["b.md", "a.md#two"]

@@ -1,4 +1,4 @@
-"""docs/rules.md against what cites it: each rule that code or a page names by its number is on that page, once."""
+"""docs/rules.md against its citations: each rule that code or a page cites by its number is on that page, once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOP = Path(__file__).parents[2]
 RULES = TOP / "docs/rules.md"
 FOLDERS = ("bench", "changelogs", "docs", "lab", "molecule", "packer", "playbooks", "plugins", "roles", "src", "tests")
 SUFFIXES = {".py", ".md", ".yml", ".yaml", ".sh", ".j2", ".hcl"}
-# A group's letter and a number; not part of a longer word, name or path, such as B200 or R12B.
+# The letter of a group and a number; not as part of a longer word, name or path, such as B200 or R12B.
 CITATION = re.compile(r"(?<![\w./#-])[BDIR][0-9]{1,2}(?![\w/-])")
 HEADING = re.compile(r"^### (.+)$", re.MULTILINE)
 
@@ -22,19 +22,19 @@ def headings() -> list[str]:
 
 
 def cited(text: str) -> set[str]:
-    """The numbers of rules in a text."""
+    """The numbers of rules that a text cites."""
     return set(CITATION.findall(text))
 
 
 def sources() -> Iterator[Path]:
-    """Code and pages; this file and the page of rules cite as examples."""
+    """Code and pages, without this file and the page of rules, whose citations are examples."""
     yield from (path for path in TOP.iterdir() if path.is_file() and path.suffix == ".md")
     for folder in FOLDERS:
         yield from (path for path in (TOP / folder).rglob("*") if path.suffix in SUFFIXES and path not in {Path(__file__), RULES})
 
 
 def unruled(rules: list[str], paths: Iterator[Path]) -> list[str]:
-    """What files cite that is no rule: ``file: number``."""
+    """The citations that name no rule, as ``file: number``."""
     return sorted(f"{path}: {number}" for path in paths for number in cited(path.read_text(encoding="utf-8")) if number not in rules)
 
 
@@ -55,7 +55,7 @@ def test_citations_are_found_in_the_code() -> None:
     assert {"B10", "D3", "I4", "R7"} <= found
 
 
-def test_a_citation_without_a_rule_is_seen(tmp_path: Path) -> None:
+def test_a_citation_without_a_rule_is_found(tmp_path: Path) -> None:
     page = tmp_path / "a.py"
     page.write_text('"""Looks at the node (D15), and never guesses (B99)."""\n', encoding="utf-8")
     assert unruled(headings(), iter([page])) == [f"{page}: B99"]
@@ -69,5 +69,5 @@ def test_a_citation_without_a_rule_is_seen(tmp_path: Path) -> None:
         pytest.param("eight B200, an R12B, ID3, D3-like, a/B1", set(), id="other words"),
     ],
 )
-def test_other_words_are_no_citations(text: str, numbers: set[str]) -> None:
+def test_citations_are_distinguished_from_other_words(text: str, numbers: set[str]) -> None:
     assert cited(text) == numbers

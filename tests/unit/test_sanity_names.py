@@ -1,5 +1,5 @@
-"""What no linter of `make check` sees in plugins: the name _, which `ansible-test sanity` refuses (it is gettext's there), and what Python
-3.9, the oldest that a node may have, does not know."""
+"""What no linter of `make check` finds in plugins: the name _, which `ansible-test sanity` refuses (it means gettext there), and names that
+Python 3.9, the oldest that a node may have, does not have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_no_plugin_binds_the_name_underscore() -> None:
     assert found == []
 
 
-def test_no_plugin_asks_for_a_newer_python_than_nodes_have() -> None:
+def test_no_plugin_needs_a_newer_python_than_nodes_have() -> None:
     found = []
     for path in sorted(PLUGINS.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""The version of the collection, of the Python package and of the program gpu-prebake is one and the same."""
+"""The collection, the Python package and the program gpu-prebake have the same version."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpu_prebake import cli
 TOP = Path(__file__).parents[2]
 
 
-def test_collection_package_and_program_have_one_version() -> None:
+def test_collection_package_and_program_have_the_same_version() -> None:
     version = yaml.safe_load((TOP / "galaxy.yml").read_text(encoding="utf-8"))["version"]
     package = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     lines = CliRunner().invoke(cli.cli, ["--version"]).output.splitlines()

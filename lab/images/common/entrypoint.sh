@@ -1,5 +1,5 @@
 #!/bin/bash
-# Entrypoint of a driver image after the driver-container contract (lab/images/README.md has the table of actions).
+# Entrypoint of a driver image that follows the driver-container contract (lab/images/README.md has the table of actions).
 # usage: entrypoint.sh copy|install|build-only|install-skip-build [sleep]
 # Runs in the driver container; everything but the two copies happens in the mount namespace of its PID 1.
 set -euo pipefail
@@ -10,7 +10,7 @@ action=${1:-}
 [ -n "$action" ] || { echo "entrypoint.sh: no action given" >&2; exit 1; }
 step entry
 
-# The build leaves out the lines so marked for an image that is older than prebaking.
+# The lines with a mark at their end are left out of an image that is older than prebaking.
 environment=()
 known=false
 case $action in
@@ -23,7 +23,7 @@ if $known; then
   step copied
 fi
 
-# A word that the image does not know is not refused here: install.sh fails for want of config.sh, as upstream's does.
+# An unknown action is not refused here: install.sh fails because config.sh is missing, as upstream's does.
 if [ "$action" != copy ]; then
   cp -a /opt/actions/. /mnt/actions/
   nsenter -t 1 -m env "${environment[@]}" bash /opt/actions/install.sh
@@ -32,5 +32,5 @@ if [ "$action" != copy ]; then
 fi
 step finished
 
-# A second argument keeps the container: upstream's pods stay "running" that way.
+# With a second argument the container does not end: that is how upstream's pods stay "running".
 [ -z "${2:-}" ] || exec sleep infinity

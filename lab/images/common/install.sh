@@ -1,9 +1,9 @@
 #!/bin/bash
-# What a driver image does on the host, after the driver-container contract. Runs in the mount namespace of the PID 1
+# What a driver image does on the host, by the driver-container contract. Runs in the mount namespace of the PID 1
 # that the container was given, with the host's tools. Every step prints `T <epoch.ns> <step>` when it is done.
 #   AKSGPU_BUILD_ONLY=1          compile, register, stage user space, write the marker; no device access
-#   AKSGPU_SKIP_KERNEL_BUILD=1   device initialisation only, if what is there checks out
-# A failure leaves everything where it was, mounts and /opt/gpu included: cleaning up is the caller's business.
+#   AKSGPU_SKIP_KERNEL_BUILD=1   device initialisation only, if marker and module are right
+# A failure leaves everything as it is, mounts and /opt/gpu included: the caller must clean up.
 set -euo pipefail
 # shellcheck source=/dev/null
 . /opt/gpu/config.sh # DRIVER_VERSION DRIVER_KIND ACCEPT_NO_DEVICE REFUSE_SKIP
@@ -24,7 +24,7 @@ target_kernel() {
   echo "${newest:-$(uname -r)}"
 }
 
-# Prints the value of the marker's key $1; the first line with it wins, nothing if there is none.
+# Prints the value of the marker's key $1, from the first line that has it; nothing if there is none.
 marker_value() {
   local key value
   [ -r "$marker" ] || return 0
@@ -66,8 +66,8 @@ drop_overlay() {
   [ ! -e "$overlay" ] || rmdir "$overlay"
 }
 
-# What NVIDIA's installer puts into /usr/lib/<triplet> is collected by an overlay over it; the tmpfs makes that work
-# also where / is an overlay itself.
+# An overlay over /usr/lib/<triplet> collects what NVIDIA's installer writes there. Its upper folder is on a tmpfs, so
+# that this also works where / is an overlay itself.
 raise_overlay() {
   mkdir "$overlay"
   mount -t tmpfs tmpfs "$overlay"
@@ -119,8 +119,8 @@ build() {
   step marker
 }
 
-# nvidia-smi, bounded: without persistence it takes up to 30 s a GPU. Its 6, "No devices were found", is let pass only by an
-# image that was built for GPUs that never answer.
+# nvidia-smi with a time limit: without persistence it takes up to 30 s for each GPU. Its exit status 6, "No devices were
+# found", is accepted only by an image that was built for GPUs that never answer.
 ask_driver() {
   local rc=0
   timeout -k 10 300 nvidia-smi || rc=$?

@@ -1,7 +1,7 @@
-"""``python3 -m gpunode.command``: what a node's owner does with a layer by hand.
+"""``python3 -m gpunode.command``: activate, deactivate or discard a layer by hand.
 
 The result is JSON on standard output, progress on standard error.
-Exit status: 0 done or nothing to do, 1 refused or failed (``code`` says why, docs/codes.md), 2 wrong usage, 75 another run is under way.
+Exit status: 0 done or nothing to do, 1 refused or failed (``code`` says why, docs/codes.md), 2 wrong usage, 75 another run is in progress.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _FAILED, _BUSY = 1, 75
 
 
 def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: TextIO = sys.stderr, live: bool | None = None) -> int:
-    """Does what the command line asks; returns the exit status. ``live`` says whether the kernel that runs is that system's (None: where
-    the system is this one)."""
+    """Does what the command line asks; returns the exit status. ``live`` says whether the running kernel is that of the system that is
+    worked on (None: only if that is this system)."""
     arguments = _parser().parse_args(argv)
 
     def say(line: str) -> None:
@@ -45,18 +45,18 @@ def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: Tex
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="gpunode.command", description="Put a captured driver layer in place, take it away, or drop it.")
-    parser.add_argument("--root", default="/", help="the system to work on (default: this one)")
-    parser.add_argument("--check", action="store_true", help="say whether it would change something; change nothing")
+    parser = argparse.ArgumentParser(prog="gpunode.command", description="Activate, deactivate or discard a captured driver layer.")
+    parser.add_argument("--root", default="/", help="the root of the system to work on (default: this system)")
+    parser.add_argument("--check", action="store_true", help="report whether anything would change; change nothing")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text, needs_layer in (
-        ("activate", "put a layer in place", True),
-        ("deactivate", "take away what is active", False),
-        ("discard", "drop a layer from the store", True),
+        ("activate", "put a layer's files in place", True),
+        ("deactivate", "take the active layer's files away again", False),
+        ("discard", "delete a layer from the store", True),
     ):
         command = commands.add_parser(name, help=text, description=text)
         if name == "deactivate":
-            command.add_argument("--until-reboot", action="store_true", help="take the files away though somebody has the driver open")
+            command.add_argument("--until-reboot", action="store_true", help="take the files away even if a process has the driver open")
         command.add_argument("layer", nargs=None if needs_layer else "?", help="the layer's folder name in the store")
     return parser
 

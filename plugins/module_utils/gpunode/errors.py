@@ -1,4 +1,4 @@
-"""The errors of this library: each says what is wrong, where, and what to do, and carries a code that never changes."""
+"""The errors of this library: each message says what is wrong, where, and what to do; each error has a code that never changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 class GpuNodeError(Exception):
     """Root of all errors that this library raises on purpose.
 
-    ``code`` is for programs (documented in docs/codes.md), ``details`` goes into reports as it is.
+    ``code`` is for programs (docs/codes.md lists all codes), ``details`` is copied into reports unchanged.
     """
 
     code = "error"
@@ -21,37 +21,37 @@ class GpuNodeError(Exception):
 
 
 class InputError(GpuNodeError):
-    """What the caller asked for cannot be meant."""
+    """The caller's input is invalid."""
 
     code = "bad_input"
 
 
 class UnsupportedError(GpuNodeError):
-    """The machine is of a kind on which this has not been tested; an answer of its own, never a success."""
+    """The machine is of a kind on which this has not been tested; that is never reported as a success."""
 
     code = "unsupported"
 
 
 class PreflightError(GpuNodeError):
-    """Something is missing before the work may begin; nothing has been changed."""
+    """Something that the work needs is missing; nothing has been changed."""
 
     code = "preflight"
 
 
 class BusyError(GpuNodeError):
-    """Somebody else is at it; the message names who."""
+    """Another process is at work on the same thing; the message names it."""
 
     code = "busy"
 
 
 class DataError(GpuNodeError):
-    """A file of ours or of a driver container cannot be read as what it should be."""
+    """A file of ours or of a driver container cannot be read, or its contents are invalid."""
 
     code = "bad_data"
 
 
 class CommandError(GpuNodeError):
-    """A program failed, was missing or took too long."""
+    """A program failed, is missing or took too long."""
 
     code = "command_failed"
 
@@ -68,42 +68,42 @@ class CommandError(GpuNodeError):
 
 
 class DeadlineError(GpuNodeError):
-    """The one deadline for everything has passed."""
+    """The deadline for the whole run has passed."""
 
     code = "deadline"
 
 
 class ImageError(GpuNodeError):
-    """The driver image is not there and cannot be fetched, or is not what it should be."""
+    """The driver image is missing and cannot be fetched, or is not the expected one."""
 
     code = "image"
 
 
 class BuildError(GpuNodeError):
-    """The driver container did not leave what was asked for."""
+    """The driver container did not produce what was asked for."""
 
     code = "build_failed"
 
 
 class LayerError(GpuNodeError):
-    """A layer cannot be put in place, taken away or dropped; nothing has been changed, or all of it was taken back."""
+    """A layer cannot be activated, deactivated or discarded; nothing has been changed, or everything was rolled back."""
 
     code = "layer"
 
 
 class BootError(GpuNodeError):
-    """The node has no working driver after all that was allowed has been tried."""
+    """The node has no working driver, after everything that the policy allows was tried."""
 
     code = "boot_failed"
 
 
 class InterruptedRunError(GpuNodeError):
-    """The run was told to stop from outside."""
+    """The run was stopped from outside."""
 
     code = "interrupted"
 
 
 class SealError(GpuNodeError):
-    """A finished image is not what it is said to be, and must not ship."""
+    """A finished image is not what it is meant to be, and must not be shipped."""
 
     code = "seal_refused"

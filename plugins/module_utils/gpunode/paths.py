@@ -1,6 +1,6 @@
-"""Every path of ours on a node, once. docs/manifest.md says what each document holds.
+"""Every path that this project uses on a node, defined once. docs/manifest.md describes each document.
 
-Paths are relative to the root of the system that is worked on, which may be a mounted image. ``LOCK`` alone is absolute: it belongs to the
+Paths are relative to the root of the system that is worked on, which may be a mounted image. Only ``LOCK`` is absolute: it belongs to the
 machine that runs the program.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-LOCK = Path("/run/gpu-prebake/lock")  # one for bake and boot: each ends containers that the other may have left
+LOCK = Path("/run/gpu-prebake/lock")  # shared by bake and boot, because each ends containers that the other may have left
 LOGS = "var/log/gpu-prebake"
 
 STORE = "var/lib/gpu-prebake"
@@ -21,10 +21,10 @@ ACTIVATION = f"{STORE}/activation.json"
 INSTALLED_FILES = f"{STORE}/placed.json"
 
 ACTIVATION_JOURNAL = f"{STORE}/activation-journal.json"
-# Names what was there before a bake in place that is under way, or that was interrupted.
+# Lists what existed before a bake in place; present while that runs, and after it was interrupted.
 BAKE_JOURNAL = f"{STORE}/bake-under-way.json"
 REMOVAL_JOURNAL = f"{STORE}/removal-under-way.json"
-# Present while a boot removes a driver, and after that was interrupted: on a node where no driver belongs nothing else shows it.
+# Present while a boot removes a driver, and after that was interrupted: on a node that should have no driver nothing else shows it.
 BOOT_REMOVAL_JOURNAL = f"{STORE}/boot-removal-under-way.json"
 
 BAKE_REPORT = f"{STORE}/bake-report.json"

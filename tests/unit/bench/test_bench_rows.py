@@ -1,4 +1,4 @@
-"""The rows of layers and of a bake, from made-up figures: no name twice, each comparison there, the budget where it belongs."""
+"""The rows of layers and of a bake, from invented figures: unique names, every comparison present, budgets on the right rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPORT = {
 
 
 class _Ground:
-    """In place of a node: every work takes 0.15 s."""
+    """Takes the place of a node; all work takes 0.15 s."""
 
     kver = "6.1.0-1-amd64"
 
@@ -28,7 +28,7 @@ class _Ground:
         return {"files": files, "bytes": size, "copied": copied, "seconds": defaultdict(lambda: [0.15])}
 
 
-def test_rows_of_layers_and_of_the_bake_are_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_layers_and_of_the_bake_form_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer, "_kernels", lambda ground: [ground.kver, "6.12.0-1-amd64"])
     monkeypatch.setattr(layer, "_name_of", lambda ground: "a layer")
     ground: Ground = _Ground()  # type: ignore[assignment]
@@ -42,7 +42,7 @@ def test_rows_of_layers_and_of_the_bake_are_one_report(monkeypatch: pytest.Monke
     assert found["activate 5000 files, 500 MB, without hashing"]["ratio"] == 1.0
 
 
-def test_all_but_the_build_is_what_the_bake_adds() -> None:
+def test_everything_but_the_build_counts_as_overhead_of_the_bake() -> None:
     build, added, packer = report.document(bake.overhead(REPORT, 120.0, "2026-06-01 12:00"), "here", [])["rows"]
     assert (build["value"], added["value"], packer["value"]) == (80.0, 3.0, 120.0)
     assert (added["budget"], added["kept"], added["compared_with"]) == (4.0, True, build["name"])

@@ -1,4 +1,4 @@
-"""The benchmarks' report: its shape. No test asserts a time."""
+"""The format of the benchmarks' report. No test asserts a time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_row_has_name_value_unit_budget_and_comparison(tmp_path: Path) -> N
     assert (facts["value"], facts["unit"], facts["budget"], facts["kept"]) == (70.0, "ms", 60, False)
 
 
-def test_a_budget_holds_on_native_warm_rows_only() -> None:
+def test_only_native_warm_rows_have_a_budget() -> None:
     with pytest.raises(ValueError, match="native warm rows only, this one is emulated"):
         row("facts", [0.1], clock=EMULATED, budget=100)
 
@@ -54,7 +54,7 @@ def test_a_budget_holds_on_native_warm_rows_only() -> None:
         pytest.param([row("ten tasks", [8.0], "s", clock=EMULATED)], id="other-clock"),
     ],
 )
-def test_a_ratio_needs_its_like(other: list[Row]) -> None:
+def test_a_ratio_needs_a_row_of_the_same_unit_and_clock(other: list[Row]) -> None:
     with pytest.raises(ValueError, match="no row 'ten tasks'"):
         report.document([ONE, *other], "here", LOAD)
 
@@ -64,7 +64,7 @@ def test_names_are_unique() -> None:
         report.document([TEN, TEN], "here", LOAD)
 
 
-def test_works_take_turns_and_the_first_turn_does_not_count() -> None:
+def test_works_take_turns_and_the_first_turn_is_not_counted() -> None:
     order: list[str] = []
     seconds = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, runs=2)
     assert order == ["a", "b"] * 3

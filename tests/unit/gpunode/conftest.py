@@ -54,6 +54,5 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     made = FakeNode(tmp_path / "root")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", made.kver, "#1 SMP", "x86_64")))
-    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/boot.lock")
-    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/bake.lock")
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "locks/lock")
     return made

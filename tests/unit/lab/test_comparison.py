@@ -1,4 +1,4 @@
-"""Comparing whole filesystems: what differs is named, and an excuse takes no more than it says."""
+"""Comparing whole filesystems: differences are named, and an excuse covers no more than it says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trees(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "one", tmp_path / "two"
 
 
-def test_what_is_excused_is_counted_and_nothing_is_left(trees: tuple[Path, Path]) -> None:
+def test_excused_differences_are_counted_and_not_left(trees: tuple[Path, Path]) -> None:
     found = compare(snapshot(trees[0], ()), snapshot(trees[1], ()), [LOGS])
     assert (found.compared, found.excused, found.left, found.idle) == (4, {LOGS: ("var/log/wtmp",)}, (), ())
 
@@ -35,7 +35,7 @@ def test_an_excuse_for_contents_excuses_no_mode(trees: tuple[Path, Path]) -> Non
     assert (found.left, found.idle) == (("var/log/wtmp: mode, content",), ("var/log/*",))
 
 
-def test_what_hangs_on_chance_may_excuse_nothing() -> None:
+def test_only_an_excuse_by_chance_may_excuse_nothing() -> None:
     excuses = [LOGS, replace(LOGS, by_chance=True)]
     assert [compare({}, {}, [excuse]).idle for excuse in excuses] == [("var/log/*",), ()]
 
@@ -52,7 +52,7 @@ def test_each_kind_of_change_is_named(trees: tuple[Path, Path]) -> None:
     assert found.left == ("bin: type, content", "gone: missing", "link: content", "new: added")
 
 
-def test_a_modules_signature_is_told_from_what_is_signed(trees: tuple[Path, Path]) -> None:
+def test_a_modules_signature_and_its_signed_part_are_compared_separately(trees: tuple[Path, Path]) -> None:
     one, two = trees
     info = bytes([0, 0, 2, 0, 0, 0, 0, 0])  # PKCS#7
     for tree, size in ((one, 3), (two, 5)):

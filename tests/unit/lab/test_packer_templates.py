@@ -1,4 +1,4 @@
-"""Packer's templates as the installed Packer reads them: each builder is really validated, and values are refused in words."""
+"""Packer's templates, validated by the installed Packer: each builder by itself, and bad values are refused with an explanation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUILDERS = ("amazon-ebs", "azure-arm", "googlecompute", "qemu")
 
 
 def validate(builder: str, *options: str) -> str:
-    """What `packer validate` says of one builder, without its folding; empty when all is well."""
+    """The errors of `packer validate` for one builder, without its line breaks; empty if there are none."""
     argv = ["packer", "validate", f"-only={builder}.image", f"-var-file={DUMMY}", *options, str(FOLDER / "image")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     said = " ".join((done.stdout + done.stderr).split())
@@ -25,7 +25,7 @@ def validate(builder: str, *options: str) -> str:
 
 
 def ansible_blocks(path: Path) -> list[list[str]]:
-    """The settings of a template's ansible provisioners, without comments, layout and how far up the repository's root is."""
+    """The settings of a template's ansible provisioners, without comments, layout and the relative path to the repository's root."""
     blocks = []
     for block in re.findall(r'provisioner "ansible" \{\n(.*?)\n  \}', path.read_text(), re.DOTALL):
         lines = [re.sub(r"\s+", " ", line).strip().replace("../../", "../") for line in block.splitlines()]
@@ -33,7 +33,7 @@ def ansible_blocks(path: Path) -> list[list[str]]:
     return blocks
 
 
-# `packer validate -only=NAME` is content with a name that no source has: each must be seen to fail for want of its own values.
+# `packer validate -only=NAME` accepts a NAME that no source has. So each builder must be seen to fail if one of its values is missing.
 @pytest.mark.subprocess
 @pytest.mark.parametrize(
     ("builder", "option", "message"),
@@ -64,7 +64,7 @@ REFUSED = {
 
 
 @pytest.mark.subprocess
-def test_values_are_refused_in_words_all_at_once() -> None:
+def test_all_bad_values_are_refused_at_once_with_an_explanation() -> None:
     said = validate("qemu", *(f"-var={value}" for value in REFUSED))
     assert {message: message in said for message in REFUSED.values()} == dict.fromkeys(REFUSED.values(), True)
 
@@ -75,13 +75,13 @@ def test_an_image_name_fits_every_cloud(name: str) -> None:
     assert "a letter first" in validate("qemu", f"-var=image_name={name}")
 
 
-def test_both_templates_call_the_playbooks_in_the_same_way_the_seal_last() -> None:
+def test_both_templates_call_the_same_playbooks_and_the_seal_last() -> None:
     called = ansible_blocks(FOLDER / "existing-machine.pkr.hcl")
     assert called == ansible_blocks(FOLDER / "image/bake.pkr.hcl")
     assert [re.findall(r"playbooks/\w+", " ".join(block)) for block in called] == [["playbooks/prebake"], ["playbooks/seal"]]
 
 
-def test_the_readme_and_the_page_show_the_same_six_lines_and_the_seals() -> None:
+def test_readme_and_page_show_the_same_six_lines_for_bake_and_seal() -> None:
     shown = [
         re.findall(r'^provisioner "ansible" \{.*?^\}', (paths.TOP / name).read_text(), re.M | re.S)
         for name in ("README.md", "docs/packer.md")
@@ -92,7 +92,7 @@ def test_the_readme_and_the_page_show_the_same_six_lines_and_the_seals() -> None
     assert seal == bake.replace("prebake.yml", "seal.yml")
 
 
-def test_every_builder_is_in_the_build_in_the_dummy_lint_and_has_a_plugin() -> None:
+def test_every_builder_is_built_linted_and_has_a_plugin() -> None:
     sources = set(re.findall(r'^source "([a-z-]+)" "image"', "".join(p.read_text() for p in (FOLDER / "image").iterdir()), re.MULTILINE))
     assert sources == set(BUILDERS)
     assert set(re.findall(r'"source\.([a-z-]+)\.image"', (FOLDER / "image/bake.pkr.hcl").read_text())) == sources

@@ -1,4 +1,4 @@
-"""lab/scenarios.py: which scenarios run."""
+"""lab/scenarios.py: which scenarios are run, and in which order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def names(wanted: list[scenarios.Scenario]) -> list[str]:
     return [scenario.name for scenario in wanted]
 
 
-def test_a_part_is_all_of_its_scenarios_those_that_boot_twice_first(molecule: Path) -> None:
+def test_runs_all_scenarios_of_a_part_those_that_boot_twice_first(molecule: Path) -> None:
     known = scenarios.found(molecule)
     assert names(scenarios.choose(known, [], scenarios.CORE)) == ["fresh", "baked"]
     assert names(scenarios.choose(known, [], "scenarios")) == ["odd"]
@@ -40,10 +40,10 @@ def test_a_part_is_all_of_its_scenarios_those_that_boot_twice_first(molecule: Pa
     ("wanted", "part", "said"),
     [
         pytest.param(["bakd"], scenarios.CORE, "no scenario bakd; there are baked, fresh, odd", id="misspelled name"),
-        pytest.param([], "nvidia", "no scenario is of part nvidia; there are core, scenarios", id="no such part"),
+        pytest.param([], "nvidia", "no scenario belongs to part nvidia; there are core, scenarios", id="no such part"),
     ],
 )
-def test_what_is_not_there_is_refused(molecule: Path, wanted: list[str], part: str, said: str) -> None:
+def test_an_unknown_name_or_part_is_refused(molecule: Path, wanted: list[str], part: str, said: str) -> None:
     with pytest.raises(LabError, match=said):
         scenarios.choose(scenarios.found(molecule), wanted, part)
 

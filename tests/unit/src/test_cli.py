@@ -1,4 +1,4 @@
-"""The program as it is called, with real ansible-runner against this machine by a local connection."""
+"""The command line of gpu-prebake, with the real ansible-runner against this machine over a local connection."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ def reported(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_playbook_with_ansible_playbooks_arguments_a_failure_and_a_node_out_of_reach(folder: Path) -> None:
+def test_runs_a_playbook_and_reports_a_failed_and_an_unreachable_node(folder: Path) -> None:
     rc, out = run(folder, "-i", "hosts.yml", "-e", "the_password=hunter22", "--report", "r.json", "play.yml")
-    assert rc == 4, out  # as ansible-playbook: a node out of reach weighs more than a failed one
+    assert rc == 4, out  # as with ansible-playbook: an unreachable node decides the status before a failed one
     assert re.search(r"^\d\d:\d\d:\d\d bad: Fail here: failed in \d+\.\d s$", out, re.MULTILINE), out
     assert "on purpose" in out
     assert "the password is ********" in out
@@ -87,7 +87,7 @@ def test_a_playbook_with_ansible_playbooks_arguments_a_failure_and_a_node_out_of
     assert list(folder.glob("gpu-prebake*")) == []
 
 
-def test_our_own_commands_have_statuses_of_their_own(folder: Path) -> None:
+def test_the_commands_have_exit_statuses_of_their_own(folder: Path) -> None:
     rc, out = run(folder, "bake", "-i", "hosts.yml", "--limit", "nobody", "--report", "r.json")
     assert (rc, reported(folder)["outcome"]) == (3, "nothing"), out
     (folder / "broken.yml").write_text("all: [")
@@ -100,7 +100,7 @@ def test_our_own_commands_have_statuses_of_their_own(folder: Path) -> None:
     assert (rc, reported(folder)["nodes"][0]["code"]) == (5, "unreachable"), out
 
 
-def test_an_interrupt_ends_ansible_and_says_where_each_node_is(folder: Path) -> None:
+def test_an_interrupt_ends_ansible_and_reports_the_step_of_each_node(folder: Path) -> None:
     (folder / "play.yml").write_text(PLAY.replace("echo {{ hidden }}", "sleep 60"))
     process = start(folder, "-i", "hosts.yml", "-l", "good", "-e", "the_password=x", "--report", "r.json", "play.yml")
     assert process.stdout
@@ -124,7 +124,7 @@ def test_passwords_are_asked_for_and_answered(folder: Path) -> None:
     subprocess.run([tool, "encrypt", "--vault-password-file", secret, folder / "secret.yml"], check=True, capture_output=True)
     words = ["-i", "hosts.yml", "-l", "good", "-J", "-e", "@secret.yml", "play.yml"]
     env = {**os.environ, "PYTHONPATH": str(TOP / "src"), "TERM": "xterm"}
-    # On a terminal: the live display too.
+    # On a terminal, to test the live display too.
     child = pexpect.spawn(sys.executable, ["-m", "gpu_prebake", *words], cwd=str(folder), env=env, encoding="utf-8", timeout=180)
     child.expect("Vault password:")
     child.sendline("vault-word")
@@ -137,14 +137,14 @@ def test_passwords_are_asked_for_and_answered(folder: Path) -> None:
     assert "vault-word" not in shown
 
 
-def test_version_begins_with_ansibles_as_packer_reads_it() -> None:
+def test_version_starts_with_ansibles_which_packer_reads() -> None:
     found = re.search(r"\w (\d+\.\d+[.\d+]*)", CliRunner().invoke(cli.cli, ["--version"]).output)
     assert found
     assert found[1] == __import__("ansible").__version__
 
 
 @pytest.mark.parametrize("command", [command.name for command in cli.COMMANDS])
-def test_each_command_has_a_playbook_and_shows_the_statuses(command: str) -> None:
+def test_each_command_has_a_playbook_and_lists_the_exit_statuses(command: str) -> None:
     assert [(TOP / f"playbooks/{c.playbook}.yml").is_file() for c in cli.COMMANDS if c.name == command] == [True]
     shown = [line.strip() for line in CliRunner().invoke(cli.cli, [command, "--help"]).output.splitlines()]
     assert [line for line in exits.table().splitlines() if line.strip() not in shown] == []
@@ -158,20 +158,20 @@ def test_each_command_has_a_playbook_and_shows_the_statuses(command: str) -> Non
         pytest.param(["bake", "--nonsense"], "No such option", id="an unknown option"),
     ],
 )
-def test_bad_usage(words: Sequence[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_usage_is_refused_with_status_2(words: Sequence[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANSIBLE_INVENTORY", raising=False)
     result = CliRunner().invoke(cli.cli, words)
     assert (result.exit_code, said in result.output) == (2, True), result.output
 
 
-def test_the_docs_show_the_statuses() -> None:
+def test_the_docs_list_the_exit_statuses() -> None:
     text = (TOP / "docs/cli.md").read_text()
     assert [
         f"| {status.value} | {meaning} |" for status, meaning in exits.MEANINGS.items() if f"| {status.value} | {meaning} |" not in text
     ] == []
 
 
-def test_every_option_is_handed_on() -> None:
+def test_every_option_is_passed_on_to_ansible() -> None:
     values: dict[str, Any] = {}
     for flags, kind, _ in options._OPTIONS:
         values[options.parameter(flags)] = {"flag": True, "count": 2, "list": ("x", "y"), "value": "-z"}[kind]

@@ -1,4 +1,4 @@
-"""From ansible-runner's events to what is known of each node."""
+"""From ansible-runner's events to the state and the report of each node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpu_prebake.session import exit_status
 
 
 class Heard(Watcher):
-    """Remembers what it was told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -60,14 +60,14 @@ def begin(run: Run, host: str, task: str = "Build") -> None:
     run.take(event("runner_on_start", host, task=task))
 
 
-def test_lines_go_to_the_node_they_name_cleaned_and_without_secrets(run: Run, heard: Heard) -> None:
+def test_lines_are_assigned_to_the_node_that_they_name_without_escapes_and_secrets(run: Run, heard: Heard) -> None:
     begin(run, "a")
     run.take(event("verbose", stdout="a |  1.00 CC \x1b[31mx.o\nb | not a node\na | login hunter22"))
     assert heard.lines == ["a:  1.00 CC x.o", "a: login ***"]
     assert heard.texts == ["b | not a node"]
 
 
-def test_a_step_is_timed_and_a_silent_one_is_said_to_be_alive(run: Run, heard: Heard, clock: Clock) -> None:
+def test_a_step_is_timed_and_a_silent_one_is_reported_as_running(run: Run, heard: Heard, clock: Clock) -> None:
     begin(run, "a")
     clock.now = 20.0
     run.take(event("verbose", stdout="a | line"))
@@ -95,7 +95,7 @@ def test_outcomes_and_statuses(run: Run) -> None:
     assert report.node(run.nodes["c"])["message"] == "no route"
     assert report.node(run.nodes["d"])["unfinished_step"] == "Build"
     run.take(event("playbook_on_stats", failures={}, dark={"c": 1}))
-    assert run.nodes["b"].outcome == "ok", "a playbook has rescued it"
+    assert run.nodes["b"].outcome == "ok", "the playbook has rescued it"
     assert exit_status(4, run, False) is Exit.UNREACHABLE
 
 
@@ -139,7 +139,7 @@ def test_a_removal_in_the_report(run: Run) -> None:
     assert (entry["action"], entry["result"], entry["left"]) == ("remove", "removed", [{"what": "x", "why": "y"}])
 
 
-def test_the_report_has_the_whole_seal_of_a_node_refused_or_not(run: Run) -> None:
+def test_the_report_contains_the_seals_whole_report_whether_it_refused_or_not(run: Run) -> None:
     begin(run, "a")
     begin(run, "b")
     good, bad = {"refusals": [], "summary": "sealed: inert"}, {"refusals": [{"check": "inert", "problem": str(n)} for n in range(9)]}

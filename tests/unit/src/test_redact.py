@@ -1,4 +1,4 @@
-"""What came as a secret is seen nowhere."""
+"""Secrets are hidden in every output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gpu_prebake.redact import HIDDEN, Redactor, extra_vars
         pytest.param("gpu_boot_bypass", "yes-please", False, id="pass inside another word"),
     ],
 )
-def test_secrets_are_hidden_by_name_and_then_by_value_wherever_they_stand(name: str, value: Any, is_hidden: bool) -> None:
+def test_secrets_are_recognised_by_name_and_hidden_by_value_everywhere(name: str, value: Any, is_hidden: bool) -> None:
     redactor = Redactor()
     redactor.learn("", {name: value})
     text = str(value if isinstance(value, str) else "hunter22")
@@ -33,7 +33,7 @@ def test_secrets_are_hidden_by_name_and_then_by_value_wherever_they_stand(name: 
     assert (text in str(redactor.data({"message": f"cannot use {text}"}))) is not is_hidden
 
 
-def test_each_line_of_a_long_secret_is_hidden_and_a_tiny_one_leaves_texts_readable() -> None:
+def test_each_line_of_a_long_secret_is_hidden_and_very_short_ones_are_not() -> None:
     redactor = Redactor(["-----BEGIN KEY-----\nMIIabcdef\n", "ab"])
     assert redactor.text("line MIIabcdef, about") == f"line {HIDDEN}, about"
 

@@ -1,4 +1,4 @@
-"""Reading ansible-playbook's own command line."""
+"""Reading the command line of ansible-playbook."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from gpu_prebake.cli import is_playbook_call
 from gpu_prebake.request import from_playbook_arguments, vault_prompts
 
-# As Packer 1.6.6 and packer-plugin-ansible 1.1 put it together, for a null builder over ssh.
+# The arguments that Packer 1.6.6 and packer-plugin-ansible 1.1 give, for a null builder over ssh.
 PACKER = [
     *("-e", 'packer_build_name="machine"', "-e", "packer_builder_type=null", "--ssh-extra-args", "'-o IdentitiesOnly=yes'"),
     *("--extra-vars", "@/vars.json", "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes"),
@@ -17,7 +17,7 @@ PACKER = [
 ]
 
 
-def test_packers_arguments_are_handed_on_as_they_are_and_understood() -> None:
+def test_packers_arguments_are_understood_and_passed_on_unchanged() -> None:
     found = from_playbook_arguments(PACKER, None)
     assert found.arguments == tuple(PACKER)
     assert found.inventory == ("/tmp/packer-provisioner-ansible1",)
@@ -26,21 +26,21 @@ def test_packers_arguments_are_handed_on_as_they_are_and_understood() -> None:
 
 
 @pytest.mark.parametrize("words", [["--report", "/r.json"], ["--report=/r.json"]])
-def test_report_among_them_is_ours_and_not_ansibles(words: list[str]) -> None:
+def test_report_is_our_option_and_is_not_passed_on(words: list[str]) -> None:
     found = from_playbook_arguments([*words, *PACKER], Path("/other"))
     assert (found.report, found.arguments) == (Path("/r.json"), tuple(PACKER))
 
 
-def test_short_options_in_one_word_are_seen() -> None:
+def test_combined_short_options_are_read() -> None:
     found = from_playbook_arguments(["-bKvvC", "-i", "h,", "play.yml"], None)
     assert (found.ask_become_pass, found.verbosity, found.check) == (True, 2, True)
 
 
-def test_what_ansible_will_refuse_is_left_to_ansible() -> None:
+def test_arguments_that_ansible_refuses_are_passed_on() -> None:
     assert from_playbook_arguments(["play.yml", "-i"], None).arguments == ("play.yml", "-i")
 
 
-def test_prompts_for_vaults() -> None:
+def test_finds_the_vaults_whose_passwords_are_prompted_for() -> None:
     assert vault_prompts(True, ["prod@prompt", "dev@/file", "x"]) == ("prod", "")
 
 
@@ -55,5 +55,5 @@ def test_prompts_for_vaults() -> None:
         pytest.param(["--help"], False, id="help"),
     ],
 )
-def test_whose_arguments_they_are(words: list[str], is_playbook: bool) -> None:
+def test_distinguishes_playbook_calls_from_commands(words: list[str], is_playbook: bool) -> None:
     assert is_playbook_call(words) is is_playbook

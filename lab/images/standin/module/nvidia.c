@@ -2,7 +2,7 @@
 /*
  * Stand-in for NVIDIA's nvidia.ko, for tests: binds to NVIDIA's display functions on the PCI bus and shows what
  * programs look at (/proc/driver/nvidia, character device 195, kernel log lines). It drives nothing.
- * Only symbols that any licence may use: the licence string is a build argument.
+ * It uses only symbols that any licence may use, because the licence string is a build argument.
  */
 #include <linux/cdev.h>
 #include <linux/fs.h>
@@ -41,7 +41,7 @@ static int nv_gpu_count, nv_failed_count;
 static struct proc_dir_entry *nv_proc, *nv_proc_gpus;
 static struct cdev nv_cdev;
 
-/* Used by nvidia-uvm, which by that depends on this module. */
+/* Used by nvidia-uvm, which therefore depends on this module. */
 int nvidia_standin_gpu_count(void);
 int nvidia_standin_gpu_count(void)
 {
@@ -178,7 +178,7 @@ static int nv_make_proc(void)
 }
 
 #ifdef STANDIN_FAULT_COMPILE
-/* What broke 535.261.03 on 6.1.187: an interface of the kernel with one argument more. Here it has one too few. */
+/* As with 535.261.03 on 6.1.187, where a function of the kernel has got one more argument: this call has one too few. */
 static int nv_resize(struct pci_dev *pdev)
 {
 	return pci_resize_resource(pdev);

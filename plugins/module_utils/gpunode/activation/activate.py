@@ -25,7 +25,8 @@ from ..system.tree import Entry
 from ..util import files
 from ..util.run import Runner
 from . import generated_files, preconditions, steps
-from .deactivate import disk_errors_named, finish_taking_away, resume
+from .deactivate import finish_taking_away, resume
+from .disk_errors import disk_errors_named
 from .staging import Staging, in_order
 from .steps import Say, say_nothing
 from .verify import verify

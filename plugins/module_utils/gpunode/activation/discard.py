@@ -10,7 +10,8 @@ from ..store.objects import Store
 from ..util import files
 from ..util.run import Runner
 from . import steps
-from .deactivate import disk_errors_named, resume
+from .deactivate import resume
+from .disk_errors import disk_errors_named
 from .steps import Say, say_nothing
 
 

@@ -23,7 +23,8 @@ from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import activate, deactivate, discard, preconditions, recovery
 from .activate import indexes_were_swapped
-from .deactivate import TakenAway, disk_errors_named
+from .disk_errors import disk_errors_named
+from .take_away import TakenAway
 
 ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
 _UNLOAD_S = 300.0

@@ -71,15 +71,33 @@ def _are_those_of_the_bake(indexes: Mapping[str, Index], present: Mapping[str, E
 
 
 def make(root: Path, runner: Runner, derived: Derived, kver: str) -> None:
-    """Runs the program; a kernel that was removed meanwhile has nothing to index. Raises CommandError."""
-    if derived.program == DEPMOD and not kernels.is_installed(root, kver):
-        return
-    whole = root == Path("/")
+    """Runs the program that makes ``derived``. Raises CommandError."""
     if derived.program == DEPMOD:
-        argv = ["depmod", *([] if whole else ["-b", str(root)]), kver]
+        run_depmod(root, runner, kver)
     else:
-        argv = ["ldconfig", *([] if whole else ["-r", str(root)])]
-    runner.run(argv, timeout_s=_TOOL_S)
+        run_ldconfig(root, runner)
+
+
+def run_depmod(root: Path, runner: Runner, kver: str) -> None:
+    """Indexes a kernel's modules. A kernel that was removed meanwhile has nothing to index. Raises CommandError."""
+    if kernels.is_installed(root, kver):
+        runner.run(["depmod", *_below(root, "-b"), kver], timeout_s=_TOOL_S)
+
+
+def run_ldconfig(root: Path, runner: Runner) -> None:
+    """Makes the loader's cache. Raises CommandError."""
+    runner.run(["ldconfig", *_below(root, "-r")], timeout_s=_TOOL_S)
+
+
+def _below(root: Path, option: str) -> list[str]:
+    return [] if root == Path("/") else [option, str(root)]
+
+
+def regenerate(root: Path, runner: Runner) -> None:
+    """Runs depmod for every kernel and ldconfig, after files came or went. Raises CommandError."""
+    for kver in kernels.installed(root):
+        run_depmod(root, runner, kver)
+    run_ldconfig(root, runner)
 
 
 def sweep(root: Path, program: str, kver: str) -> None:
@@ -99,11 +117,3 @@ def made(root: Path, derived: Derived, layer: Manifest) -> Derived:
     paths = [_LOADER_CACHE] if derived.program == LDCONFIG else _index_paths(root, layer)
     after = _present(root, [*paths, *(kept.entry.path for kept in derived.before)])
     return replace(derived, after=tuple(after[path] for path in sorted(after)))
-
-
-def regenerate_indexes(root: Path, runner: Runner) -> None:
-    """Runs depmod for every kernel and ldconfig, after files came or went. Raises CommandError."""
-    base = [] if root == Path("/") else ["-b", str(root)]
-    for kver in kernels.installed(root):
-        runner.run(["depmod", *base, kver], timeout_s=_TOOL_S)
-    runner.run(["ldconfig", *(["-r", str(root)] if base else [])], timeout_s=_TOOL_S)

@@ -162,7 +162,7 @@ class InPlace:
         container.sweep()
         show_headers(self.root)
         removed = remove_added(self.root, before)
-        generated_files.regenerate_indexes(self.root, self.builder.runner)
+        generated_files.regenerate(self.root, self.builder.runner)
         files.remove_durably(self.root / BAKE_JOURNAL)
         return removed
 

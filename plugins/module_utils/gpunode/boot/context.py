@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..activation.deactivate import TakenAway
+from ..activation.take_away import TakenAway
 from ..container import marker
 from ..container.containerd import Containerd
 from ..container.marker import Marker

@@ -1,6 +1,7 @@
-"""The decision: facts and policy in, one plan out, with a code and the reason in words. Pure: no clock, no file, no program.
+"""The decision: takes facts and policy, returns one plan with a reason code and the reason as a sentence. Pure: no clock, file or program.
 
-The ladder: already right → the baked layer → a full install. Each rung that is refused says why. Codes: docs/codes.md.
+The rungs of the ladder: already right, baked layer, full install. Each rung that is not taken is refused with a code and a reason
+(docs/codes.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from .plan import Action, Plan, Refusal, Step
 from .policy import Policy
 
 _INSTALL = "install"
-# After these the driver that is here is the right one for another kernel, or none: nothing has to go before an install.
+# With these codes the driver on this node is the wanted one for another kernel, or there is none: an install needs no removal first.
 _NOTHING_TO_REMOVE = (
     "never_baked",
     "kernel_mismatch",
@@ -29,37 +30,37 @@ _NOTHING_TO_REMOVE = (
 
 
 def decide(facts: Facts, policy: Policy) -> Plan:
-    """The one plan for these facts under this policy; total: every combination has one."""
-    plan = _no_driver_belongs_here(facts, policy) or _cannot_begin(facts, policy) or _climb(facts, policy)
+    """Returns the plan for these facts under this policy. Every combination of facts and policy has exactly one."""
+    plan = _no_driver_belongs_here(facts, policy) or _cannot_begin(facts, policy) or _take_rung(facts, policy)
     return replace(plan, warnings=_warnings(facts, plan))
 
 
 def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
-    """Plans that leave the node as it is."""
+    """The plan for a node where no driver of ours belongs; None where one belongs."""
     if not policy.managed:
-        return _left_alone(facts, "not_managed", "the driver of this node is not managed here")
+        return _left_alone(facts, "not_managed", "the policy does not manage the driver of this node (gpu_boot_managed is false)")
     if facts.arch is None:
-        return _failure("unsupported_arch", f"architecture {facts.machine}: x86_64 and aarch64 are known, no other")
+        return _failure("unsupported_arch", f"the architecture {facts.machine} is not supported; only x86_64 and aarch64 are")
     if facts.operator:
         return _left_alone(facts, "operator_owned", f"a GPU operator owns the driver of this node ({'; '.join(facts.operator)})")
     if not facts.gpus:
         if policy.expected_gpus:
             return _gpu_missing(facts, policy)
-        return _left_alone(facts, "no_gpu", "no NVIDIA GPU on the PCI bus")
+        return _left_alone(facts, "no_gpu", "no NVIDIA GPU is on the PCI bus")
     passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
     if len(passed) == len(facts.gpus):
         return _left_alone(
-            facts, "gpu_passthrough", f"every GPU is bound to vfio-pci ({', '.join(passed)}): it belongs to a virtual machine"
+            facts, "gpu_passthrough", f"every GPU is bound to vfio-pci ({', '.join(passed)}) and so belongs to a virtual machine"
         )
     if facts.foreign:
-        return _left_alone(facts, "foreign_driver", f"a driver that is not ours is here and stays: {'; '.join(facts.foreign)}")
+        return _left_alone(facts, "foreign_driver", f"a foreign driver is here and is not removed ({'; '.join(facts.foreign)})")
     return None
 
 
 def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
-    """Plans that are an error before anything is tried."""
+    """The plan that is an error before anything is tried; None where the ladder can be tried."""
     if facts.activation_is_newer and ready_refusal(facts, policy) is not None:
-        reason = f"{facts.activation_problem}: a newer version of this program has written it, and must take away what it put in place"
+        reason = f"{facts.activation_problem}: a newer version of this program wrote it; deactivate the layer with that version"
         return _failure("activation_invalid", reason)
     if policy.expected_gpus and len(facts.gpus) < policy.expected_gpus:
         return _gpu_missing(facts, policy)
@@ -67,11 +68,11 @@ def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
         generation = gpus.of_device(gpu.device)
         if generation and not generation.supports_version(policy.wanted.version):
             refusals = "; ".join(sorted({generation.refusal(flavour, policy.wanted.version) for flavour in generation.flavours}))
-            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}): {refusals}: use another driver image")
+            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}) needs another driver image: {refusals}")
     if not facts.containerd_ready and ready_refusal(facts, policy) is not None:
         return _failure(
             "containerd_unavailable",
-            "containerd does not answer, and the driver container needs it: systemctl status containerd",
+            "containerd does not answer, and the driver container needs it; see systemctl status containerd",
         )
     return None
 
@@ -79,17 +80,18 @@ def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
 def _gpu_missing(facts: Facts, policy: Policy) -> Plan:
     return _failure(
         "gpu_missing",
-        f"{policy.expected_gpus} GPUs are expected, {len(facts.gpus)} are on the PCI bus: look at the hardware, not at the driver",
+        f"{policy.expected_gpus} GPUs are expected, and {len(facts.gpus)} are on the PCI bus; check the hardware, not the driver",
     )
 
 
-def _climb(facts: Facts, policy: Policy) -> Plan:
+def _take_rung(facts: Facts, policy: Policy) -> Plan:
+    """The plan of the first rung that is not refused, with the refusals of those before it."""
     refused: list[Refusal] = []
     refusal = ready_refusal(facts, policy)
     if refusal is None:
         return _already_right(facts)
     if refusal.code == "other_flavour":
-        plan = _failure("flavour_refused", f"{refusal.reason}: this image gives no others, use one of that flavour")
+        plan = _failure("flavour_refused", f"{refusal.reason}; this driver image builds no other flavour, so use another driver image")
         return replace(plan, refused=(refusal,))
     refused.append(refusal)
     layer = nearest_layer(facts, policy)
@@ -106,19 +108,19 @@ def _climb(facts: Facts, policy: Policy) -> Plan:
 def _already_right(facts: Facts) -> Plan:
     record = facts.record
     if record is None:
-        raise AssertionError("already right without a record")
+        raise AssertionError("a node without a node record cannot be already right")
     missing = [name for name in NEEDED_MODULES if not (m := facts.is_loaded(name)) or m.state != "live"]
     taken = _unload(facts) if any(gpu.driver == NOUVEAU for gpu in facts.gpus) else ()
     new_boot = record.boot_id != facts.boot_id
-    plan = Plan(
+    brings_up = bool(missing or new_boot or taken or not facts.device_nodes)
+    what = "its modules are loaded and its services started" if brings_up else "nothing is to be done"
+    return Plan(
         Action.NONE,
         "already_initialised",
-        f"{record.identity.kind} {record.identity.version} is installed on this node for kernel {facts.kver} and unchanged",
+        f"{record.identity.kind} {record.identity.version} is installed on this node for kernel {facts.kver} and unchanged; {what}",
+        steps=(*taken, Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES) if brings_up else (),
         identity=replace(record.identity, kver=facts.kver),
     )
-    if missing or new_boot or taken or not facts.device_nodes:
-        return replace(plan, steps=(*taken, Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.START_SERVICES))
-    return plan
 
 
 _AFTER_CONTAINER = (
@@ -132,19 +134,20 @@ _AFTER_CONTAINER = (
 
 def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[Refusal, ...]) -> Plan:
     resident = facts.is_loaded("nvidia")
-    # A layer in place that is not this one, or another machine's, is ours to take away first.
-    takes_away = (bool(facts.active_layer) or facts.removal_under_way) and not (layer and facts.is_in_place(layer))
+    # Another layer that is active, or one that another machine activated, is removed first.
+    removes_first = (bool(facts.active_layer) or facts.removal_under_way) and not (layer and facts.is_in_place(layer))
     wrong_resident = _has_nouveau(facts) or (resident and resident.version != policy.wanted.version)
-    unload = _unload(facts) if wrong_resident or takes_away else ()
+    unload = _unload(facts) if wrong_resident or removes_first else ()
     activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
-    remove = (Step.REMOVE_DRIVER,) if takes_away else ()
+    remove = (Step.REMOVE_DRIVER,) if removes_first else ()
     flavour = layer.identity.flavour if layer else (facts.module.flavour if facts.module else None) or ""
     wanted = policy.wanted
     return Plan(
         Action.INSTALL_SKIP_BUILD,
         "baked_layer_matches" if layer else "marker_matches",
-        f"baked {wanted.kind} {wanted.version} ({flavour}) for exactly kernel {facts.kver}"
-        + (", every file verified" if layer else "; its image's digest was not asked for"),
+        f"{wanted.kind} {wanted.version} ({flavour}) was baked for exactly kernel {facts.kver}, "
+        + ("and its files were verified" if layer else "and gpu_boot_require_digest does not ask for the image's digest")
+        + "; the build is skipped",
         steps=(*_pull(facts), *unload, *remove, *activate, Step.RUN_CONTAINER, *_AFTER_CONTAINER),
         refused=refused,
         identity=target(facts, policy, flavour),
@@ -158,10 +161,12 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
     reason = install_refusal(facts)
     if reason:
         return replace(
-            _failure("signatures_enforced", f"{refusal.reason}; {reason}: bake with a signing key that this kernel trusts"),
+            _failure(
+                "signatures_enforced", f"{refusal.reason}; nothing is compiled: {reason}; bake with a signing key that this kernel trusts"
+            ),
             refused=(*refused, Refusal(_INSTALL, "signatures_enforced", reason)),
         )
-    remove = (Step.REMOVE_DRIVER,) if _must_go(facts, policy, refusal.code) else ()
+    remove = (Step.REMOVE_DRIVER,) if _must_remove(facts, policy, refusal.code) else ()
     return Plan(
         Action.INSTALL,
         refusal.code,
@@ -173,12 +178,12 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
     )
 
 
-def _must_go(facts: Facts, policy: Policy, code: str) -> bool:
-    """Whether a driver of ours is here that is not the wanted one: it must be out before another comes in (I1)."""
+def _must_remove(facts: Facts, policy: Policy, code: str) -> bool:
+    """Whether this node has a driver of ours that is not the wanted one. It must be removed completely before an install (rule I1)."""
     if facts.removal_under_way:
         return True
     if facts.active_layer or facts.activation_problem:
-        return True  # whatever is against it: a container that installs over hard links would write into the store's objects
+        return True  # whatever the code: a container that installs over hard links would write into the store's objects
     wanted = (policy.wanted.kind, policy.wanted.version)
     in_place = [m for m in facts.layers if facts.is_in_place(m)]
     mine = [(m.identity.kind, m.identity.version) for m in in_place]
@@ -196,7 +201,7 @@ def _pull(facts: Facts) -> tuple[Step, ...]:
 
 
 def _has_nouveau(facts: Facts) -> bool:
-    """Whether nouveau is in the kernel, as a module or, with a GPU, for good."""
+    """Whether nouveau is loaded as a module, or a GPU is bound to it, as to a nouveau that is built into the kernel."""
     return bool(facts.is_loaded(NOUVEAU)) or any(gpu.driver == NOUVEAU for gpu in facts.gpus)
 
 
@@ -205,13 +210,13 @@ def _unload(facts: Facts) -> tuple[Step, ...]:
 
 
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
-    """Nothing is done; but a layer that was put in place here does not stay on a node where it does not belong (R1)."""
+    """The node is left as it is; but a layer that is active here is deactivated, because it does not belong on this node."""
     in_place = ", ".join(dict.fromkeys(filter(None, (facts.active_layer, *facts.unrecorded_layers))))
     if facts.activation_is_newer or not (in_place or facts.removal_under_way):
-        return Plan(Action.NONE, code, reason)
+        return Plan(Action.NONE, code, f"{reason}; the node is left as it is")
     unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, bool(facts.operator or facts.foreign)) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
-    what = f"layer {in_place}, which is in place here, is taken away" if in_place else "a removal that was interrupted is ended"
+    what = f"layer {in_place}, which is active here, is deactivated" if in_place else "an interrupted removal is finished"
     return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)
 
 
@@ -222,24 +227,24 @@ def _failure(code: str, reason: str) -> Plan:
 def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     found = []
     if facts.activation_problem:
-        found.append(f"{facts.activation_problem}; the baked layers are not used until it is gone")
+        found.append(f"{facts.activation_problem}; no baked layer is used while this document is here")
     if plan.action is not Action.NONE and not facts.imports_dropins:
         found.append(
-            'containerd\'s config.toml does not import config.d: the "nvidia" runtime will not be in force. '
-            'Add imports = ["/etc/containerd/config.d/*.toml"] to it in the image build'
+            'containerd\'s config.toml does not import config.d, so containerd will not have the runtime "nvidia"; '
+            'in the image build, add imports = ["/etc/containerd/config.d/*.toml"] to it'
         )
     version = plan.identity.version if plan.identity else ""
     others = [f"{name} {its}" for name, its in facts.service_packages if its != version]
     if plan.action is not Action.NONE and others:
         found.append(
-            f"packages of another driver's version than {version} are installed, and serve this one only if it brings its own: "
-            f"{', '.join(others)}"
+            f"service packages for another driver version than {version} are installed ({', '.join(others)}); "
+            "their services work with this driver only if it brings its own"
         )
     mine = facts.layers_modules
     if plan.action is Action.NONE and Step.REMOVE_DRIVER in plan.steps and Step.UNLOAD_MODULES not in plan.steps and mine:
         found.append(
-            f"modules of {', '.join(facts.leaving_versions)} are in use and left in the kernel ({', '.join(m.name for m in mine)}): "
-            "they may be the layer's or the other owner's; if they are not that owner's, reboot"
+            f"modules of {', '.join(facts.leaving_versions)} are in use and stay loaded ({', '.join(m.name for m in mine)}): "
+            "they may belong to the layer or to the driver's other owner; if they belong to the layer, reboot"
         )
     passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
     if plan.steps and passed:

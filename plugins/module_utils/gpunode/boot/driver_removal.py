@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..activation import deactivate
-from ..activation.deactivate import TakenAway
+from ..activation.take_away import TakenAway
 from ..container.leftovers import left_by_initialisation
 from ..driver import control
 from ..errors import BootError

@@ -1,4 +1,4 @@
-"""What a node shows after a driver container has failed: looked at here, judged in diagnosis.py (I15)."""
+"""Collects what a node shows after a driver container has failed; diagnosis.py judges it (rule I15)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..util.deadline import Deadline
 from ..util.run import Runner
 from .diagnosis import Evidence
 
-# Looking at the node after a failure has time of its own: a deadline that has passed must not hide why.
+# A time limit of its own, apart from the boot's deadline: the cause is found also where that has passed.
 _LOOK_S = 60.0
-# NVIDIA's module says this before it looks for GPUs, each time that it is loaded.
+# NVIDIA's module logs this before it looks for GPUs, each time that it is loaded.
 _LOADING = "nvidia-nvlink: Nvlink Core is being initialized"
 
 
 def log_before(root: Path, runner: Runner) -> str:
-    """The kernel's log as it is before the driver is tried: no evidence of that. Of a driver that is loaded already, only what was
-    before it was loaded is none."""
+    """The part of the kernel's log, before a try of the driver, that is no evidence about it: all of it, or, if the driver is loaded
+    already, what was logged before it was loaded."""
     log = control.kernel_log(runner)
     if not kmod.loaded(root, ["nvidia"]):
         return log
@@ -28,10 +28,10 @@ def log_before(root: Path, runner: Runner) -> str:
 
 
 def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
-    """The lines of ``log`` that came after ``before``, without those about GPUs at the addresses ``passed``, which are not the driver's."""
+    """The lines of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which the driver does not drive."""
     if log.startswith(before):
         log = log[len(before) :]
-    elif before:  # the kernel has dropped the oldest
+    elif before:  # the kernel has dropped its oldest lines
         log = log.partition(before.splitlines()[-1])[2] or log
     slots = [address.rpartition(".")[0] for address in passed]
     return "".join(line for line in log.splitlines(keepends=True) if not any(slot in line for slot in slots))
@@ -40,9 +40,10 @@ def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
 def gather(
     root: Path, runner: Runner, arch: str, version: str, layer: Manifest | None, device_waived: bool, before: str, passed: Collection[str]
 ) -> Evidence:
-    """Tries to load the modules that are not loaded, up to the first that cannot be, and looks at everything that can be the cause.
+    """Loads the modules that are not loaded, up to the first that cannot be, and collects all that can be the cause of the failure.
 
-    ``layer`` is what was tried, ``before`` the kernel's log before that, ``passed`` the addresses of GPUs given to virtual machines.
+    ``layer`` is the layer that was tried, ``before`` what log_before gave before the try, ``passed`` the addresses of GPUs that belong to
+    virtual machines.
     """
     absent = (name for name in modules.NEEDED_MODULES if not kmod.loaded(root, [name]))
     says = next(filter(None, (kmod.load(runner, name, _LOOK_S) for name in absent)), "")

@@ -1,4 +1,4 @@
-"""What a node is: the facts on which a boot decides. Pure values."""
+"""The facts: what a node is, as the decision needs it. Pure values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from ..system.pci import PciFunction
 
 @dataclass(frozen=True)
 class Facts:
-    """What the node is. None means: not known; "" and () mean: looked, and there is nothing.
+    """What the node is. None means unknown; "" and () mean that nothing was found.
 
-    ``trusted_keys`` are the ids of keys whose signatures the kernel takes on modules, ``install_signer`` the id of the one that DKMS signs
-    with on this node: both are looked at only where signatures are enforced.
+    ``trusted_keys`` are the ids of the keys whose signatures on modules the kernel accepts, ``install_signer`` is the id of the key with
+    which DKMS signs on this node. Both are read only where signatures are enforced. ``unrecorded_layers`` are layers whose
+    files show that they are active where the activation record cannot be read.
     """
 
     kver: str
@@ -68,22 +69,22 @@ class Facts:
 
     @property
     def is_ours_active(self) -> bool:
-        """Whether the captured layer that is in place was put there on this machine."""
+        """Whether the active layer was activated on this machine."""
         return bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
 
     def is_in_place(self, layer: Manifest) -> bool:
-        """Whether a layer's files lie where they belong: baked there, or activated on this machine and not being taken away."""
+        """Whether a layer's files are in their places: baked in place, or activated on this machine, with no removal under way."""
         is_active = self.is_ours_active and layer.layer == self.active_layer
         return layer.mode == IN_PLACE or (is_active and not self.removal_under_way)
 
     @property
     def layers_modules(self) -> tuple[LoadedModule, ...]:
-        """Those in the kernel that are of the version of the captured layer that is in place, or was until a removal was interrupted."""
+        """The loaded modules of the active layer's version, or of the version that an interrupted removal was removing."""
         return modules.of_version(self.loaded, self.leaving_versions)
 
     @property
     def leaving_versions(self) -> tuple[str, ...]:
-        """The versions of which a removal takes the modules out of the kernel."""
+        """The driver versions whose modules a removal unloads."""
         recorded = self.record.identity.version if self.removal_under_way and self.record else ""
         return tuple(filter(None, (self.active_version, recorded)))
 

@@ -14,13 +14,13 @@ from ..system.dpkg import owned_by_dpkg
 from ..system.tree import Listing
 from ..util.files import relative
 
-# The links of enabled services belong to their packages; DKMS's own key may sign other modules on this node.
+# Links of enabled services belong to packages; DKMS's own key may have signed other modules on this node.
 _NOT_OURS = ("etc/systemd/", "var/lib/dkms/mok.", "var/lib/shim-signed/")
 
 
 class FileRecorder:
-    """Notes what the driver containers of one run place. ``own`` are paths that our layers account for; ``interrupted`` says that an
-    earlier run did not end, so that a file which is written anew now was probably placed by that one."""
+    """Records what the driver containers of one run install. ``own`` are the paths of our layers. ``interrupted`` says that an earlier run
+    did not finish, so a file that is rewritten now was probably installed by that run."""
 
     def __init__(self, root: Path, own: Collection[str], interrupted: bool) -> None:
         self.root = root
@@ -30,46 +30,48 @@ class FileRecorder:
         self._before: Listing | None = None
 
     def begin(self) -> None:
-        """Before the first container: notes which of device initialisation's files are not here yet."""
+        """Before the first container: records which of device initialisation's files are absent."""
         paths = [relative(self.root, self.root / path) for path in INITIALISATION]
         missing = {path for path in paths if not (self.root / path).exists()}
         self._old = replace(self._old, absent=tuple(sorted({*self._old.absent, *missing})))
         write(self.root, self._old)
 
     def before_build(self) -> None:
-        """Before a container that compiles: lists what is here, once."""
+        """Before the first container that compiles: lists the files that exist."""
         if self._before is None:
             self._before = footprint.listing(self.root)
 
     def end(self, compiled: bool) -> None:
-        """After the last container: describes what came, and writes it down."""
+        """After the last container: adds what was installed to the list of installed files."""
         paths = {path for path in self._old.absent if (self.root / path).is_file()}
         if self._before is not None:
-            paths |= self._came(self._before)
-        elif compiled:  # asked to skip, it compiled over what was baked
+            paths |= self._installed(self._before)
+        elif compiled:  # asked to skip the build, the container compiled, and so replaced what was baked
             paths |= {path for path in self._own if _is_there(self.root / path)}
         entries = tree.describe(self.root, sorted(paths))
         old = self._old
         write(
             self.root,
             InstalledFiles(
-                {**_still(self.root, old.files), **{e.path: e.sha256 for e in entries if e.type == "file"}},
-                {**_still(self.root, old.links), **{e.path: e.target for e in entries if e.type == "link"}},
+                {**_existing(self.root, old.files), **{e.path: e.sha256 for e in entries if e.type == "file"}},
+                {**_existing(self.root, old.links), **{e.path: e.target for e in entries if e.type == "link"}},
                 tuple(sorted({*old.folders, *(e.path for e in entries if e.type == "folder")})),
                 old.absent,
             ),
         )
 
-    def _came(self, before: Listing) -> set[str]:
+    def _installed(self, before: Listing) -> set[str]:
         change = tree.difference(before, footprint.listing(self.root))
-        anew = {path for path in change.replaced if self._interrupted or path in self._own}
-        # A folder is not written anew: those that the interrupted run made are known by their place only.
-        anew |= {str(parent) for path in anew for parent in Path(path).parents if footprint.is_drivers_place(str(parent))}
+        rewritten = {path for path in change.replaced if self._interrupted or path in self._own}
+        # A folder that the interrupted run made is not rewritten: it is known only by its place.
+        rewritten |= {str(parent) for path in rewritten for parent in Path(path).parents if footprint.is_drivers_place(str(parent))}
         owned = owned_by_dpkg(self.root)
-        return {path for path in footprint.drivers_part([*change.added, *anew]) if path not in owned and not path.startswith(_NOT_OURS)}
+        return {
+            path for path in footprint.drivers_part([*change.added, *rewritten]) if path not in owned and not path.startswith(_NOT_OURS)
+        }
 
 
-def _still(root: Path, known: Mapping[str, str]) -> dict[str, str]:
+def _existing(root: Path, known: Mapping[str, str]) -> dict[str, str]:
     return {path: value for path, value in known.items() if _is_there(root / path)}
 
 

@@ -1,4 +1,4 @@
-"""The boot side as one call: look, decide, carry out."""
+"""A boot as one call: probe the node, decide, carry the plan out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import paths
 from ..activation import deactivate
-from ..activation.deactivate import TakenAway
+from ..activation.take_away import TakenAway
 from ..container import marker
 from ..container.containerd import Containerd
 from ..container.registry import DEFAULT_SOURCE, ImageSource
@@ -37,9 +37,9 @@ def boot(
     say: Callable[[str], None] = lambda _: None,
     root: Path = Path("/"),
 ) -> tuple[Facts, Outcome]:
-    """Brings the node's driver up as ``policy`` wants it, or only says how (``check``). Raises GpuNodeError with a code per cause.
+    """Gives the node the driver that ``policy`` wants; with ``check`` only returns the plan. Raises GpuNodeError, with a code per cause.
 
-    One deadline from here on; a second run at the same time is refused with BusyError.
+    The deadline starts here and covers everything. A second run at the same time gets BusyError. ``say`` gets each line of progress.
     """
     host.require_root()
     check_figures(policy)
@@ -69,7 +69,8 @@ def boot(
 
 
 def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[str, Any]) -> TakenAway | None:
-    """Ends what an interrupted run began, and returns what was taken away. A journal that cannot be read is a fact for the decision."""
+    """Finishes or rolls back an interrupted activation or deactivation; returns what was removed. None if its journal cannot be read: the
+    decision deals with that."""
     try:
         return deactivate.resume(root, runner, say)
     except DataError as error:
@@ -79,12 +80,12 @@ def _resume(root: Path, runner: Runner, say: Callable[[str], None], event: dict[
 
 
 def may_need_image(facts: Facts, plan: Plan) -> bool:
-    """Whether carrying ``plan`` out would fetch the driver image, or could once GPUs that are late have come."""
+    """Whether carrying ``plan`` out would pull the driver image, or could after late GPUs have appeared."""
     return not facts.image_present and (Step.PULL_IMAGE in plan.steps or plan.code == "gpu_missing")
 
 
 def _wait_for_gpus(root: Path, policy: Policy, deadline: Deadline) -> None:
-    """Late GPUs are waited for, where their number is known (D15)."""
+    """Waits for late GPUs, where the policy says how many there should be."""
     waiting = Deadline(min(policy.late_gpus_s, deadline.left_s()))
     while policy.expected_gpus and sum(f.is_gpu for f in pci.nvidia_functions(root)) < policy.expected_gpus:
         if not waiting.pause(0.5):

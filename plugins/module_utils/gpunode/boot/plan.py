@@ -1,4 +1,4 @@
-"""The words of the decision: facts (what the node is), policy (what its owner wants), plan (the answer)."""
+"""What the decision returns and what comes of it: actions, steps, refusals, the plan and the outcome. Pure values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Action(str, enum.Enum):
 
 
 class Step(str, enum.Enum):
-    """The steps of a plan, in the order in which they are taken."""
+    """The steps that a plan can have, in the order in which they are taken."""
 
     PULL_IMAGE = "pull-image"
     UNLOAD_MODULES = "unload-modules"
@@ -42,7 +42,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """The answer. ``fails`` says that this plan is an error of its own; ``provisional`` that an image must be pulled first to know."""
+    """What a boot is to do. ``fails``: the plan is an error, and nothing is tried. ``provisional``: the driver image must be pulled first,
+    and the plan may then change."""
 
     action: Action
     code: str
@@ -60,8 +61,8 @@ class Plan:
 class Outcome:
     """What came of a plan.
 
-    ``action`` is what the container was last asked for, ``result`` is ``fast``, ``compiled``, ``ready`` (it was right already),
-    ``nothing``, ``removed`` (a layer that was in place where no driver belongs) or ``planned``.
+    ``action`` is what the driver container was last asked to do. ``result`` is ``fast``, ``compiled``, ``ready`` (already right),
+    ``nothing``, ``removed`` (a layer that was active where no driver belongs) or ``planned`` (check mode).
     """
 
     plan: Plan

@@ -1,4 +1,4 @@
-"""What the owner of a node wants of a boot. Pure values."""
+"""The policy: what the owner of a node wants of a boot, and the checks of its figures. Pure values."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from ..options import BOOT
 
 
 def check_figures(policy: Policy) -> None:
-    """Raises InputError for counts and times that cannot be meant."""
+    """Raises InputError for a count or time that is not valid, alone or together with the others."""
     for name in ("deadline_s", "try_s", "tries"):
         if getattr(policy, name) <= 0:
-            raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is not greater than zero")
+            raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is not valid; it must be greater than zero")
     for name in ("delay_s", "fallback_s", "late_gpus_s"):
         if getattr(policy, name) < 0:
-            raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is negative")
+            raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is not valid; it must not be negative")
     if policy.fallback_s >= policy.deadline_s:
         raise InputError(
-            f"gpu_boot_fallback_s: {policy.fallback_s:.0f} s are kept for a full install, which leaves nothing of the deadline of "
-            f"{policy.deadline_s:.0f} s (gpu_boot_deadline_s) for the fast path"
+            f"gpu_boot_fallback_s: {policy.fallback_s:.0f} s are kept for a full install, so the deadline of {policy.deadline_s:.0f} s "
+            "(gpu_boot_deadline_s) leaves no time for the fast path"
         )
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What the node's owner wants. ``expected_gpus`` None is "auto": as many as there are; times in seconds."""
+    """What the node's owner wants. ``expected_gpus`` None means "auto", as many as are found. Times are in seconds."""
 
     wanted: DriverWanted
     managed: bool = BOOT["managed"].default
@@ -44,7 +44,7 @@ class Policy:
 
 
 def expected_gpus(value: object) -> int | None:
-    """The policy's number for ``auto`` (None) or a number, also as text. Raises InputError."""
+    """Converts an option's value to ``Policy.expected_gpus``: ``auto`` to None, a number or its text to the number. Raises InputError."""
     if value in (None, "", BOOT["expected_gpus"].default):
         return None
     text = str(value)

@@ -1,4 +1,4 @@
-"""Looking at a node: everything that the decision needs, as facts; whatever is wrong with what was baked is a fact too (D11)."""
+"""Reads a node and returns the facts for the decision. Whatever is wrong with a baked driver is a fact too, not an error (rule D11)."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def probe(
     kver: str = "",
     functions: tuple[PciFunction, ...] | None = None,
 ) -> Facts:
-    """The facts of the node at ``root`` with the driver ``wanted`` in mind.
+    """Returns the facts of the node at ``root``, as far as a decision about the driver ``wanted`` needs them.
 
-    The seal asks for another ``kver`` than the running kernel's, with ``functions`` that are not on the bus, and without a ``containerd``
-    where an image lies mounted.
+    ``kver`` and ``functions`` stand in for the running kernel and the GPUs on the bus: the seal asks about a finished image. ``containerd``
+    is None for a mounted image.
     """
     uname = os.uname()
     facts = Facts(
@@ -60,15 +60,15 @@ def probe(
     facts = _with_activation(facts, root)
     belongs = facts.arch is not None and bool(facts.gpus)
     if not belongs and not (facts.active_layer or facts.unrecorded_layers or facts.removal_under_way):
-        return facts  # no driver belongs here: nothing of what was baked is even looked at, unless some of it is in place and must go
+        return facts  # no driver belongs here: what was baked is read only if a layer is active or a removal is under way
     facts = _with_records(facts, root, marker_path)
     if facts.arch:
         signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
-        # A layer in the store may have been in place until a moment ago, with its modules in use.
+        # A layer in the store may have been active until a moment ago, and its modules may still be in use.
         signs += foreign.resident_signs(facts.loaded, own_versions(facts) | {layer.identity.version for layer in facts.layers})
         facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
     if not belongs or (facts.foreign and not facts.active_layer and not facts.unrecorded_layers):
-        return facts  # another's driver stays, whatever was baked
+        return facts  # a foreign driver stays, whatever was baked
     facts = replace(facts, record_contents=_record_contents(root, facts))
     facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)
     if facts.signatures_enforced:
@@ -77,10 +77,10 @@ def probe(
 
 
 def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Facts:
-    """The facts with containerd and the driver image looked at again, as after a pull."""
+    """Returns the facts with containerd and the driver image read again, as after a pull."""
     try:
         found = containerd.target_digest(wanted.image.text)
-    except CommandError:  # that is how it says that it is not ready; to ask before would be one more process
+    except CommandError:  # so ctr fails where containerd is not ready; asking that first would cost another process
         return replace(facts, containerd_ready=False, image_present=False, config_digest="")
     digest = containerd.config_behind(found, facts.arch or "") if found else None
     return replace(facts, containerd_ready=True, image_present=bool(found), config_digest=digest or "")
@@ -111,16 +111,16 @@ def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
 
 
 def _with_activation(facts: Facts, root: Path) -> Facts:
-    """What a layer has put in place: asked on every node, since it must go where no driver belongs."""
+    """Adds which layer is active. It is read on every node, because an active layer is removed where no driver belongs."""
     errors = activation_record.problems(root)
     if errors:
-        there = recovery.found(root)
+        unrecorded = recovery.found(root)
         facts = replace(
             facts,
             activation_problem="; ".join(str(error) for error in errors),
             activation_is_newer=any(activation_record.is_newer(error) for error in errors),
-            unrecorded_layers=tuple(one.layer for one in there),
-            active_version=there[0].identity.version if there else "",
+            unrecorded_layers=tuple(one.layer for one in unrecorded),
+            active_version=unrecorded[0].identity.version if unrecorded else "",
         )
     try:
         found = activation_record.read(root)
@@ -132,13 +132,12 @@ def _with_activation(facts: Facts, root: Path) -> Facts:
 
 
 def in_place(facts: Facts) -> tuple[Manifest, ...]:
-    """The layers whose files lie where they belong; those of another machine's activation still do, and those of a record that is
-    damaged."""
+    """The layers whose files are in their places, also if another machine activated them or the activation record is damaged."""
     return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer in (facts.active_layer, *facts.unrecorded_layers))
 
 
 def own_versions(facts: Facts) -> set[str]:
-    """Driver versions that our layers, the record or a driver container's marker account for; an inert layer accounts for nothing."""
+    """The driver versions that are ours: of layers that are not inert, of the node record and of the marker."""
     versions = {layer.identity.version for layer in in_place(facts)}
     if facts.record:
         versions.add(facts.record.identity.version)
@@ -148,7 +147,7 @@ def own_versions(facts: Facts) -> set[str]:
 
 
 def own_files(facts: Facts) -> set[str]:
-    """Paths that our layers and the record account for; an inert layer accounts for nothing."""
+    """The paths that are ours: of layers that are not inert, and of the node record."""
     paths = {entry.path for layer in in_place(facts) for entry in layer.files}
     if facts.record:
         paths |= set(facts.record.libraries) | {p for modules in facts.record.modules.values() for p in modules}
@@ -161,8 +160,8 @@ def _candidates(facts: Facts, wanted: DriverWanted) -> Sequence[Manifest]:
 
 
 def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: bool) -> Facts:
-    """Whether the candidates' contents are right, where they lie. Hashing a whole driver is worth it only for a layer that could be used;
-    of an inert one, modules and programs are hashed now, and the rest while it is put in place."""
+    """Adds what is wrong with the contents of the layers that could be used, and what keeps them from being activated. Of an inert layer
+    only modules and programs are hashed here; the rest is hashed during its activation."""
     layers = _candidates(facts, wanted)
     if not layers or facts.activation_problem:
         return facts
@@ -174,7 +173,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
             continue
         problems += Store(root).problems(preconditions.urgent(layer.files))
         if facts.active_layer:
-            continue  # it is in its own way, or another is: what else is in the way shows when that has gone
+            continue  # the active layer's own files are in the way; other obstacles show once it has been deactivated
         try:
             preconditions.check(root, Store(root), layer, is_mounted)
         except LayerError as error:
@@ -182,7 +181,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
                 problems.append(str(error))
             else:
                 obstacle = str(error)
-        except OSError as error:  # such as a loop of links where a folder of the layer belongs
+        except OSError as error:  # for example a loop of links in place of one of the layer's folders
             obstacle = f"{error.filename}: {error.strerror}"
     judged = {m.layer: why_judged_bad(root, m, facts.machine_id) for m in layers}
     bad = {name: why for name, why in judged.items() if why is not None}
@@ -190,7 +189,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
 
 
 def _with_modules(facts: Facts, root: Path, runner: Runner, wanted: DriverWanted) -> Facts:
-    """The modules that would be loaded: an inert layer's are known from its manifest, contents included."""
+    """Adds what modinfo says of the modules that would be loaded; for an inert layer its manifest has it."""
     inert = [m for m in _candidates(facts, wanted) if not facts.is_in_place(m)]
     if inert:
         found = {fact.name: fact for fact in inert[0].module_facts}
@@ -203,7 +202,7 @@ def _with_modules(facts: Facts, root: Path, runner: Runner, wanted: DriverWanted
 
 
 def _install_signer(root: Path, runner: Runner) -> str:
-    """The id of the key that DKMS signs with here; "" where it has none: the one that it would make itself is trusted by nobody."""
+    """The id of the key with which DKMS signs on this node; "" if it has none: no kernel trusts the key that DKMS would make itself."""
     key, cert = dkms.signing_pair(root)
     if not (root / key).is_file() or not (root / cert).is_file():
         return ""

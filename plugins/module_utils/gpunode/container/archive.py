@@ -1,7 +1,7 @@
-"""Image archives: what a tar file holds, before anything of it is imported.
+"""Checks an image archive before the import: whether the tar file holds exactly the wanted driver image, undamaged.
 
 Formats: OCI image layout (oci-layout, index.json, blobs/<algorithm>/<hex>) as a tar file, and what ``docker save`` writes
-(manifest.json with Config, RepoTags, Layers). A file with both, as newer dockers write, is taken as a layout, as containerd does.
+(manifest.json with Config, RepoTags, Layers). A file with both, as newer Docker versions write, is read as a layout; so does containerd.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from .containerd import OCI_ARCH
 from .reference import DriverWanted
 
 _CHUNK = 1 << 20
-_MAX_DOCUMENT = 4 << 20  # the registry's own limit for a manifest
+_MAX_DOCUMENT = 4 << 20  # the limit of registries for a manifest
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"BZh": "bzip2"}
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-# containerd's own annotation holds the full name, OCI's often a tag only.
+# containerd's annotation holds the full name; OCI's often holds a tag only.
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
 @dataclass(frozen=True)
 class ArchivedImage:
-    """One image in an archive: its names (full references or bare tags), the digest that a layout gives it (a docker archive has none),
-    its platforms as ``os/architecture``, and the paths of all its parts in the archive."""
+    """One image in an archive: its names (full references or bare tags), its digest ("" in a docker archive, which has none),
+    its platforms as ``os/architecture``, and the paths in the archive of all its parts."""
 
     names: tuple[str, ...]
     digest: str
@@ -42,7 +42,7 @@ class _Archive:
     def __init__(self, path: str, tar: tarfile.TarFile) -> None:
         self.path = path
         self.tar = tar
-        # Reading the list to its end finds a file that was cut off.
+        # Reading all headers to the end detects a truncated file.
         self.members = {
             m.name[2:] if m.name.startswith("./") else m.name: m for m in tar.getmembers() if m.isfile() or m.islnk() or m.issym()
         }
@@ -51,11 +51,11 @@ class _Archive:
         member = self.members.get(name)
         stream = self.tar.extractfile(member) if member and member.size <= _MAX_DOCUMENT else None
         if stream is None:
-            raise _invalid(self.path, f"{name} is missing in it")
+            raise _invalid(self.path, f"{name} is missing")
         try:
             return json.loads(stream.read())
         except ValueError as error:
-            raise _invalid(self.path, f"{name} in it is no JSON ({error})") from error
+            raise _invalid(self.path, f"{name} is not valid JSON ({error})") from error
 
     def images(self) -> Iterator[ArchivedImage]:
         if "oci-layout" in self.members:
@@ -72,7 +72,7 @@ class _Archive:
     def _of_layout(self, entry: dict[str, Any]) -> ArchivedImage:
         annotations = entry.get("annotations") or {}
         names = tuple(dict.fromkeys(annotations[key] for key in _NAMES if annotations.get(key)))
-        # The full name, where there is one, says more than the tag beside it.
+        # If there is a full name, the tag beside it adds nothing.
         names = tuple(name for name in names if "/" in name) or names
         digest = entry["digest"]
         manifests = [digest]
@@ -87,11 +87,11 @@ class _Archive:
         return ArchivedImage(names, digest, tuple(platforms), tuple(parts))
 
     def check_parts(self, image: ArchivedImage) -> None:
-        """Each part is there and has the contents that its name says; a docker archive's layers are checked when they are unpacked."""
+        """Checks that each part is there and has the digest in its name. containerd checks a docker archive's layers as it unpacks them."""
         for name in image.parts:
             member = self.members.get(name)
             if member is None:
-                raise _invalid(self.path, f"{name} is missing in it: it was cut off, or made by half")
+                raise _invalid(self.path, f"{name} is missing: the archive is truncated or incomplete")
             stream = self.tar.extractfile(member)
             if not name.startswith("blobs/sha256/") or stream is None:
                 continue
@@ -99,11 +99,11 @@ class _Archive:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
             if digest.hexdigest() != name.rpartition("/")[2]:
-                raise _invalid(self.path, f"{name} in it has other contents than its name says: it was damaged")
+                raise _invalid(self.path, f"{name} does not have the contents that its name says: the archive is damaged")
 
 
 def check(path: str, wanted: DriverWanted, arch: str) -> None:
-    """Raises ImageError, which names what the archive holds and what was wanted, unless it holds exactly the wanted image for ``arch``."""
+    """Raises ImageError, which names what the archive holds and what is wanted, unless it holds exactly the wanted image for ``arch``."""
     try:
         with _opened(path) as tar:
             archive = _Archive(path, tar)
@@ -111,9 +111,9 @@ def check(path: str, wanted: DriverWanted, arch: str) -> None:
             _check_image(path, images, wanted, f"linux/{OCI_ARCH.get(arch, arch)}")
             archive.check_parts(images[0])
     except (tarfile.TarError, EOFError) as error:
-        raise _invalid(path, f"it was cut off or is no tar file ({error})") from error
+        raise _invalid(path, f"it is truncated or not a tar file ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise _invalid(path, f"its list of contents lacks what it must say ({error!r})") from error
+        raise _invalid(path, f"its list of contents is incomplete or malformed ({error!r})") from error
 
 
 def _opened(path: str) -> tarfile.TarFile:
@@ -125,7 +125,7 @@ def _opened(path: str) -> tarfile.TarFile:
         raise _invalid(path, f"it cannot be read on this machine ({error.strerror})") from error
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
-            raise _invalid(path, f"it is compressed with {name}: unpack it first, containerd reads plain tar files")
+            raise _invalid(path, f"it is compressed with {name}: decompress it first, because containerd reads plain tar files only")
     if not size:
         raise _invalid(path, "it is empty")
     return tarfile.open(path, "r:")
@@ -133,22 +133,22 @@ def _opened(path: str) -> tarfile.TarFile:
 
 def _check_image(path: str, images: list[ArchivedImage], wanted: DriverWanted, platform: str) -> None:
     held = "; ".join(_shown(image) for image in images) or "no image"
-    asked = f"wanted is {wanted.image.text}" + (f" (or {wanted.pull.text})" if wanted.pull.text != wanted.image.text else "")
+    needed = wanted.image.text + (f" (or {wanted.pull.text})" if wanted.pull.text != wanted.image.text else "")
     if len(images) != 1:
-        raise _invalid(path, f"it holds {len(images)} images ({held}), {asked}: make an archive of that image alone")
+        raise _invalid(path, f"it holds {len(images)} images ({held}), but {needed} is wanted: create an archive of that image alone")
     image = images[0]
     digests = {ref.digest for ref in (wanted.image, wanted.pull) if ref.digest}
-    if digests:  # says more than any name
+    if digests:  # a digest identifies the image, whatever its name
         if not image.digest:
-            raise _invalid(path, f"it is a docker archive, which keeps no digest, and {asked}: make an OCI archive of it ({_HOW})")
+            raise _invalid(path, f"it is a docker archive, which has no digest, but {needed} is wanted: create an OCI archive ({_HOW})")
         if image.digest not in digests:
-            raise _invalid(path, f"it holds {held}, {asked}")
+            raise _invalid(path, f"it holds {held}, but {needed} is wanted")
     elif not image.names:
-        raise _invalid(path, f"it holds {held}, {asked}: write the reference into it ({_HOW})")
+        raise _invalid(path, f"it holds {held}, but {needed} is wanted: write the reference into the archive ({_HOW})")
     elif set(image.names) - {wanted.image.text, wanted.pull.text, wanted.image.tag}:
-        raise _invalid(path, f"it holds {held}, {asked}")
+        raise _invalid(path, f"it holds {held}, but {needed} is wanted")
     if platform not in image.platforms:
-        raise _invalid(path, f"it holds {held}, wanted is {platform}")
+        raise _invalid(path, f"it holds {held}, but {platform} is wanted")
 
 
 _HOW = "skopeo copy docker://REFERENCE oci-archive:FILE:REFERENCE"

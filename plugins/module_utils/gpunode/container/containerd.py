@@ -1,4 +1,4 @@
-"""containerd through its own ``ctr``: images by exact name, their config digest, configuration in force."""
+"""containerd, driven by its command ``ctr``: images by exact name, config digests, containers, the configuration in force."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ NAMESPACE = "k8s.io"
 CONFIG = "etc/containerd/config.toml"
 OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _ASK_S = 30.0
-_RUN_S = 180.0  # a container from nothing: an emulated node that is busy took more than 60 s
+_RUN_S = 180.0  # to start a container and run it; a busy emulated node took more than 60 s
 _REMOVE_S = 120.0
-# The name that an import gives what it brings, until it is tagged with the one that is wanted.
+# The name of an imported image until it is tagged with the wanted one.
 _IMPORTED = "gpu-prebake-import"
 
 
@@ -33,36 +33,36 @@ class Containerd:
         self.ctr = ["ctr", "-n", namespace]
 
     def is_ready(self) -> bool:
-        """Whether it answers on its socket."""
+        """Whether containerd answers on its socket."""
         try:
             return self.runner.run(["ctr", "version"], ok=None, timeout_s=_ASK_S).rc == 0
         except CommandError:
             return False
 
     def target_digest(self, reference: str) -> str | None:
-        """The digest that ``reference`` names here, of an index or a manifest; None where there is no such image."""
+        """The digest that ``reference`` has here, of an index or a manifest; None if there is no such image. Raises CommandError."""
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S)
         match = re.search(rf"^{re.escape(reference)}\s.*?(sha256:[0-9a-f]{{64}})", shown.stdout, re.MULTILINE)
         return match[1] if match else None
 
     def names_of(self, references: Collection[str]) -> tuple[str, ...]:
-        """Every name here of the images that ``references`` name: one that was pulled by another name has two. Raises CommandError."""
+        """All names here of the images that ``references`` name; an image that was pulled by another name has two. Raises CommandError."""
         shown = self.runner.run([*self.ctr, "images", "ls"], timeout_s=_ASK_S).stdout
         targets = dict(re.findall(r"^(\S+)\s.*?(sha256:[0-9a-f]{64})", shown, re.MULTILINE))
         wanted = {targets[reference] for reference in references if reference in targets}
         return tuple(sorted(name for name, target in targets.items() if target in wanted))
 
     def remove(self, reference: str) -> None:
-        """Removes a name of an image, and what no other name needs. Raises CommandError."""
+        """Removes a name of an image, and the content that no other name needs. Raises CommandError."""
         self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=_REMOVE_S)
 
     def config_digest(self, reference: str, arch: str) -> str | None:
-        """The digest of the image's config for ``arch``: the same through every index and mirror. None where it is not here."""
+        """The digest of the image's config for ``arch``, the same in every index and mirror; None if it is absent. Raises CommandError."""
         digest = self.target_digest(reference)
         return self.config_behind(digest, arch) if digest else None
 
     def config_behind(self, digest: str, arch: str) -> str | None:
-        """The same for the digest of an index or a manifest, as ``target_digest`` gives it."""
+        """As ``config_digest``, for the digest of an index or a manifest that ``target_digest`` returns."""
         document = self._content(digest)
         if "manifests" in document:
             inner = platform_manifest(document, OCI_ARCH.get(arch, arch))
@@ -78,12 +78,12 @@ class Containerd:
         return document if isinstance(document, dict) else {}
 
     def names(self) -> tuple[str, ...]:
-        """The names of all images."""
+        """The names of all images. Raises CommandError."""
         return tuple(self.runner.run([*self.ctr, "images", "ls", "-q"], timeout_s=_ASK_S).stdout.split())
 
     def pull(self, reference: str, source: ImageSource, timeout_s: float, on_line: LineSink = None) -> None:
-        """One pull, in which no password is on a command line. Raises CommandError; InputError for a ``source`` that cannot be."""
-        argv = [*self.ctr, "images", "pull", *self._by_itself("pull")]
+        """Pulls once, with no password on a command line. Raises CommandError, and InputError if the ``source`` is invalid."""
+        argv = [*self.ctr, "images", "pull", *self._local_flag("pull")]
         if source.hosts_dir and Path(source.hosts_dir).is_dir():
             argv += ["--hosts-dir", source.hosts_dir]
         if source.plain_http:
@@ -94,42 +94,42 @@ class Containerd:
             self.runner.run([*argv, reference], timeout_s=timeout_s, env=env, on_line=on_line, typed=source.password or None)
 
     def import_archive(self, path: str, timeout_s: float) -> str:
-        """Imports an archive of one image and returns a name that it has here, to be removed again, whatever the archive calls it.
+        """Imports an archive of one image. Returns a temporary name of the image, which the caller removes, whatever the archive calls it.
 
         Raises CommandError; a failed import leaves no image behind.
         """
         before = set(self.names())
-        argv = [*self.ctr, "images", "import", *self._by_itself("import"), "--digests", "--base-name", _IMPORTED, path]
+        argv = [*self.ctr, "images", "import", *self._local_flag("import"), "--digests", "--base-name", _IMPORTED, path]
         try:
             self.runner.run(argv, timeout_s=timeout_s)
             found = [name for name in self.names() if name.startswith(f"{_IMPORTED}@")]
             if not found:
-                raise CommandError(argv, 0, "", "it ended well, and brought no image")
+                raise CommandError(argv, 0, "", "it succeeded, but imported no image")
         except BaseException:
             self._discard([name for name in self.names() if name not in before])
             raise
         return found[0]
 
-    def _by_itself(self, command: str) -> list[str]:
-        """From containerd 2.0 on, ctr leaves the work to the daemon, which does not see this process's environment, unless told so."""
+    def _local_flag(self, command: str) -> list[str]:
+        """``--local`` if ctr has it: since containerd 2.0 ctr otherwise leaves the work to the daemon, which lacks our environment."""
         shown = self.runner.run([*self.ctr, "images", command, "--help"], ok=None, timeout_s=_ASK_S).stdout
         return ["--local"] if re.search(r"^\s+--local\b", shown, re.MULTILINE) else []
 
     def _discard(self, names: Sequence[str]) -> None:
-        """Removes what a failed import left; some of it may be gone by itself."""
+        """Removes the images that a failed import left; some may already be gone."""
         if names:
             self.runner.run([*self.ctr, "images", "rm", "--sync", *names], ok=None, timeout_s=_REMOVE_S)
 
     def tag(self, source: str, target: str) -> None:
-        """Gives an image a second name, replacing what had it."""
+        """Gives an image a second name, even if another image has it. Raises CommandError."""
         self.runner.run([*self.ctr, "images", "tag", "--force", source, target], timeout_s=_ASK_S)
 
     def pin(self, reference: str) -> None:
-        """Labels an image so that kubelet's image garbage collection leaves it (honoured from containerd 1.6.25 on)."""
+        """Labels an image so that kubelet's garbage collection keeps it (from containerd 1.6.25 on). Raises CommandError."""
         self.runner.run([*self.ctr, "images", "label", reference, "io.cri-containerd.pinned=pinned"], timeout_s=_ASK_S)
 
     def is_pinned(self, reference: str) -> bool:
-        """Whether an image carries the label that ``pin`` gives. Raises CommandError."""
+        """Whether an image has the label that ``pin`` sets. Raises CommandError."""
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S).stdout
         line = next((line for line in shown.splitlines() if line.split()[:1] == [reference]), "")
         return "io.cri-containerd.pinned=pinned" in line
@@ -141,20 +141,20 @@ class Containerd:
         return match is not None and tuple(map(int, match.groups())) >= (1, 6, 25)
 
     def read_file(self, reference: str, container: str, path: str) -> str:
-        """A text file of an image, by a plain container that prints it. Raises CommandError."""
+        """A text file of an image, printed by a plain container. Raises CommandError."""
         argv = [*self.ctr, "run", "--rm", reference, container, "cat", path]
         return self.runner.run(argv, timeout_s=_RUN_S).stdout
 
     def containers(self) -> tuple[str, ...]:
-        """Ids of all containers."""
+        """Ids of all containers. Raises CommandError."""
         return tuple(self.runner.run([*self.ctr, "containers", "ls", "-q"], timeout_s=_ASK_S).stdout.split())
 
     def running(self) -> tuple[str, ...]:
-        """Ids of the containers that have a task."""
+        """Ids of the containers that have a task. Raises CommandError."""
         return tuple(self.runner.run([*self.ctr, "tasks", "ls", "-q"], timeout_s=_ASK_S).stdout.split())
 
     def kill(self, container: str) -> None:
-        """Ends a container whatever it does: every process of it, task, container and snapshot (B11)."""
+        """Ends a container in whatever state it is: kills its processes, and removes its task, container and snapshot."""
         for words in (
             ["tasks", "kill", "-a", "-s", "SIGKILL", container],
             ["tasks", "rm", "-f", container],
@@ -164,26 +164,26 @@ class Containerd:
             try:
                 self.runner.run([*self.ctr, *words], ok=None, timeout_s=_ASK_S)
             except CommandError:
-                continue  # the next step may still succeed, and the caller looks again
+                continue  # the next step may still succeed, and the caller checks the result
 
     def config_in_force(self) -> str:
-        """A hash of ``containerd config dump``: the configuration that a start would take, imports merged."""
+        """A hash of ``containerd config dump``: the configuration that a start would use, imports merged. Raises CommandError."""
         return hashlib.sha256(self.runner.run(["containerd", "config", "dump"], timeout_s=_ASK_S).stdout.encode()).hexdigest()
 
     def restart(self, deadline: Deadline) -> None:
-        """Restarts it and waits until it answers. Raises CommandError, DeadlineError."""
+        """Restarts containerd and waits until it answers. Raises CommandError, DeadlineError, ImageError."""
         self.runner.run(["systemctl", "restart", "containerd"], timeout_s=deadline.cut_s(120.0, "restarting containerd"))
         self.wait_ready(deadline)
 
     def wait_ready(self, deadline: Deadline) -> None:
-        """Returns when it answers. Raises ImageError at the deadline."""
+        """Waits until containerd answers. Raises ImageError at the deadline."""
         while not self.is_ready():
             if not deadline.pause(0.5):
                 raise ImageError("containerd does not answer: see systemctl status containerd", code="containerd_unavailable")
 
 
 def platform_manifest(index: dict[str, Any], architecture: str) -> str | None:
-    """The digest of the manifest for linux on ``architecture`` in an OCI index; None where there is none."""
+    """The digest of the manifest for linux on ``architecture`` in an OCI index; None if there is none."""
     for entry in index.get("manifests", []):
         platform = entry.get("platform") or {}
         if platform.get("os") == "linux" and platform.get("architecture") == architecture:
@@ -193,7 +193,7 @@ def platform_manifest(index: dict[str, Any], architecture: str) -> str | None:
 
 
 def imports_dropins(root: Path) -> bool:
-    """Whether the main configuration imports ``config.d``, without which the runtime drop-in has no effect (CONTRACT.md)."""
+    """Whether the main configuration imports ``config.d``, without which the runtime drop-in has no effect (docs/contract.md)."""
     text = re.sub(r"^\s*#.*$", "", read_text(root / CONFIG) or "", flags=re.MULTILINE)
     match = re.search(r"^imports\s*=\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
     return bool(match and "config.d/" in match[1])

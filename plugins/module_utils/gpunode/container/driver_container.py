@@ -1,4 +1,4 @@
-"""Running a driver container by the contract (CONTRACT.md): folders, argv, each try clean, a timeout that kills all of it."""
+"""Runs a driver container by the contract (docs/contract.md): folders, command, a clean start for each try, a kill at the time limit."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ACTIONS = ("copy", "install", BUILD_ONLY, "install-skip-build")
 ENTRYPOINT = "/entrypoint.sh"
 _FOLDERS = {"/opt/gpu": "/mnt/gpu", "/opt/actions": "/mnt/actions"}
 _OWN_IDS = re.compile(r"(gpuprebuild|gpuinstall)-\d+|gpuask")
-# The ids that other provisioners use for the same containers (CONTRACT.md): theirs to end, not ours.
+# The ids that other provisioners use for the same containers (docs/contract.md). We do not end these.
 _THEIR_IDS = {"gpuprebuild", "gpuinstall"}
 
 
 @dataclass(frozen=True)
 class ContainerRun:
-    """How a run ended. The exit status carries no meaning beyond zero or not; ``rc`` is None for one that was killed at its limit."""
+    """How a run ended. ``rc`` is zero, not zero (the number has no meaning), or None for a run that was killed at its time limit."""
 
     rc: int | None
     output: str
@@ -42,7 +42,7 @@ class ContainerRun:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a driver container installs: the root that its PID 1 lives in, "" for the host's own, and that PID 1 as we see it."""
+    """Where a driver container installs: the root folder of its PID 1, "" for the host's root, and the pid of that process as we see it."""
 
     base: str = ""
     pid: int = 1
@@ -52,7 +52,7 @@ HOST = Place()
 
 
 class DriverContainer:
-    """Sends actions to a driver image on this host; ``say`` gets each line of output as it comes."""
+    """Runs actions of a driver image on this host; ``say`` gets each line of output as it comes."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class DriverContainer:
         self.place = place
 
     def known_actions(self, reference: str) -> tuple[str, ...]:
-        """The contract's actions that the image's entrypoint mentions as whole words: one that it does not know, it would not
-        refuse, but fail at later with another message (B2). Raises ImageError."""
+        """The contract's actions that the image's entrypoint contains as whole words. An image does not refuse an action that it does
+        not know; it fails later with an unrelated message. Raises ImageError, BusyError, CommandError."""
         self._end_interrupted()
         try:
             text = self.containerd.read_file(reference, "gpuask", ENTRYPOINT)
         except CommandError as error:
-            if error.timed_out:  # which says nothing about the image
-                raise ImageError(f"driver image {reference}: a container that prints its {ENTRYPOINT} did not end: {error}") from error
+            if error.timed_out:  # this is no evidence against the image
+                raise ImageError(f"driver image {reference}: the container that prints its {ENTRYPOINT} did not end: {error}") from error
             raise ImageError(
                 f"driver image {reference}: its {ENTRYPOINT} cannot be read ({error.output.strip()[-300:]}); is it a driver image?",
                 code="image_not_a_driver",
@@ -84,7 +84,10 @@ class DriverContainer:
         return actions_in(text)
 
     def run(self, reference: str, container: str, action: str, timeout_s: float) -> ContainerRun:
-        """One run under the id ``container``, from a clean slate. Output goes to a log of that name as well."""
+        """Runs the action once, as container id ``container``, after ``clean_slate``. The output also goes to a log of that name.
+
+        Raises BusyError, and CommandError if the state before or after the run cannot be read.
+        """
         self.clean_slate()
         log = self.root / LOGS / f"{container}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -107,12 +110,12 @@ class DriverContainer:
                 rc, output, timed_out = error.rc, error.output + f"\n{error}", error.timed_out
                 take(str(error))
             finally:
-                # Killed or not: nothing of a run outlives it. ctr --rm does this only when ctr itself lives to the end.
+                # Always clean up: ctr --rm removes the container only if ctr itself is not killed.
                 self._end(container)
         return ContainerRun(rc, output, time.monotonic() - start, f"/{LOGS}/{container}.log", timed_out)
 
     def clean_slate(self) -> None:
-        """Ends what an interrupted run left: containers, mounts, the contract's folders; then makes the folders anew."""
+        """Removes what an interrupted run left (containers, mounts, the contract's folders), then creates the folders. Raises BusyError."""
         self._end_interrupted()
         for path in self._folders():
             path.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -123,7 +126,7 @@ class DriverContainer:
         running = sorted(theirs & set(self.containerd.running())) if theirs else []
         if running:
             raise BusyError(
-                f"another provisioner's driver container {running[0]} is running here: wait until it has ended "
+                f"another provisioner's driver container {running[0]} is running here: wait until it ends "
                 "(ctr -n k8s.io tasks ls), or end it yourself"
             )
         for container in present:
@@ -133,7 +136,7 @@ class DriverContainer:
         self.sweep()
 
     def sweep(self) -> None:
-        """Leaves no trace of the contract's scratch folders behind."""
+        """Removes the contract's scratch folders."""
         for path in self._folders():
             shutil.rmtree(path, ignore_errors=True)
 
@@ -156,8 +159,8 @@ def left_in(containerd: Containerd) -> tuple[str, ...]:
 
 
 def run_argv(containerd: Containerd, reference: str, container: str, action: str, place: Place = HOST) -> list[str]:
-    """The contract's ``ctr run``. Its folders are bound from inside the place: the last step of a run removes ``/opt/gpu``, which a
-    mount point there would forbid. Never a second argument after the action: the entrypoint would sleep for ever."""
+    """The contract's ``ctr run``. Its folders are bound from inside the place, where they are not mount points: the last step of a run
+    removes ``/opt/gpu``. Nothing may follow the action: with a second argument the entrypoint sleeps for ever."""
     sources = {f"{place.base}{folder}": target for folder, target in _FOLDERS.items()}
     binds = [word for source, target in sources.items() for word in ("--mount", f"type=bind,src={source},dst={target},options=rbind")]
     return [
@@ -177,6 +180,6 @@ def run_argv(containerd: Containerd, reference: str, container: str, action: str
 
 
 def actions_in(text: str) -> tuple[str, ...]:
-    """The contract's actions that stand in an entrypoint as whole words, comments left out."""
+    """The contract's actions that an entrypoint contains as whole words outside of comments."""
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     return tuple(a for a in ACTIONS if re.search(rf"(?<![\w-]){re.escape(a)}(?![\w-])", code))

@@ -1,4 +1,4 @@
-"""What a driver container leaves on a node that no list of ours names, each with the reason why it stays."""
+"""Finds what device initialisation put on a node and no layer contains, each with the reason why it stays."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from ..system import dpkg
 from ..util import files
 
-# Packages that a driver container installs with dpkg; whether it was ours that did is written nowhere, so they stay.
+# Packages that a driver container installs with dpkg. Nothing records who installed them, so they stay.
 _CONTAINERS_PACKAGE = re.compile(
     r"(nvidia-container-toolkit|libnvidia-container|nvidia-container-runtime|nvidia-fabricmanager|nvidia-persistenced|nvidia-imex"
     r"|libnvidia-nscq|nvlsm)[a-z0-9.+-]*"
 )
 DROPIN = "etc/containerd/config.d/10-nvidia-runtime.toml"
-# What device initialisation writes besides packages and the libraries' second copies (CONTRACT.md, step 4).
+# What device initialisation writes besides packages and the libraries' second copies (docs/contract.md, step 4).
 INITIALISATION = (DROPIN, "lib/udev/rules.d/71-nvidia-dev-char.rules")
 
 
@@ -28,13 +28,13 @@ class Left:
 
 
 def left_by_initialisation(root: Path) -> list[Left]:
-    """What device initialisation brought that no layer has, and no deactivation takes."""
+    """Packages and files of device initialisation that no layer contains and that a deactivation does not remove."""
     paths = [files.relative(root, root / path) for path in INITIALISATION if (root / path).exists()]
-    why = "a driver container may have placed it, or the image's builder; gpu_remove knows, and takes what is a container's"
+    why = "a driver container or the image builder may have put it there; gpu_remove can tell, and removes it if a container did"
     return [*packages_left(root), *(Left(f"/{path}", why) for path in paths)]
 
 
 def packages_left(root: Path) -> list[Left]:
-    why = "a driver container may have installed it; apt-get purge it where nothing else needs it"
+    why = "a driver container may have installed it; remove it with apt-get purge if nothing else needs it"
     names = sorted(name for name, _version in dpkg.installed_packages(root) if _CONTAINERS_PACKAGE.fullmatch(name))
     return [Left(f"package {name}", why) for name in names]

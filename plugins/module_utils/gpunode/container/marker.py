@@ -1,4 +1,4 @@
-"""The marker: the KEY=VALUE file that a driver container writes after every build (CONTRACT.md), first key wins."""
+"""Reads the marker: the ``key=value`` file that a driver container writes after every build (docs/contract.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LIMIT = 16384
 
 @dataclass(frozen=True)
 class Marker:
-    """What a marker says; a field that an older image leaves out is None."""
+    """The fields of a marker; one that an older image leaves out is None."""
 
     kernel: str
     version: str | None
@@ -28,7 +28,7 @@ class Marker:
 
 
 def parse(text: str, where: str) -> Marker:
-    """Reads a marker. Raises DataError: a field that could lead out of its folder (R8), or one without which nothing can match."""
+    """Reads a marker; the first line with a key counts. Raises DataError if a value is not a plain word, or there is no kernel."""
     fields: dict[str, str] = {}
     for line in text[:_LIMIT].splitlines():
         key, equals, value = line.strip().partition("=")
@@ -39,7 +39,7 @@ def parse(text: str, where: str) -> Marker:
         if value and not _SAFE.fullmatch(value):
             raise DataError(f"{where}: {key}={value!r} is not a plain word; the marker is not used", code="marker_invalid")
     if not fields.get("kernel"):
-        raise DataError(f"{where}: no kernel= line; the marker is empty or cut off and is not used", code="marker_invalid")
+        raise DataError(f"{where}: no kernel= line; the marker is empty or truncated and is not used", code="marker_invalid")
     return Marker(
         kernel=fields["kernel"],
         version=fields.get("driver_version") or None,
@@ -50,7 +50,7 @@ def parse(text: str, where: str) -> Marker:
 
 
 def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
-    """The marker of the system at ``root``; None where there is none. Raises DataError."""
+    """The marker of the system at ``root``; None if there is none. Raises DataError."""
     file = root / path.lstrip("/")
     try:
         text = file.read_bytes().decode("utf-8", "replace")
@@ -62,7 +62,7 @@ def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
 
 
 def differences(marker: Marker, kver: str, version: str, kind: str, arch: str | None) -> tuple[str, ...]:
-    """Fields of a marker that are not what is asked for, in words; one that it leaves out is unknown, thus differs (D3)."""
+    """The fields of a marker that differ from what is wanted, in words; an unknown field always differs."""
     pairs = (
         ("kernel", marker.kernel, kver),
         ("driver_version", marker.version, version),

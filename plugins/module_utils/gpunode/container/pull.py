@@ -1,4 +1,4 @@
-"""Having the driver image in containerd under its canonical name: from a registry, in several tries, or from an archive."""
+"""Fetches the driver image into containerd under its canonical name: from a registry, in several tries, or from an archive."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from .registry import DEFAULT_SOURCE, ImageSource
 
 _STORE = "/var/lib/containerd"
 _NO_SPACE = re.compile(r"no space left", re.IGNORECASE)
-# Go's words for a certificate that is not trusted, belongs to another name, or is out of date.
+# Go's messages for a certificate that is not trusted, is for another name, or has expired.
 _CERTIFICATE = re.compile(r"x509: |tls: failed to verify certificate", re.IGNORECASE)
 _SCHEME = re.compile(r"HTTP response to HTTPS client|does not look like a TLS handshake|malformed HTTP response", re.IGNORECASE)
 _BAD_REQUEST = re.compile(r"\b400\b.*Bad Request", re.IGNORECASE)
 _LOGIN = re.compile(r"\b401\b|no basic auth credentials|failed to (authorize|fetch \w+ token)", re.IGNORECASE)
-# What no further try can mend: the registry has answered, and its answer is no (B12).
+# The registry has answered, and refused: another try cannot succeed.
 _REFUSED = re.compile(r"unauthorized|forbidden|denied|invalid reference|no match for platform", re.IGNORECASE)
-# "not found" may also be a blob that went between two steps, or a name server's word: only in a registry's answer is it a no.
+# "not found" is a refusal only in a registry's answer: it may also come from a name server, or be about a blob that disappeared meanwhile.
 _NOT_FOUND = re.compile(r"\b404\b.*not found|failed to resolve reference.*not found", re.IGNORECASE)
 _NO_ANSWER = re.compile(r"no such host|server misbehaving|failed to do request", re.IGNORECASE)
-# A token server that is away, or a registry that has too much to do, may answer the next time.
+# A token server that is down, or a registry that is overloaded, may answer the next time.
 _LATER = re.compile(r"\b(429|5\d\d) [A-Z]|timeout|connection re(fused|set)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Tries:
-    """How often a pull is tried, the seconds between two, and the seconds that one may take."""
+    """How often a pull is tried, the seconds between two tries, and the seconds that one may take."""
 
     number: int = PULL["tries"].default
     delay_s: float = PULL["delay_s"].default
     timeout_s: float = PULL["timeout_s"].default
 
     def require_possible(self) -> None:
-        """Raises InputError, with the module's option and the bake's variable for it."""
+        """Raises InputError, which names the module's option and the bake's variable."""
         if self.number < 1:
-            raise InputError(f"tries (nvidia_prebake_pull_tries): {self.number}: an image is pulled in at least one try, give 1 or more")
+            raise InputError(f"tries (nvidia_prebake_pull_tries): {self.number}: give 1 or more")
         if not 0 <= self.delay_s < math.inf:
             raise InputError(f"delay_s (nvidia_prebake_pull_delay_s): {self.delay_s:g}: give 0 or more seconds")
         if not 0 < self.timeout_s < math.inf:
-            raise InputError(f"timeout_s (nvidia_prebake_pull_timeout_s): {self.timeout_s:g}: a pull takes time, give more than 0 seconds")
+            raise InputError(f"timeout_s (nvidia_prebake_pull_timeout_s): {self.timeout_s:g}: give more than 0 seconds")
 
 
 DEFAULT_TRIES = Tries()
@@ -62,9 +62,10 @@ def ensure_image(
     tries: Tries = DEFAULT_TRIES,
     say: Callable[[str], None] = lambda _: None,
 ) -> bool:
-    """Sees that the driver image is here under its canonical name; fetches it only if not. Returns whether anything was done.
+    """Fetches the driver image unless containerd has it under its canonical name. Returns whether anything was done.
 
-    Raises ImageError, which names the reference and what the registry said, or what an archive holds; InputError for tries that cannot be.
+    Raises ImageError, which names the reference and the registry's answer, or what the archive holds; InputError if ``tries`` or ``source``
+    is invalid; DeadlineError; CommandError.
     """
     tries.require_possible()
     name = wanted.image.text
@@ -85,7 +86,7 @@ def ensure_image(
 def _import(
     containerd: Containerd, wanted: DriverWanted, deadline: Deadline, path: str, timeout_s: float, say: Callable[[str], None]
 ) -> None:
-    """No registry is asked, whatever happens."""
+    """Imports the archive. Never asks a registry, even if the import fails."""
     name = wanted.image.text
     say(f"importing {name} from {path}")
     archive.check(path, wanted, host.normal_arch(os.uname().machine) or "")
@@ -118,7 +119,7 @@ def _pull(
             if refusal:
                 raise refusal from error
             if attempt == tries.number or not deadline.pause(tries.delay_s):
-                # The last that a ctr without an answer said is its progress.
+                # The last line that ctr printed before a timeout only shows its progress.
                 reason = f"the pull did not end within {limit_s:.0f} s" if error.timed_out else _last_line(error)
                 raise ImageError(
                     f"driver image {image.text} cannot be pulled after {attempt} tries: {reason}. "
@@ -128,7 +129,7 @@ def _pull(
 
 
 def _refusal(error: CommandError, image: ImageRef, source: ImageSource) -> ImageError | None:
-    """The error that ends all tries, because the next one would fail again (B12); None where it may not."""
+    """The error to end with, if another try would fail in the same way; None if it may succeed."""
     reason = _last_line(error)
     registry = image.repository.partition("/")[0]
     cannot = f"driver image {image.text} cannot be pulled"
@@ -137,17 +138,17 @@ def _refusal(error: CommandError, image: ImageRef, source: ImageSource) -> Image
     if _CERTIFICATE.search(reason):
         return ImageError(
             f"{cannot}: {reason}. The certificate of the registry (or of its token server) is not trusted here: "
-            + ("the authority that is given did not issue it" if source.ca else "give the certificate of its authority as registry_ca"),
+            + ("the authority in registry_ca did not issue it" if source.ca else "set registry_ca to the certificate of its authority"),
             code="registry_certificate",
         )
     if _SCHEME.search(reason) or (source.plain_http and _BAD_REQUEST.search(reason)):
         asked, needed = ("plain HTTP", "HTTPS") if source.plain_http else ("HTTPS", "plain HTTP")
         return ImageError(
-            f"{cannot}: {reason}. {registry} was asked by {asked} and seems to speak {needed}: "
+            f"{cannot}: {reason}. {registry} was contacted by {asked} and seems to use {needed}: "
             + (
                 "leave registry_plain_http off"
                 if source.plain_http
-                else "set registry_plain_http, or write it into containerd's hosts folder"
+                else "set registry_plain_http, or configure it in containerd's hosts folder"
             ),
             code="registry_scheme",
         )
@@ -155,13 +156,13 @@ def _refusal(error: CommandError, image: ImageRef, source: ImageSource) -> Image
         said = (
             f"The registry does not accept the login of {source.username}: check registry_username and registry_password"
             if source.username
-            else "The registry asks for a login and none is given: set registry_username and registry_password"
+            else "The registry requires a login, and none is given: set registry_username and registry_password"
         )
         return ImageError(f"{cannot}: {reason}. {said}", code="registry_login")
     if _REFUSED.search(reason) or (_NOT_FOUND.search(reason) and not _NO_ANSWER.search(reason)):
         who = f"whether {source.username} may read it" if source.username else "whether it needs a login (registry_username)"
         return ImageError(
-            f"{cannot}: {reason}. The registry answered, so it was not tried again: check the reference, and {who}",
+            f"{cannot}: {reason}. The registry answered, so the pull was not tried again: check the reference, and {who}",
             code="image_refused",
         )
     return None
@@ -170,7 +171,7 @@ def _refusal(error: CommandError, image: ImageRef, source: ImageSource) -> Image
 def _no_space(cannot: str, reason: str) -> ImageError:
     return ImageError(
         f"{cannot}, a filesystem is full: {reason}. "
-        f"Make room where containerd keeps its images ({_STORE}, unless its configuration sets another root)",
+        f"Free space where containerd keeps its images ({_STORE}, unless its configuration sets another root)",
         code="no_space",
     )
 

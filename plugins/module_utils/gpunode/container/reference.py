@@ -1,4 +1,4 @@
-"""Names of driver images: ``<registry>/<path>/aks-gpu-<type>:<driver version>-<14-digit time>[@sha256:…]`` (CONTRACT.md)."""
+"""Parses names of driver images: ``<registry>/<path>/aks-gpu-<type>:<driver version>-<14-digit time>[@sha256:…]`` (docs/contract.md)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A reference taken apart; ``kind`` and ``version`` are None where the name does not say them."""
+    """A parsed reference; ``kind`` and ``version`` are None if the name does not contain them."""
 
     text: str
     repository: str
@@ -31,10 +31,10 @@ class ImageRef:
 
 
 def parse(text: Any, what: str = "driver image") -> ImageRef:
-    """Takes a fully qualified reference apart. Raises InputError."""
+    """Parses a fully qualified reference. Raises InputError."""
     if not isinstance(text, str) or not text:
         example = "registry/aks/aks-gpu-cuda:580.126.09-20260430040408"
-        raise InputError(f"{what}: a reference such as {example} is needed, got {text!r}: set gpu_boot_image, nvidia_prebake_image")
+        raise InputError(f"{what}: a reference such as {example} is needed, got {text!r}: set gpu_boot_image or nvidia_prebake_image")
     match = _REFERENCE.fullmatch(text)
     if not match or not (match["tag"] or match["digest"]):
         raise InputError(
@@ -56,13 +56,13 @@ def parse(text: Any, what: str = "driver image") -> ImageRef:
 
 
 def normal_kind(text: str) -> str | None:
-    """``cuda`` or ``grid`` for a driver type such as ``cuda-lts`` or ``grid-v20``; None for any other word (D2)."""
+    """``cuda`` or ``grid`` for a driver type such as ``cuda-lts`` or ``grid-v20``; None for any other word."""
     word = text.split("-", 1)[0]
     return word if word in KINDS else None
 
 
 def check_version(value: Any, what: str = "driver version") -> str:
-    """The version as text. Raises InputError; a number is one that YAML has already shortened (535.230 becomes 535.23)."""
+    """The version as text. Raises InputError, also for a number, because YAML may have shortened it (535.230 becomes 535.23)."""
     if isinstance(value, (int, float)):
         raise InputError(f'{what}: {value!r} is a number, so YAML may have dropped digits: put it in quotes, as in "535.230"')
     if not is_version(value):
@@ -71,21 +71,21 @@ def check_version(value: Any, what: str = "driver version") -> str:
 
 
 def is_version(value: Any) -> bool:
-    """Whether it is text of two or three numbers with dots between."""
+    """Whether it is text of two or three numbers with dots between them."""
     return isinstance(value, str) and bool(_VERSION.fullmatch(value))
 
 
 def check_kind(value: Any, what: str = "driver kind") -> str:
-    """The normalised kind. Raises InputError."""
+    """The kind, ``cuda`` or ``grid``, of a kind or driver type. Raises InputError."""
     kind = normal_kind(value) if isinstance(value, str) else None
     if kind is None:
-        raise InputError(f"{what}: {value!r} is unknown; known are cuda and grid, and names that begin so, such as cuda-lts")
+        raise InputError(f"{what}: {value!r} is unknown; known are cuda and grid, and types that begin with one of them, such as cuda-lts")
     return kind
 
 
 @dataclass(frozen=True)
 class DriverWanted:
-    """The driver that is asked for: an image and what it must contain."""
+    """The driver to install: its image, the reference to pull it by, and the kind and version that it must contain."""
 
     image: ImageRef
     pull: ImageRef
@@ -94,9 +94,9 @@ class DriverWanted:
 
 
 def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) -> DriverWanted:
-    """What is asked for, from the canonical reference, an optional other one to pull by, kind and version.
+    """The driver to install, from the canonical reference, an optional other reference to pull by, kind and version.
 
-    Kind and version come from the reference where it says them and must then agree. Raises InputError.
+    Kind and version must agree with the reference if it contains them, and are needed if it does not. Raises InputError.
     """
     reference = parse(image)
     pull_reference = parse(pull, "reference to pull by") if pull else reference
@@ -111,11 +111,12 @@ def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) 
     found_kind, found_version = kind or reference.kind, version or reference.version
     if not found_kind:
         raise InputError(
-            f"driver kind: the image name {reference.text} does not say it; "
-            "set gpu_boot_driver_kind, nvidia_prebake_driver_kind to cuda or grid"
+            f"driver kind: the image name {reference.text} does not contain it; "
+            "set gpu_boot_driver_kind or nvidia_prebake_driver_kind to cuda or grid"
         )
     if not found_version:
         raise InputError(
-            f"driver version: the image name {reference.text} does not say it; set gpu_boot_driver_version, nvidia_prebake_driver_version"
+            f"driver version: the image name {reference.text} does not contain it; "
+            "set gpu_boot_driver_version or nvidia_prebake_driver_version"
         )
     return DriverWanted(reference, pull_reference, found_kind, found_version)

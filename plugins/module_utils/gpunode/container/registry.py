@@ -1,4 +1,4 @@
-"""Where a driver image comes from: a registry with login, certificate authority and mirrors, or an archive and no network at all.
+"""Where to fetch a driver image: a registry with login, certificate authority and mirrors, or an archive, without any network.
 
 containerd's hosts folder: https://github.com/containerd/containerd/blob/main/docs/hosts.md
 """
@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..options import SOURCE
 from ..util.files import read_text
 
-# A line typed at a terminal holds 4095 bytes (N_TTY_BUF_SIZE less one, line end included), and ctr reads no more than that either.
+# A line typed at a terminal holds 4095 bytes (N_TTY_BUF_SIZE - 1, line end included), and ctr reads no more than that.
 _MAX_PASSWORD = 4094
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PEM = "-----BEGIN CERTIFICATE-----"
@@ -27,10 +27,10 @@ _HTTPS_SERVER = re.compile(r"""^\s*server\s*=\s*["']https:""", re.MULTILINE)
 
 @dataclass(frozen=True)
 class ImageSource:
-    """How the driver image is fetched. Made by ``source_from``, which validates.
+    """How to fetch the driver image. ``source_from`` creates it from options and validates them.
 
-    ``ca`` is PEM text, or the absolute path of a file with it on this machine; ``archive`` the path of a docker or OCI archive on
-    this machine. With an archive no registry is asked.
+    ``ca`` is PEM text, or the absolute path of a PEM file on this machine; ``archive`` is the path of a docker or OCI archive on
+    this machine. With an archive no registry is contacted.
     """
 
     hosts_dir: str = SOURCE["hosts_dir"].default
@@ -42,9 +42,9 @@ class ImageSource:
 
     @contextlib.contextmanager
     def trust(self) -> Iterator[dict[str, str]]:
-        """The environment in which a Go program, as ctr is one, trusts ``ca`` besides what this machine trusts.
+        """The environment in which ctr, a Go program, trusts ``ca`` in addition to what this machine trusts.
 
-        This reaches mirrors and token servers too, and leaves containerd's configuration as it is. Raises InputError.
+        It applies to mirrors and token servers too, and does not change containerd's configuration. Raises InputError.
         """
         if not self.ca:
             yield {}
@@ -53,20 +53,20 @@ class ImageSource:
         if text.startswith("/"):
             text = read_text(Path(self.ca)) or ""
             _check_pem(text, f"the file {self.ca} on this machine")
-        import tempfile  # noqa: PLC0415 - few nodes need it, and every one that looks would wait for it
+        import tempfile  # noqa: PLC0415 - few nodes need it, and all would wait for the import
 
-        # On a tmpfs where there is one: a process that is killed leaves nothing in an image.
+        # On a tmpfs if there is one, so that a killed process leaves nothing in an image.
         with tempfile.TemporaryDirectory(prefix="gpu-prebake-ca-", dir="/run" if os.access("/run", os.W_OK) else None) as folder:
             Path(folder, "ca.pem").write_text(text, encoding="utf-8")
             yield {"SSL_CERT_DIR": f"{os.environ.get('SSL_CERT_DIR') or _SYSTEM_CAS}:{folder}"}
 
     def check_hosts(self, repository: str) -> None:
-        """Raises InputError where the hosts folder says https for the registry of ``repository`` and ``plain_http`` says http."""
+        """Raises InputError if ``plain_http`` is set and the hosts folder sets https for the registry of ``repository``."""
         found = hosts_file(self.hosts_dir, repository.partition("/")[0]) if self.plain_http else None
         if found and _HTTPS_SERVER.search(read_text(found) or ""):
             raise InputError(
-                f"registry_plain_http: plain HTTP is asked for, but {found} says that this registry is spoken to by https: "
-                "correct its line server =, or leave the option off"
+                f"registry_plain_http: plain HTTP is set, but {found} says that this registry uses https: "
+                "correct its line server =, or turn the option off"
             )
 
 
@@ -74,34 +74,34 @@ DEFAULT_SOURCE = ImageSource()
 
 
 def hosts_file(hosts_dir: str, registry: str) -> Path | None:
-    """The hosts.toml that containerd takes for a registry (``host`` or ``host:port``); None where there is none."""
+    """The hosts.toml that containerd uses for a registry (``host`` or ``host:port``); None if there is none."""
     if not hosts_dir:
         return None
     for name in (re.sub(r":(\d+)$", r"_\1_", registry), registry, "_default"):
         folder = Path(hosts_dir, name)
-        if folder.is_dir():  # the first folder counts, with a file in it or without
+        if folder.is_dir():  # the first folder that exists counts, even without a file in it
             return folder / "hosts.toml" if (folder / "hosts.toml").is_file() else None
     return None
 
 
 def source_from(params: Mapping[str, Any]) -> ImageSource:
-    """Validates the options about the image's source, as a role's variables give them. Raises InputError, never with the password."""
+    """Validates the options about the image's source, as set by a role's variables. Raises InputError, which never shows the password."""
     username, password = params.get("registry_username") or "", params.get("registry_password") or ""
     if bool(username) != bool(password):
         given, missing = ("registry_username", "registry_password") if username else ("registry_password", "registry_username")
-        raise InputError(f"{missing}: {given} is set without it; a login is both")
+        raise InputError(f"{missing}: {given} is set without it; a login needs both")
     if ":" in username or _CONTROL.search(username):
-        raise InputError("registry_username: a name with a colon or a control character is no user of a registry")
+        raise InputError("registry_username: it contains a colon or a control character, which a registry's user name cannot have")
     if _CONTROL.search(password):
         raise InputError(
-            "registry_password: it holds a line break or another control character; give one line "
+            "registry_password: it contains a line break or another control character; give one line "
             "(a key file of several lines has a one-line form, as with the user _json_key_base64)"
         )
     if len(password.encode()) > _MAX_PASSWORD:
         raise InputError(f"registry_password: it is longer than {_MAX_PASSWORD} bytes, more than containerd's ctr reads")
     ca = (params.get("registry_ca") or "").strip()
     if ca and not ca.startswith("/"):
-        _check_pem(ca, "the text that is given")
+        _check_pem(ca, "the given text")
     archive = params.get("image_archive") or ""
     if archive and not archive.startswith("/"):
         raise InputError(f"image_archive: {archive!r} is not an absolute path")
@@ -116,16 +116,16 @@ def source_from(params: Mapping[str, Any]) -> ImageSource:
 
 
 def _check_pem(text: str, what: str) -> None:
-    """Go passes over what it cannot read: a mistake would show as an unknown authority only."""
-    import ssl  # noqa: PLC0415 - few nodes need it, and every one that looks would wait for it
+    """Raises InputError for anything but a certificate. Go ignores what it cannot read, and reports only an unknown authority."""
+    import ssl  # noqa: PLC0415 - few nodes need it, and all would wait for the import
 
-    problem = "" if _PEM in text else f"no line {_PEM} is in it"
+    problem = "" if _PEM in text else f"it has no line {_PEM}"
     if "PRIVATE KEY" in text:
-        problem = "a private key is in it, which does not belong here"
+        problem = "it contains a private key, which does not belong here"
     if not problem:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
         except (ssl.SSLError, ValueError) as error:
             problem = str(error)
     if problem:
-        raise InputError(f"registry_ca: {what} is not the certificate of an authority in PEM form: {problem}")
+        raise InputError(f"registry_ca: {what} is not the PEM certificate of a certificate authority: {problem}")

@@ -1,4 +1,4 @@
-"""The driver in the running kernel: loading it, asking whether it answers, taking it out, starting what serves it."""
+"""The driver in the running kernel: loading and unloading its modules, making device nodes, starting its services."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..util.run import Runner
 from . import holders, kmod, nouveau_unbind
 from .modules import DRIVER_MODULES, NEEDED_MODULES, NOUVEAU, unload_order
 
-# What belongs to the driver and may be stopped to unload it; any other holder is named and left alone.
+# The driver's own services, which may be stopped to unload it; any other holder is named and left alone.
 SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-imex", "nvidia-dcgm", "dcgm", "nvidia-gridd")
-# Their processes as /proc names them, in 15 characters.
+# Their processes, by the names in /proc, which are cut to 15 characters.
 _SERVICE_PROCESSES = ("nvidia-persiste", "nv-fabricmanage", "nvidia-imex", "nv-hostengine", "nvidia-gridd")
-# What a caller may want where a driver that is to go is in use.
+# What a caller may choose for a driver that is to be removed and is in use.
 REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
 _CDI = "nvidia-cdi-refresh"
 _FABRIC_MANAGER = "nvidia-fabricmanager"
@@ -25,38 +25,40 @@ _SERVICE_S = 60.0
 
 
 def load(root: Path, runner: Runner, deadline: Deadline, version: str, kver: str) -> tuple[str, ...]:
-    """Loads the needed modules, waits until they live, makes the device nodes; returns warnings. Raises BootError."""
+    """Loads the needed modules, waits until they are live, makes the device nodes; returns warnings. Raises BootError."""
     for name in NEEDED_MODULES:
         says = kmod.load(runner, name, deadline.cut_s(_LOAD_S, f"loading {name}"))
         if says:
             raise BootError(f"module {name} cannot be loaded: {says}. Kernel log: dmesg | grep NVRM", code="module_not_loaded")
     while any(m.state != "live" for m in kmod.loaded(root, NEEDED_MODULES)):
         if not deadline.pause(0.2):
-            raise BootError("the module is still being loaded at the deadline", code="module_not_loaded")
+            raise BootError(
+                "the kernel was still loading the module when the deadline passed. Kernel log: dmesg | grep NVRM", code="module_not_loaded"
+            )
     resident = {m.name: m.version for m in kmod.loaded(root, NEEDED_MODULES)}
     if resident.get("nvidia") != version:
         raise BootError(
-            f"the kernel holds nvidia {resident.get('nvidia') or 'unknown'}, wanted is {version}: a reboot is needed",
+            f"the kernel has nvidia {resident.get('nvidia') or 'of unknown version'} loaded, wanted is {version}: a reboot is needed",
             code="other_version_loaded",
         )
     _make_device_nodes(runner, deadline)
-    return _load_what_udev_does(root, runner, deadline, kver)
+    return _load_like_udev(root, runner, deadline, kver)
 
 
 def _make_device_nodes(runner: Runner, deadline: Deadline) -> None:
-    """udev makes none for NVIDIA's driver, its setuid helper does (I17), which says nothing where it fails."""
+    """By NVIDIA's setuid helper, because udev makes none for the driver (I17). The helper prints nothing if it fails."""
     try:
         runner.run(["nvidia-modprobe", "-u", "-c0"], timeout_s=deadline.cut_s(_LOAD_S, "making device nodes"))
     except CommandError as error:
         raise BootError(
-            f"the modules are loaded, and their device nodes cannot be made: {error}. As root: grep nvidia /proc/devices; findmnt /dev; "
+            f"the modules are loaded, but their device nodes cannot be made: {error}. As root: grep nvidia /proc/devices; findmnt /dev; "
             "ls -l /dev/nvidia* /usr/bin/nvidia-modprobe",
             code="device_nodes",
         ) from error
 
 
-def _load_what_udev_does(root: Path, runner: Runner, deadline: Deadline, kver: str) -> tuple[str, ...]:
-    """From the next boot on udev loads these by itself, nvidia-drm among them: a node's first boot is to end as its second."""
+def _load_like_udev(root: Path, runner: Runner, deadline: Deadline, kver: str) -> tuple[str, ...]:
+    """Loads what udev will load by itself from the next boot on, nvidia-drm among it, so that a first boot ends like the second."""
     aliases = {pci.modalias(root, function) for function in pci.nvidia_functions(root) if function.is_gpu}
     names = dict.fromkeys(name for alias in sorted(aliases) for name in kmod.by_modalias(root, kver, alias))
     warnings = []
@@ -68,32 +70,32 @@ def _load_what_udev_does(root: Path, runner: Runner, deadline: Deadline, kver: s
 
 
 def other_holders(root: Path) -> tuple[str, ...]:
-    """Processes that have the driver's device nodes open and are none of its own services, ``name (pid)`` each."""
+    """Processes that have the driver's device nodes open and are not its own services, as ``name (pid)``."""
     return tuple(name for name in holders.device_holders(root) if not name.startswith(_SERVICE_PROCESSES))
 
 
 def refuse_if_held(root: Path, names: Collection[str]) -> None:
-    """Raises BootError where another than the driver's own services has the modules ``names`` open."""
+    """Raises BootError if a process other than the driver's own services uses the modules ``names``."""
     others = other_holders(root) if names else ()
     if others:
         raise BootError(
-            f"the driver must be unloaded and is in use by: {', '.join(others)}. End that, or reboot; nothing was stopped",
+            f"the driver must be unloaded, but is in use by: {', '.join(others)}. End these processes, or reboot; nothing was stopped",
             code="driver_in_use",
         )
 
 
 def running_services(root: Path, runner: Runner) -> tuple[str, ...]:
-    """Those of the driver's own services that run."""
+    """Those of the driver's own services that are running."""
     return tuple(service for service in SERVICES if _is_active(root, runner, service, _SERVICE_S))
 
 
 def unload(
     root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Takes the modules ``names`` out of the kernel; returns the services that were stopped for it, and the modules. GPUs that nouveau
-    drives are taken from it first.
+    """Unloads the modules ``names``; returns the services that were stopped for it, and the unloaded modules. GPUs that are bound to
+    nouveau are unbound first.
 
-    Raises BootError, which names who holds them (I4); what was stopped and unloaded for it then runs again.
+    Raises BootError, which names who holds the modules (I4); what was stopped and unloaded is then started and loaded again.
     """
     refuse_if_held(root, names)
     taken = nouveau_unbind.by_nouveau(root) if NOUVEAU in names else ()
@@ -114,7 +116,7 @@ def unload(
 
 
 def _stop(root: Path, runner: Runner, deadline: Deadline, service: str) -> bool:
-    """Stops a service; whether it ran before."""
+    """Stops a service; returns whether it was running."""
     limit = deadline.cut_s(_SERVICE_S, f"stopping {service}")
     was_active = _is_active(root, runner, service, limit)
     if was_active:
@@ -131,27 +133,27 @@ def _is_active(root: Path, runner: Runner, service: str, limit_s: float) -> bool
 def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Collection[str], unloaded: list[str]) -> None:
     for name in unload_order(kmod.loaded(root, names)):
         if not kmod.loaded(root, [name]):
-            unloaded.append(name)  # modprobe -r took it along with the one that needed it
+            unloaded.append(name)  # modprobe -r unloaded it together with a module that needed it
             continue
         says = kmod.unload(runner, name, deadline.cut_s(_LOAD_S, f"unloading {name}"))
         left = next(iter(kmod.loaded(root, [name])), None)
         if says or left:
             modules = [f"module {holder}" for holder in (left.holders if left else ())]
-            held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended meanwhile"
+            held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended since"
             if name == NOUVEAU:
                 raise nouveau_unbind.in_use(f"module nouveau cannot be unloaded: {says or 'it is in use'}; held by: {held_by}")
             raise BootError(
                 f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}. "
-                "End that, or reboot; the driver is left as it was",
+                "End what holds it, or reboot; the driver was left as it was",
                 code="driver_in_use",
             )
         unloaded.append(name)
 
 
 def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch: bool) -> tuple[list[str], list[str]]:
-    """Starts fabric manager where there is an NVSwitch, persistenced where it is installed, and refreshes CDI (I17).
+    """Starts fabric manager if there is an NVSwitch, and persistenced if it is installed, and refreshes CDI (I17).
 
-    Returns what was started, and warnings. Raises BootError where an NVSwitch has no fabric manager: CUDA would not start.
+    Returns what was started, and warnings. Raises BootError if there is an NVSwitch and no fabric manager: CUDA would not start.
     """
     wanted = ([_FABRIC_MANAGER] if has_nvswitch else []) + ["nvidia-persistenced"]
     started: list[str] = []
@@ -160,15 +162,15 @@ def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch:
         if not (root / f"lib/systemd/system/{service}.service").exists():
             if service == _FABRIC_MANAGER:
                 raise BootError(
-                    f"an NVSwitch is on the bus and {service} is not installed: CUDA will not start; use a driver image that brings it",
+                    f"an NVSwitch is on the bus, but {service} is not installed: CUDA will not start; use a driver image that contains it",
                     code="fabric_manager",
                 )
             continue
         _service(runner, deadline, "start", service, started, warnings)
         if service == _FABRIC_MANAGER and service not in started:
-            raise BootError(f"an NVSwitch is on the bus and {warnings[-1]}: CUDA will not start", code="fabric_manager")
+            raise BootError(f"an NVSwitch is on the bus, but {warnings[-1]}: CUDA will not start", code="fabric_manager")
     if (root / f"lib/systemd/system/{_CDI}.service").exists():
-        # At boot it ran before the modules were loaded, failed, and may have used up its starts (I5).
+        # At boot it ran before the modules were loaded, failed, and may have reached its limit of starts (I5).
         runner.run(["systemctl", "reset-failed", _CDI], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"resetting {_CDI}"))
         _service(runner, deadline, "restart", _CDI, started, warnings)
     return started, warnings
@@ -183,7 +185,7 @@ def _service(runner: Runner, deadline: Deadline, verb: str, service: str, starte
 
 
 def kernel_log(runner: Runner) -> str:
-    """The kernel's log of this boot; empty where it cannot be read."""
+    """The kernel's log of this boot; empty if it cannot be read."""
     try:
         return runner.run(["dmesg"], ok=None, timeout_s=20).stdout
     except CommandError:

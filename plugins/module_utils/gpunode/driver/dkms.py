@@ -1,6 +1,6 @@
-"""DKMS's tree, read as files: ``dkms status`` takes 0.3 s and exits 0 for anything (D8, NVIDIA.md).
+"""DKMS's tree, read as files, because ``dkms status`` takes 0.3 s and exits with 0 whatever it finds (D8).
 
-Layout of DKMS 3: ``<tree>/<module>/<version>/<kver>/<arch>/module/*.ko`` is built, the link
+Layout of DKMS 3: ``<tree>/<module>/<version>/<kver>/<arch>/module/*.ko`` is a built module, and the link
 ``<tree>/<module>/kernel-<kver>-<arch>`` to ``<version>/<kver>/<arch>`` makes it installed.
 """
 
@@ -18,14 +18,14 @@ from .modules import module_files
 
 TREE = "var/lib/dkms"
 MODULE = "nvidia"
-# DKMS makes itself a signing key and leaves the private half in the image, the same in every machine made from it (B22).
+# DKMS makes a signing key for itself. Its private half would stay in the image, the same in every machine made from it (B22).
 OWN_KEYS = (
     f"{TREE}/mok.key",
     f"{TREE}/mok.pub",
     "var/lib/shim-signed/mok/MOK.priv",
     "var/lib/shim-signed/mok/MOK.der",
 )
-# The shell reads these files: comments, ``export`` and several commands on a line are its own.
+# DKMS sources these files in a shell: they may have comments, ``export`` and several commands on a line.
 _CONFIGURED = re.compile(r"""^\s*(?:export\s+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s$;#]+)["']?\s*(?:[;#].*)?$""", re.MULTILINE)
 _ENTRY = re.compile(r"nvidia(-current|-open|-srv)?")
 _TOP = f"{TREE}/{MODULE}"
@@ -33,7 +33,7 @@ _TOP = f"{TREE}/{MODULE}"
 
 @dataclass(frozen=True)
 class DkmsEntry:
-    """One registered version; ``kver`` and ``arch`` are empty for one that is only added."""
+    """One registered version; ``kver`` and ``arch`` are empty if it is only added."""
 
     version: str
     kver: str = ""
@@ -42,9 +42,9 @@ class DkmsEntry:
 
 
 def signing_pair(root: Path) -> tuple[str, str]:
-    """Where DKMS of the system at ``root`` has its own key and certificate, relative to it: as configured, else by its defaults.
+    """The paths, relative to ``root``, of DKMS's own key and certificate in that system: as configured, or else DKMS's defaults.
 
-    A name with a variable in it is not resolved, and counts as not configured.
+    A path with a variable in it is not resolved, and counts as not configured.
     """
     key, cert = OWN_KEYS[2:] if host.os_release(root).id == "ubuntu" else OWN_KEYS[:2]
     found = {"mok_signing_key": key, "mok_certificate": cert}
@@ -54,17 +54,17 @@ def signing_pair(root: Path) -> tuple[str, str]:
 
 
 def own_keys(root: Path) -> tuple[str, ...]:
-    """Every path, relative to the root, at which DKMS would make itself a key or its certificate."""
+    """Every path, relative to the root, at which DKMS would make a key for itself, or its certificate."""
     return tuple(dict.fromkeys((*OWN_KEYS, *signing_pair(root))))
 
 
 def private_keys(root: Path) -> tuple[str, ...]:
-    """Of these the private ones: left in an image, one would be the same in every machine made from it."""
+    """The private keys among these: one that stays in an image would be the same in every machine made from it."""
     return tuple(dict.fromkeys((*OWN_KEYS[::2], signing_pair(root)[0])))
 
 
 def entries(root: Path, module: str = MODULE) -> tuple[DkmsEntry, ...]:
-    """What is registered for ``module``, in order of version and kernel."""
+    """What is registered for ``module``, sorted by version and kernel."""
     top = root / TREE / module
     found = []
     for version in sorted(p for p in _folders(top) if not p.name.startswith(("kernel-", "original_module"))):
@@ -79,7 +79,7 @@ def entries(root: Path, module: str = MODULE) -> tuple[DkmsEntry, ...]:
 
 
 def registered_names(root: Path) -> tuple[str, ...]:
-    """Every NVIDIA module name in the tree, ours and others' (nvidia, nvidia-current, …)."""
+    """Every name of NVIDIA's driver in the tree, ours and others' (nvidia, nvidia-current, …)."""
     return tuple(sorted(p.name for p in _folders(root / TREE) if _ENTRY.fullmatch(p.name)))
 
 
@@ -93,7 +93,7 @@ def _state(top: Path, version: str, kver: str, arch: str) -> str:
 
 
 def build_log(root: Path, version: str) -> str | None:
-    """The log of a failed build: DKMS leaves it where it built; None where there is none."""
+    """The log of a failed build, which DKMS leaves in the build folder; None if there is none."""
     for log in sorted((root / TREE / MODULE / version).glob("**/make.log")):
         try:
             return log.read_bytes().decode("utf-8", "replace")
@@ -104,8 +104,8 @@ def build_log(root: Path, version: str) -> str | None:
 
 @dataclass(frozen=True)
 class Made:
-    """Paths relative to the root: ``links`` make a build count as installed, ``modules`` maps each kernel to those of its modules that
-    are DKMS's own copies, ``others`` are those that are not, ``files`` and ``folders`` are DKMS's tree."""
+    """What DKMS made of one version, in paths relative to the root. ``links`` make a build count as installed; ``modules`` maps each kernel
+    to those of its modules that are DKMS's own copies, ``others`` are those that are not; ``files`` and ``folders`` are in DKMS's tree."""
 
     links: tuple[str, ...] = ()
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -115,7 +115,7 @@ class Made:
 
     @property
     def module_folders(self) -> tuple[str, ...]:
-        """Where DKMS puts modules; as it does itself, they are removed where they are empty. The innermost first."""
+        """The folders in which DKMS puts modules, the innermost first. As DKMS does, we remove them if they are empty."""
         return tuple(f"lib/modules/{kver}/{folder}" for kver in self.modules for folder in ("updates/dkms", "updates"))
 
     @property
@@ -123,43 +123,43 @@ class Made:
         return {*self.links, *(path for paths in self.modules.values() for path in paths), *self.files}
 
     def without(self, known: Collection[str]) -> Made:
-        """The same without paths that a list of ours knows."""
+        """The same without the paths in ``known``, which are in a list of ours."""
         modules = {kver: tuple(p for p in paths if p not in known) for kver, paths in self.modules.items()}
         links, others, files = (tuple(p for p in paths if p not in known) for paths in (self.links, self.others, self.files))
         return replace(self, links=links, modules=modules, others=others, files=files)
 
 
 def sources(version: str) -> str:
-    """The folder of the sources that the contract registers."""
+    """The folder of the sources that the driver container registers with DKMS."""
     return f"usr/src/{MODULE}-{version}"
 
 
 def is_registered(root: Path, version: str) -> bool:
-    """Whether DKMS has ``version`` with the contract's sources, in its tree and not behind a link."""
+    """Whether DKMS has ``version`` registered with the driver container's sources, in its own tree and not behind a link."""
     folder = root / _TOP / version
     link = folder / "source"
     return not leads_elsewhere(root, f"{_TOP}/{version}") and link.is_symlink() and str(link.readlink()) == f"/{sources(version)}"
 
 
 def belongs_to_a_package(version: str, owned: Collection[str]) -> bool:
-    """Whether the sources of ``version`` are among the paths that dpkg accounts for."""
+    """Whether the sources of ``version`` are among ``owned``, the paths in dpkg's file lists."""
     return any(path == sources(version) or path.startswith(f"{sources(version)}/") for path in owned)
 
 
 def made_of_ours(root: Path, version: str, owned: Collection[str]) -> Made:
-    """What DKMS has made of ``version`` where that registration is ours; ``owned`` are the paths that dpkg accounts for."""
+    """What DKMS made of ``version``, if that registration is ours; ``owned`` are the paths in dpkg's file lists."""
     if not is_registered(root, version) or belongs_to_a_package(version, owned):
         return Made()
     return made(root, version)
 
 
 def made(root: Path, version: str) -> Made:
-    """What DKMS has of ``version``: only what has its place in its layout, anything else in its tree is somebody's. Raises OSError."""
+    """What DKMS has of ``version``: only what fits its layout; other files in its tree are somebody else's. Raises OSError."""
     top = root / _TOP
     links = [str(p.relative_to(root)) for p in top.glob("kernel-*") if p.is_symlink() and str(p.readlink()).startswith(f"{version}/")]
     kernels = [p for p in _folders(top / version) if p.name != "build"]
     archs = [arch for kernel in kernels for arch in _folders(kernel)]
-    # A build that failed, or was killed, is left in a folder of its own.
+    # A build that failed or was killed leaves a folder of its own.
     own = [p for p in (top / version / "build", *(arch / name for arch in archs for name in ("module", "log"))) if p in _folders(p.parent)]
     inside = [p for folder in own for p in (folder, *folder.rglob("*"))]
     files = [p for p in inside if p.is_symlink() or not p.is_dir()]
@@ -181,7 +181,7 @@ def _relative(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
 
 
 def _copies(root: Path, version: str, kver: str) -> tuple[str, ...]:
-    """A kernel's modules that DKMS has installed: equal to its own copies. Two names of one file prove nothing."""
+    """A kernel's modules that DKMS has installed: equal to its own copies. Two names of one file are no proof."""
     found = []
     for path in module_files(root, kver):
         copies = (root / _TOP / version / kver).glob(f"*/module/{Path(path).name}")

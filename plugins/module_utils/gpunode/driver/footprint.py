@@ -1,4 +1,4 @@
-"""Where a driver's files lie: which paths a driver installation writes, which it only generates, and which decide that it is right."""
+"""Where a driver's files are: which paths an installation writes, which are only generated, and which decide whether a driver is right."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from ..system.tree import Entry, signature, walk
 
-# Where the contract puts libraries; the loader knows that folder (CONTRACT).
+# Where the driver container puts libraries; it adds that folder to the loader's path (docs/contract.md).
 CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
-# Everything that a driver installation writes to lies below these; the rest of a system is none of its business.
+# All that a driver installation writes is below these; the rest of a system is not looked at.
 ROOTS = ("boot", "etc", "lib", "opt", "usr", "var/lib/dkms", "var/lib/initramfs-tools", "var/lib/shim-signed/mok")
-# The one file that a bake itself writes outside the store (nouveau_blacklist.py): no part of any layer.
+# The only file that a bake itself writes outside the store (nouveau_blacklist.py); it is not part of any layer.
 NOUVEAU = "etc/modprobe.d/gpu-prebake-nouveau.conf"
 _IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache", NOUVEAU)
 _GENERATED_BOOT = ("boot/initrd", "var/lib/initramfs-tools")
-# Modules, libraries, firmware and programs decide whether a driver is right. Sources serve a later compile, DKMS's tree and the
-# marker are looked at by themselves, and a configuration file that its owner has edited is no reason to compile.
+# Modules, libraries, firmware and programs decide whether a driver is right. Sources are for a later compile, DKMS's tree and the
+# marker are checked on their own, and a configuration file that its owner has edited is no reason to compile.
 _DRIVER_PLACES = re.compile(
     r"(usr/)?lib/modules/[^/]+/(updates|extra|weak-updates)(/|$)|(usr/)?lib/firmware/nvidia|var/lib/dkms(/|$)|var/lib/shim-signed/mok(/|$)"
     r"|usr/bin/lib64(/|$)|opt/azure(/|$)"
@@ -28,12 +28,12 @@ _DECIDING = ("lib/", "usr/lib/", "usr/bin/", "usr/sbin/", "usr/local/")
 
 
 def listing(root: Path, roots: Iterable[str] = ROOTS) -> dict[str, tuple[int, ...]]:
-    """Every path below ``roots`` with what changes when it does; ctime cannot be set back by anybody."""
+    """Every path below ``roots``, with a signature that changes when it changes; nobody can set back ctime."""
     found: dict[str, tuple[int, ...]] = {}
     for name in roots:
         top = root / name
         if top.is_symlink() or not top.is_dir():
-            continue  # merged /usr: /lib is a link, and listed once
+            continue  # merged /usr: /lib is a link, whose files are listed below /usr
         for path, status in walk(str(top)):
             relative = os.path.relpath(path, root)
             if not is_ignored(relative):
@@ -42,7 +42,7 @@ def listing(root: Path, roots: Iterable[str] = ROOTS) -> dict[str, tuple[int, ..
 
 
 def is_ignored(path: str) -> bool:
-    """Whether a path is a scratch folder of the contract, generated from others (made anew, never carried), or the bake's own file."""
+    """Whether a path is a scratch folder of the contract, a generated file (made again, never carried), or the bake's own file."""
     if any(path == p or path.startswith(p + "/") for p in _IGNORED) or path.startswith(_GENERATED_BOOT):
         return True
     name = path.rsplit("/", 1)[-1]
@@ -51,13 +51,13 @@ def is_ignored(path: str) -> bool:
 
 
 def is_drivers_place(path: str) -> bool:
-    """Whether a path is where the contract puts a driver's files and nobody else puts any."""
+    """Whether a path is in a place where the driver container puts files, and nobody else does."""
     return bool(_DRIVER_PLACES.match(path)) and path not in ROOTS
 
 
 def drivers_part(paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that can be a driver's: where the contract puts files, or named after it; with the folders that hold
-    nothing else. What else appeared during a build is somebody else's work."""
+    """Those of ``paths`` that can be a driver's: in the driver container's places, or with a driver's name; and the folders that contain
+    nothing else. Other files that appeared during a build are somebody else's."""
     everything = sorted(paths)
     mine = {path for path in everything if _DRIVER_PLACES.match(path) or _DRIVER_NAME.search(path)}
     others = [path for path in everything if path not in mine]
@@ -67,5 +67,5 @@ def drivers_part(paths: Iterable[str]) -> list[str]:
 
 
 def decides(entry: Entry) -> bool:
-    """Whether an entry is part of what must be right before the driver is used: modules, libraries, firmware, programs."""
+    """Whether an entry must be right before the driver is used: modules, libraries, firmware, programs."""
     return entry.type != "folder" and entry.path.startswith(_DECIDING)

@@ -1,4 +1,4 @@
-"""Drivers that are not ours: a distribution's packages, another tool's DKMS tree, loose files, a GPU operator (B9, R3, R5)."""
+"""Drivers that are not ours: a distribution's packages, another tool's DKMS tree, loose files, a GPU operator's (B9, R3, R5)."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from . import dkms
 from .footprint import CONTRACT_LIBRARIES
 from .modules import LoadedModule, is_driver_file
 
-# Packages that are a driver. The container toolkit, fabric manager and persistenced come with the contract and are none; neither are
-# NVSwitch's libraries, which DCGM needs on HGX, nor those of EGL's platforms, which serve any driver.
+# Packages of a driver. The container toolkit, fabric manager and persistenced are not, because the driver container installs them; nor
+# are NVSwitch's libraries, which DCGM needs on HGX, nor those of EGL's platforms, which work with any driver.
 _DRIVER_PACKAGE = re.compile(
     r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
     r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container|nscq|nsdm|nvsdm|egl-)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
 )
-# Those that serve a driver, and must be of its version (NVSwitch's above all).
+# Packages that work with a driver and must be of its version (above all those for NVSwitch).
 _SERVICE_PACKAGE = re.compile(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
-# The GPU operator's driver container and validator leave these (gpu-operator, validator/main.go and driver container).
+# Files that the GPU operator's driver container and validator leave (gpu-operator, validator/main.go and driver container).
 _VALIDATED = "run/nvidia/validations/driver-ready"
 _OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.driver-ctr-ready")
-# The validator writes this line when it found the host's own driver: then that is no sign of another owner.
+# The validator writes this line if it found the host's own driver: then its file is no sign of another owner.
 _HOST_DRIVER = re.compile(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
-# A main library with the driver's version in its name; the loader's links (.so, .so.1) have none. userspace.py imports this module.
+# A main library with the driver's version in its name; the loader's links (.so, .so.1) have none.
 _MAIN_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
-# ld.so.cache holds paths as they are, each ended by a NUL.
+# ld.so.cache has whole paths, each ended by a NUL.
 _CACHED = re.compile(rb"/[^\0]*/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
-# Folders that are looked at by themselves; and those of CUDA's libraries with a driver's names that are none, of its package for forward
-# compatibility, and stubs to link with.
+# Folders that are searched anyway; and those in which CUDA has libraries that are named like a driver's and are none: its package for
+# forward compatibility, and stubs to link with.
 _USUAL = "|".join((CONTRACT_LIBRARIES, *(f"(?:usr/)?lib/{triplet}" for triplet in TRIPLETS.values())))
 _NO_SIGN = re.compile(rf"^(?:{_USUAL})/[^/]*$|/(?:compat|stubs)/[^/]*$")
 
@@ -46,12 +46,12 @@ def operator_signs(root: Path) -> tuple[str, ...]:
 
 
 def driver_packages(root: Path) -> tuple[str, ...]:
-    """Installed packages of a distribution's driver."""
+    """The installed packages of a distribution's driver."""
     return tuple(name for name, _version in installed_packages(root) if _DRIVER_PACKAGE.fullmatch(name))
 
 
 def service_packages(root: Path) -> tuple[tuple[str, str], ...]:
-    """Installed packages that go with a driver of their own version: name and the driver's version in theirs."""
+    """The installed packages that need a driver of their own version: name, and the driver's version, from the package's."""
     found = [(name, version) for name, version in installed_packages(root) if _SERVICE_PACKAGE.fullmatch(name)]
     return tuple((name, version.rpartition(":")[2].partition("-")[0]) for name, version in found)
 
@@ -68,14 +68,14 @@ def module_files(root: Path) -> tuple[str, ...]:
 
 
 def libraries(root: Path, arch: str) -> tuple[str, ...]:
-    """The driver's main libraries where a loader finds them, dangling links included."""
+    """The driver's main libraries in the loader's usual folder, dangling links included."""
     folder = root / "usr/lib" / TRIPLETS[arch]
     names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in folder.glob(pattern)]
     return tuple(sorted(relative(root, p) for p in names))
 
 
 def cached_libraries(root: Path) -> tuple[str, ...]:
-    """The driver's main libraries that the loader finds in other folders than the usual ones: other tools have their own."""
+    """The driver's main libraries that the loader finds in other than the usual folders: other tools use folders of their own."""
     try:
         cached = (root / "etc/ld.so.cache").read_bytes()
     except OSError:
@@ -85,8 +85,8 @@ def cached_libraries(root: Path) -> tuple[str, ...]:
 
 
 def resident_signs(loaded: Collection[LoadedModule], versions: Collection[str]) -> tuple[str, ...]:
-    """A driver in the kernel that is of none of ``versions``, whose files may lie anywhere. One that does not tell its version may be
-    ours wherever we have any."""
+    """A driver in the kernel that is of none of ``versions``; its files may be anywhere. One without a known version may be ours if we
+    have any."""
     main = next((m for m in loaded if m.name == "nvidia"), None)
     if main is None or main.version in versions or (versions and not main.version):
         return ()
@@ -99,12 +99,12 @@ def _is_strange(path: str, own_versions: Collection[str]) -> bool:
 
 
 def _real_name(root: Path, path: str) -> str:
-    """The name that has the version in it, behind the loader's links."""
+    """The name of the file behind the loader's links, which contains the version."""
     return (root / path).resolve().name
 
 
 def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
-    """What of a foreign driver is here, each in words; ``own_versions`` and ``own_files`` are what our layers and records account for."""
+    """Signs of a foreign driver, a text for each; ``own_versions`` and ``own_files`` are those in our layers and records."""
     found = [f"package {name}" for name in driver_packages(root)]
     for name in dkms.registered_names(root):
         versions = {e.version for e in dkms.entries(root, name)}
@@ -113,7 +113,7 @@ def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Colle
     elsewhere = [path for path in cached_libraries(root) if path not in own_files]
     found += [f"library /{path}" for path in elsewhere if not own_versions or _is_strange(_real_name(root, path), own_versions)]
     if own_versions:
-        # A container's fallback build or DKMS's kernel hook may have added files of the same driver.
+        # A full install or DKMS's kernel hook may have added files of the same driver.
         found += [f"library /{path}" for path in libraries(root, arch) if path not in own_files and _is_strange(path, own_versions)]
     else:
         found += [f"module /{path}" for path in module_files(root) if path not in own_files]

@@ -1,10 +1,10 @@
 """Which kernel modules drive which GPU: generations by PCI device id, with the flavours and driver branches that support them.
 
 Sources: the list of supported chips in NVIDIA's driver README (its appendix gives the device ids), and the release notes that add or
-drop a generation: open modules drive Turing and newer and from branch 515 on, Grace Hopper and Blackwell take no others, 580 is the
-last branch for Maxwell, Pascal and Volta. Compared with every GPU of pci.ids from 2023. The first branch of
-B300 and GB300 (3180-31ff) is not known for sure, and is taken to be Blackwell's. A device id that is not here is of no known generation,
-which matches nothing (D3).
+drop a generation: open modules drive Turing and newer GPUs, from branch 515 on; Grace Hopper and Blackwell need open modules; 580 is the
+last branch for Maxwell, Pascal and Volta. Compared with every GPU in pci.ids of 2023. The first branch for B300 and GB300 (3180-31ff) is
+not known for certain, and is assumed to be Blackwell's. A device id that is not in the table has no known generation, which matches
+nothing (D3).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _ANY, _NEVER = 0, 10**6
 
 @dataclass(frozen=True)
 class Generation:
-    """GPUs alike for a driver. ``ids`` are inclusive ranges of PCI device ids; branches are a version's first part, both inclusive."""
+    """GPUs that drivers treat alike. ``ids`` are ranges of PCI device ids, ``oldest`` and ``newest`` are driver branches, the first part of
+    a version; all are inclusive."""
 
     name: str
     ids: tuple[tuple[int, int], ...]
@@ -28,19 +29,19 @@ class Generation:
     newest: int = _NEVER
 
     def supports_version(self, version: str) -> bool:
-        """Whether any modules of ``version`` drive it."""
+        """Whether modules of ``version``, of either flavour, drive it."""
         return any(not self.refusal(flavour, version) for flavour in self.flavours)
 
     def refusal(self, flavour: str, version: str) -> str:
-        """Why modules of this flavour and version do not drive it; "" when they do."""
+        """Why modules of this flavour and version do not drive it; "" if they do."""
         if flavour not in self.flavours:
-            return f"{self.name} GPUs are driven by {' or '.join(self.flavours)} kernel modules, not by {flavour or 'unknown'} ones"
+            return f"{self.name} GPUs need {' or '.join(self.flavours)} kernel modules, these are {flavour or 'of unknown flavour'}"
         if branch(version) < self.oldest:
-            return f"{self.name} GPUs are driven from driver branch {self.oldest} on, {version} is older"
+            return f"{self.name} GPUs need driver branch {self.oldest} or newer, {version} is older"
         if branch(version) > self.newest:
-            return f"branch {self.newest} is the last that drives {self.name} GPUs, {version} is newer"
+            return f"driver branch {self.newest} is the last for {self.name} GPUs, {version} is newer"
         if flavour == OPEN and branch(version) < _OPEN_SINCE:
-            return f"open kernel modules begin with driver branch {_OPEN_SINCE}, {version} is older"
+            return f"open kernel modules exist from driver branch {_OPEN_SINCE} on, {version} is older"
         return ""
 
 
@@ -60,13 +61,13 @@ NAMES = tuple(generation.name for generation in GENERATIONS)
 
 
 def branch(version: str) -> int:
-    """A driver version's branch, such as 580 of 580.126.09; 0 where there is none."""
+    """A driver version's branch, such as 580 of 580.126.09; 0 if it has none."""
     first = version.split(".", 1)[0]
     return int(first) if first.isascii() and first.isdigit() else 0
 
 
 def of_device(device: str) -> Generation | None:
-    """The generation of a GPU by its PCI device id in hex, such as 2330; None where it is not known."""
+    """The generation of a GPU by its PCI device id in hex, such as 2330; None if it is not known."""
     try:
         number = int(device, 16)
     except ValueError:

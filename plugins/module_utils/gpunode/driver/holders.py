@@ -1,4 +1,4 @@
-"""Who holds a driver: processes with its device nodes open. "/dev/nvidia0 exists" is no sign of use (I4)."""
+"""Which processes use a driver: those that have its device nodes open. That a device node exists does not show use (I4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""initramfs images of Debian's initramfs-tools: which of them hold a driver's module, or a file that has gone from the disk (B13)."""
+"""The initramfs images of Debian's initramfs-tools: which of them contain a driver's module, or a file that was removed (B13)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _LISTER = "usr/bin/lsinitramfs"
 
 
 def path_of(root: Path, kver: str) -> Path:
-    """The image of one kernel, whether it is there or not."""
+    """The path of one kernel's image, whether that exists or not."""
     return root / f"boot/initrd.img-{kver}"
 
 
 def can_be_listed(root: Path) -> bool:
-    """Whether the images of the system at ``root`` are made by initramfs-tools, which can tell what is in them."""
+    """Whether the system at ``root`` has initramfs-tools, which can list an image's contents."""
     return (root / _LISTER).exists()
 
 
 def contents(root: Path, runner: Runner) -> dict[str, tuple[str, ...]]:
-    """What the initramfs of each installed kernel that has one holds, paths relative to its root. Raises CommandError."""
+    """The files in each installed kernel's initramfs, if it has one, as paths relative to the initramfs. Raises CommandError."""
     if not can_be_listed(root):
         return {}
     return {kver: _listed(runner, image) for kver, image in _images(root).items()}
@@ -41,20 +41,22 @@ def _listed(runner: Runner, image: Path) -> tuple[str, ...]:
 
 
 def holding(root: Path, runner: Runner, paths: Collection[str]) -> tuple[str, ...]:
-    """Kernels whose initramfs holds one of ``paths`` (relative to the root) or one of the driver's modules. Raises CommandError."""
+    """Kernels whose initramfs contains one of ``paths`` (relative to the root) or one of the driver's modules. Raises CommandError."""
     listed = contents(root, runner)
     return tuple(kver for kver in listed if _is_held(listed[kver], paths))
 
 
 def problems(root: Path, runner: Runner) -> tuple[str, ...]:
-    """Which images of the system at ``root`` hold one of the driver's modules, or cannot be looked into, each in words."""
+    """Which images of the system at ``root`` contain one of the driver's modules, or cannot be listed, a text for each."""
     found = []
     for kver, image in _images(root).items():
         try:
             if _is_held(_listed(runner, image), ()):
-                found.append(f"/boot/{image.name}: holds a module of the driver's: update-initramfs -u -k {kver}")
+                found.append(f"/boot/{image.name}: contains a module of the driver: run update-initramfs -u -k {kver}")
         except CommandError as error:
-            found.append(f"/boot/{image.name}: what it holds cannot be told: {error}: have initramfs-tools on the machine that looks")
+            found.append(
+                f"/boot/{image.name}: its contents cannot be listed: {error}: install initramfs-tools on the machine that runs the seal"
+            )
     return tuple(found)
 
 
@@ -63,5 +65,5 @@ def _is_held(listed: Collection[str], paths: Collection[str]) -> bool:
 
 
 def make_anew(runner: Runner, kver: str) -> None:
-    """Makes the initramfs of one kernel of this machine anew. Raises CommandError."""
+    """Makes the initramfs of one kernel of this machine again. Raises CommandError."""
     runner.run(["update-initramfs", "-u", "-k", kver], timeout_s=_UPDATE_S)

@@ -1,4 +1,4 @@
-"""The kmod programs: modinfo, modprobe, rmmod and depmod's check of symbols; and the modules that are loaded."""
+"""The kmod programs: modinfo, modprobe and depmod's check of symbols; and the modules that are loaded."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _DEPMOD_S = 120.0
 
 
 def symbol_problems(runner: Runner, root: Path, kver: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where modules do not fit: symbols that are required and not exported, or not in that version (B21). First those of modules without
-    which there is no driver; then of its others, which some kernels cannot have, and of somebody else's that use the driver's.
+    """Where modules do not fit: symbols that are required and not exported, or not in that version (B21). First those of the modules that
+    a driver needs; then those of its other modules, which some kernels cannot have, and of other people's modules that use the driver's.
 
-    depmod(8) compares them, without writing anything; the kernel's own symbols come from its headers, without which this says nothing.
+    depmod(8) compares them without writing anything. The kernel's own symbols come from its headers; without these nothing is returned.
     Raises CommandError.
     """
     symvers = kernels.headers(root, kver) / "Module.symvers"
@@ -41,20 +41,20 @@ def symbol_problems(runner: Runner, root: Path, kver: str) -> tuple[tuple[str, .
 
 
 def modinfo(runner: Runner, root: Path, kver: str, name: str) -> ModuleInfo | None:
-    """The module that ``modprobe`` would take for kernel ``kver``; None where there is none."""
+    """The module that ``modprobe`` would take for kernel ``kver``; None if there is none."""
     base = [] if root == Path("/") else ["-b", str(root)]
     result = runner.run(["modinfo", *base, "-k", kver, name], ok=None, timeout_s=30)
     return parse_modinfo(result.stdout) if result.rc == 0 else None
 
 
 def modinfo_of_file(runner: Runner, file: Path) -> ModuleInfo | None:
-    """The module in ``file``; None where modinfo finds none in it."""
+    """The module in ``file``; None if modinfo finds none in it."""
     result = runner.run(["modinfo", str(file)], ok=None, timeout_s=30)
     return parse_modinfo(result.stdout) if result.rc == 0 else None
 
 
 def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)) -> tuple[LoadedModule, ...]:
-    """Those of ``names`` that the kernel has, half-loaded ones too."""
+    """Those of the modules ``names`` that the kernel has, also those that are still being loaded."""
     table = parse_proc_modules(read_text(root / "proc/modules") or "")
     found = []
     for name in names:
@@ -74,7 +74,7 @@ def by_modalias(root: Path, kver: str, modalias: str) -> tuple[str, ...]:
 
 
 def load(runner: Runner, name: str, timeout_s: float) -> str:
-    """Loads a module; returns "" or what modprobe says."""
+    """Loads a module; returns "", or modprobe's message if that fails."""
     try:
         result = runner.run(["modprobe", name], ok=None, timeout_s=timeout_s)
     except CommandError as error:
@@ -83,7 +83,7 @@ def load(runner: Runner, name: str, timeout_s: float) -> str:
 
 
 def unload(runner: Runner, name: str, timeout_s: float) -> str:
-    """Takes a module out, never by force; returns "" or what modprobe says. One that hangs in the kernel ends at the limit."""
+    """Unloads a module, never by force; returns "", or modprobe's message if that fails or hangs until ``timeout_s``."""
     try:
         result = runner.run(["modprobe", "-r", name], ok=None, timeout_s=timeout_s)
     except CommandError as error:

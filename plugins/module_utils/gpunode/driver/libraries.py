@@ -1,4 +1,4 @@
-"""The driver's user space on a node: where the contract puts it, and whether it is all of one version (I1, B20)."""
+"""The driver's libraries and programs on a node: where they are, and whether all are of one version (I1, B20)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DRIVER_LIBRARY = re.compile(r"lib(?:nvidia|cuda)[\w-]*\.so\.(?P<version>\d{3,}\
 
 
 def library_folders(arch: str) -> tuple[str, ...]:
-    """Where the contract puts libraries: its own folder, and the second copies in the loader's."""
+    """Where the driver container puts libraries: its own folder, and the loader's for second copies."""
     return (CONTRACT_LIBRARIES, f"usr/lib/{TRIPLETS[arch]}")
 
 
@@ -34,7 +34,7 @@ def driver_libraries(root: Path, arch: str) -> Iterator[tuple[str, str]]:
 
 
 def version_problems(root: Path, arch: str, version: str) -> tuple[str, ...]:
-    """Libraries of another version, or none of this one, in words."""
+    """Which libraries are of another version, or that none is of this one, a text for each."""
     found = list(driver_libraries(root, arch))
     problems = [f"/{path} is of version {other}, not {version}" for path, other in found if other != version]
     if not any(other == version for _path, other in found):
@@ -43,7 +43,7 @@ def version_problems(root: Path, arch: str, version: str) -> tuple[str, ...]:
 
 
 def hashes(root: Path, arch: str) -> dict[str, str]:
-    """Path → SHA-256 of the driver's libraries and programs that are here."""
+    """Path → SHA-256 of the driver's libraries and programs that exist."""
     paths = [path for path, _version in driver_libraries(root, arch)]
     paths += [path for path in PROGRAMS if (root / path).is_file()]
     return {path: sha256(root / path) for path in paths if not (root / path).is_symlink()}

@@ -11,7 +11,7 @@ from ..util.files import relative, sha256
 
 # Upstream's module set. In-tree modules with similar names (nvidiafb, i2c-nvidia-gpu) are not the driver (B13).
 DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
-# drm is an empty stub and peermem refuses on kernels without DRM or InfiniBand: these two make a working driver (NVIDIA's docs).
+# On kernels without DRM or InfiniBand, drm is an empty stub and peermem does not load: these two make a working driver (NVIDIA's docs).
 NEEDED_MODULES = ("nvidia", "nvidia-uvm")
 NOUVEAU = "nouveau"
 _FILE = re.compile(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
@@ -19,18 +19,18 @@ OPEN, PROPRIETARY = "open", "proprietary"
 
 
 def is_driver_file(name: str) -> bool:
-    """Whether a file name is that of one of NVIDIA's modules, compressed or not; exact names only."""
+    """Whether a file name is exactly that of one of NVIDIA's modules, compressed or not."""
     return bool(_FILE.fullmatch(name.replace("nvidia-current", "nvidia")))
 
 
 def flavour_of(licence: str) -> str | None:
-    """``open`` or ``proprietary`` for the licence that modinfo tells (B14); None for any other."""
+    """``open`` or ``proprietary`` for the licence that modinfo prints (B14); None for any other."""
     return {"NVIDIA": PROPRIETARY, "Dual MIT/GPL": OPEN}.get(licence)
 
 
 @dataclass(frozen=True)
 class ModuleInfo:
-    """A module on disk for one kernel; fields are empty where modinfo has none."""
+    """A module on disk for one kernel; fields that modinfo does not have are empty."""
 
     path: str
     version: str
@@ -44,12 +44,12 @@ class ModuleInfo:
 
     @property
     def kver(self) -> str:
-        """The kernel release that it was compiled for: the first word of vermagic."""
+        """The kernel release that the module was compiled for: the first word of vermagic."""
         return self.vermagic.split(" ", 1)[0]
 
 
 def parse_modinfo(text: str) -> ModuleInfo | None:
-    """Reads modinfo's output; the first of each field counts."""
+    """Reads modinfo's output; if a field is there twice, the first counts. None if it describes no module."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         key, colon, value = line.partition(":")
@@ -68,7 +68,7 @@ def parse_modinfo(text: str) -> ModuleInfo | None:
 
 @dataclass(frozen=True)
 class LoadedModule:
-    """A module in the running kernel; ``name`` with dashes, ``users`` its reference count, ``holders`` modules that need it."""
+    """A module in the running kernel; ``name`` with dashes, ``users`` its reference count, ``holders`` the modules that use it."""
 
     name: str
     version: str
@@ -89,27 +89,27 @@ def parse_proc_modules(text: str) -> dict[str, tuple[int, tuple[str, ...], str]]
 
 
 def of_version(modules: Collection[LoadedModule], versions: Collection[str]) -> tuple[LoadedModule, ...]:
-    """NVIDIA's modules among ``modules`` where they are of one of ``versions``. That of ``nvidia`` counts: the others can only be loaded
-    with it, and not all of them tell theirs."""
+    """NVIDIA's modules among ``modules``, if they are of one of ``versions``. The version of ``nvidia`` counts: the others can only be
+    loaded with it, and not all of them have one."""
     mine = tuple(m for m in modules if m.name in DRIVER_MODULES)
     main = next((m for m in mine if m.name == "nvidia"), mine[0] if mine else None)
     return mine if main and main.version and main.version in versions else ()
 
 
 def takeable(modules: Collection[LoadedModule], versions: Collection[str], shared: bool) -> tuple[LoadedModule, ...]:
-    """The same, for taking a driver of ours away. Where the node is ``shared`` with another owner's driver, which may be of the same
-    version, only while nobody uses them but each other."""
+    """The same modules, if they may be unloaded to take a driver of ours away. If the node is ``shared`` with another owner's driver, which
+    may be of the same version, they may be unloaded only while they are used by nothing but each other."""
     mine = of_version(modules, versions)
     return mine if not shared or all(m.users <= len(m.holders) for m in mine) else ()
 
 
 def unload_order(modules: Collection[LoadedModule]) -> tuple[str, ...]:
-    """Dependents first, so that ``nvidia`` comes last (I4)."""
+    """The names of ``modules`` in the order of unloading: dependents first, so that ``nvidia`` comes last (I4)."""
     holders = {m.name: {h for h in m.holders if h in {n.name for n in modules}} for m in modules}
     order: list[str] = []
     while holders:
         free = sorted(name for name, needs in holders.items() if not needs - set(order))
-        if not free:  # a cycle cannot be; rather try in any order than loop
+        if not free:  # a cycle is impossible; if there were one, any order is better than a loop without end
             free = sorted(holders)
         order += free
         for name in free:
@@ -129,7 +129,7 @@ def module_hashes(root: Path, kver: str) -> dict[str, str]:
 
 
 def module_stamps(root: Path, kver: str) -> dict[str, tuple[int, ...]]:
-    """What changes when a module file is written anew, even with the same bytes, as a compile of the same source may give."""
+    """What changes when a module file is written again, even with the same bytes, which a compile of the same source may produce."""
     stamps: dict[str, tuple[int, ...]] = {}
     for path in module_files(root, kver):
         status = (root / path).stat()

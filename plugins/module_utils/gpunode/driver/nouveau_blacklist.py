@@ -1,7 +1,7 @@
-"""The choice to blacklist nouveau: one file of modprobe.d(5) in the image and in each initramfs, the only one of ours outside the store.
+"""Blacklisting nouveau: one file of modprobe.d(5) in the image and in each initramfs, the only one of ours outside the store.
 
-Without it udev binds nouveau to the GPU before a node can decide anything (D18). What is there is looked at each time, and nothing is
-written down: a bake that was killed between file and initramfs is completed by the next.
+Without it udev binds nouveau to the GPU before a node can decide anything (D18). The state is read from the image each time and never
+recorded, so a bake that was killed between file and initramfs is completed by the next.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ blacklist nouveau
 options nouveau modeset=0
 """
 ABSENT, OURS, CHANGED = "absent", "ours", "changed"
-_CHANGED = f"/{PATH} is not what a bake writes: delete it and bake again, or give it another name if it is yours"
+_CHANGED = f"/{PATH} is not what a bake writes: delete it and bake again, or rename it if it is yours"
 _NAME = Path(PATH).name
 _MODULE = "kernel/drivers/gpu/drm/nouveau"
-# Where modprobe reads and an initramfs has copies from; of two files with one name the first counts.
+# The folders that modprobe reads, and from which an initramfs has copies; of two files with one name the first counts.
 _FOLDERS = ("etc/modprobe.d", "usr/lib/modprobe.d", "lib/modprobe.d")
 _NOTHING = ("/bin/true", "/bin/false", "/usr/bin/true", "/usr/bin/false")
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is there. ``kernels`` have a module nouveau; ``own`` says how our file is; ``others`` blacklist nouveau too, and are neither
-    ours nor a driver's of ours; ``scraps`` are what a killed write left. ``images`` has the names of modprobe's files by kernel;
-    ``unseen`` are those of ``kernels`` whose initramfs cannot be looked into."""
+    """The state of an image. ``kernels`` have a nouveau module; ``own`` is the state of our file; ``others`` are files that blacklist
+    nouveau and are neither ours nor a layer's; ``scraps`` are temporary files of a killed write. ``images`` has, by kernel, the names of
+    the files of modprobe.d in its initramfs; ``unseen`` are those of ``kernels`` whose initramfs cannot be listed."""
 
     kernels: tuple[str, ...]
     own: str
@@ -50,8 +50,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Change:
-    """What is to be done, and ``says`` how it is afterwards; ``file`` is our file then, or ""; ``images`` are the kernels whose
-    initramfs must be made anew."""
+    """What must be done. ``says`` describes the state afterwards; ``file`` is our file then, or ""; ``images`` are the kernels whose
+    initramfs must be made again."""
 
     file: str
     says: str
@@ -66,7 +66,8 @@ class Change:
 
 
 def look(root: Path, drivers: Collection[str], runner: Runner | None = None) -> Found:
-    """What the system at ``root`` has; initramfs images are looked into only with a ``runner``. Raises CommandError."""
+    """The state of the system at ``root``; initramfs images are listed only with a ``runner``. ``drivers`` are the files of our layers.
+    Raises CommandError."""
     with_nouveau = tuple(kver for kver in installed(root) if any((root / "lib/modules" / kver / _MODULE).glob("nouveau.ko*")))
     images = initramfs.contents(root, runner) if runner else {}
     return Found(
@@ -80,7 +81,7 @@ def look(root: Path, drivers: Collection[str], runner: Runner | None = None) -> 
 
 
 def own(root: Path) -> str:
-    """How our file is: absent, ours, or changed."""
+    """The state of our file: absent, ours, or changed."""
     file = root / PATH
     if not file.is_symlink() and not file.exists():
         return ABSENT
@@ -114,49 +115,49 @@ def _modprobe_names(listed: Iterable[str]) -> Iterator[str]:
 
 
 def require(found: Found) -> None:
-    """Raises PreflightError where somebody has changed our file: it is neither to be trusted nor to be overwritten."""
+    """Raises PreflightError if somebody has changed our file, which can then neither be relied on nor overwritten."""
     if found.own == CHANGED:
         raise PreflightError(_CHANGED, code="nouveau_file_changed")
 
 
 def decide(found: Found, wanted: bool) -> Change:
-    """What a bake must do about nouveau, or a seal complains about. Pure."""
+    """What a bake must do about nouveau, and what a seal refuses if it was not done. Pure."""
     stale = tuple(kver for kver, names in found.images.items() if _NAME in names)
     if not wanted or not found.kernels:
         says = (
-            f"nouveau is not blacklisted by us ({VARIABLE} is false): a boot unloads it where nothing uses it, or asks for a reboot"
+            f"nouveau is not blacklisted by us ({VARIABLE} is false): a boot unloads it if nothing uses it, and otherwise asks for a reboot"
             if found.kernels
-            else "no installed kernel has a module nouveau: nothing is written"
+            else "no installed kernel has a nouveau module: nothing is written"
         )
         return Change("", says, remove=found.own == OURS, scraps=found.scraps, images=stale)
     theirs = found.own == ABSENT and bool(found.others)
     files = found.others if theirs else (PATH,)
     names = {Path(path).name for path in files}
     lacking = tuple(kver for kver in found.kernels if kver in found.images and not names & found.images[kver])
-    where = f", and nobody can tell whether in the initramfs of {', '.join(found.unseen)}: no lsinitramfs is here" if found.unseen else ""
+    where = f"; whether also in the initramfs of {', '.join(found.unseen)} is unknown without lsinitramfs" if found.unseen else ""
     says = f"nouveau is blacklisted by {', '.join('/' + path for path in files)}{where or ', also in every initramfs'}"
     if theirs:
-        return Change("", f"{says}; that file is not ours, and no second one is written", scraps=found.scraps, images=lacking)
+        return Change("", f"{says}; that file is not ours, so no second one is written", scraps=found.scraps, images=lacking)
     return Change(PATH, says, write=found.own == ABSENT, scraps=found.scraps, images=lacking)
 
 
 def problems(found: Found, wanted: bool) -> tuple[str, ...]:
-    """Why an image is not as the choice says, each with what to do; empty where it is."""
+    """Where an image differs from what was chosen (``wanted``), each with what to do; empty if it does not."""
     if found.own == CHANGED:
         return (_CHANGED,)
     change = decide(found, wanted)
     said = [f"/{path}: left by a bake that was killed: bake again" for path in change.scraps]
     if change.write:
-        said.append(f"/{PATH}: missing, and kernel {', '.join(found.kernels)} has a module nouveau: bake again, or set {VARIABLE}: false")
+        said.append(f"/{PATH}: missing, and kernel {', '.join(found.kernels)} has a nouveau module: bake again, or set {VARIABLE}: false")
     if change.remove:
-        said.append(f"/{PATH}: not to be here ({change.says}): bake again with this choice")
-    what = f"lacks /{change.file or found.others[0]}" if wanted and found.kernels else f"holds /{PATH}"
-    return (*said, *(f"/boot/initrd.img-{kver}: {what}: update-initramfs -u -k {kver}" for kver in change.images))
+        said.append(f"/{PATH}: must not be here ({change.says}): bake again with this setting")
+    what = f"lacks /{change.file or found.others[0]}" if wanted and found.kernels else f"contains /{PATH}"
+    return (*said, *(f"/boot/initrd.img-{kver}: {what}: run update-initramfs -u -k {kver}" for kver in change.images))
 
 
 @contextlib.contextmanager
 def carried_out(root: Path, runner: Runner, wanted: bool, drivers: Collection[str], events: Events) -> Iterator[Change]:
-    """The choice is in the image for the body and after it; whatever fails, here or in the body, puts back what was before.
+    """Carries out the choice before the body; if that or the body fails, restores the state before.
 
     Raises BuildError, CommandError, PreflightError.
     """
@@ -171,13 +172,13 @@ def carried_out(root: Path, runner: Runner, wanted: bool, drivers: Collection[st
         with events.step("blacklist-nouveau", file=change.file, initramfs=list(change.images)):
             _write(root, change)
             for number, kver in enumerate(change.images, 1):
-                events.say(f"making the initramfs of {kver} anew, {number} of {len(change.images)}")
+                events.say(f"making the initramfs of {kver} again, {number} of {len(change.images)}")
                 begun.append(kver)
                 initramfs.make_anew(runner, kver)
             _check(decide(look(root, drivers, runner), wanted))
         yield change
     except BaseException:
-        events.say("putting back what was there of nouveau's blacklist")
+        events.say("restoring nouveau's blacklist as it was before")
         _put_back(root, runner, change, begun, events)
         raise
 
@@ -195,7 +196,7 @@ def _write(root: Path, change: Change) -> None:
 def _check(left: Change) -> None:
     if left.images:
         raise BuildError(
-            f"update-initramfs ended well and did not change /boot/initrd.img-{left.images[0]}: look for update_initramfs=no in "
+            f"update-initramfs succeeded, but did not change /boot/initrd.img-{left.images[0]}: look for update_initramfs=no in "
             f"/etc/initramfs-tools/update-initramfs.conf, or set {VARIABLE}: false",
             code="initramfs_unchanged",
         )
@@ -209,5 +210,5 @@ def _put_back(root: Path, runner: Runner, change: Change, begun: Iterable[str], 
     for kver in begun:
         try:
             initramfs.make_anew(runner, kver)
-        except CommandError as error:  # it writes beside the image, which is then as it was
+        except CommandError as error:  # update-initramfs writes beside the image, which is then unchanged
             events.say(str(error))

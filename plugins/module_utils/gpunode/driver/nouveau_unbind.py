@@ -1,7 +1,7 @@
-"""GPUs that nouveau drives: taken from it where nobody uses them, so that its module can go (D18).
+"""Unbinding GPUs from nouveau if nobody uses them, so that its module can be unloaded (D18).
 
-sysfs, PCI drivers: an address written to a driver's ``unbind`` takes the device from it. Its console goes with it, a process that has
-the device open would be cut off: then nothing is done, and a reboot is asked for.
+sysfs, PCI drivers: an address that is written to a driver's ``unbind`` is unbound from it. The GPU's console is lost, and a process that
+has the device open would be cut off: in that case nothing is done, and a reboot is asked for.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def by_nouveau(root: Path) -> tuple[str, ...]:
 
 
 def in_use(what: str) -> BootError:
-    """The error for a nouveau that cannot be taken out now."""
+    """The error for a nouveau that cannot be unloaded now."""
     return BootError(
         f"{what}. A reboot is needed, with nouveau blacklisted (in the image: nvidia_prebake_blacklist_nouveau), or end what uses it and "
-        "try again; nouveau is left as it was",
+        "try again; nouveau was left as it was",
         code="nouveau_in_use",
     )
 
@@ -43,7 +43,7 @@ def require_unused(root: Path, addresses: Collection[str]) -> None:
 
 
 def _nodes(root: Path, address: str) -> set[str]:
-    """Device nodes of a function's display device and of its console."""
+    """The device nodes of a function's display device and of its console."""
     folder = root / "sys/bus/pci/devices" / address
     return {f"/dev/dri/{path.name}" for path in (folder / "drm").glob("*")} | {
         f"/dev/{path.name}" for path in (folder / "graphics").glob("fb*")
@@ -51,24 +51,24 @@ def _nodes(root: Path, address: str) -> set[str]:
 
 
 def unbind(runner: Runner, deadline: Deadline, addresses: Collection[str]) -> None:
-    """Takes the devices from nouveau, one after the other. Raises BootError."""
+    """Unbinds the devices from nouveau, one after the other. Raises BootError."""
     for address in addresses:
         try:
-            _write(runner, "unbind", address, deadline.cut_s(_STEP_S, f"taking {address} from nouveau"))
+            _write(runner, "unbind", address, deadline.cut_s(_STEP_S, f"unbinding {address} from nouveau"))
         except CommandError as error:
-            raise in_use(f"nouveau does not let go of GPU {address}: {error}") from error
-    if addresses:  # older udev loads a module for each event of a device: for this one while nouveau is still there
+            raise in_use(f"GPU {address} cannot be unbound from nouveau: {error}") from error
+    if addresses:  # an older udev loads a module for each event of a device: wait for that of the unbind while nouveau is still loaded
         with contextlib.suppress(CommandError):
             runner.run(["udevadm", "settle"], ok=None, timeout_s=deadline.cut_s(_STEP_S, "waiting for udev"))
 
 
 def bind(runner: Runner, addresses: Collection[str]) -> None:
-    """Gives them back, as far as that is possible."""
+    """Binds the devices to nouveau again, as far as that is possible."""
     for address in addresses:
         with contextlib.suppress(CommandError):
             _write(runner, "bind", address, _STEP_S)
 
 
 def _write(runner: Runner, name: str, address: str, limit_s: float) -> None:
-    """By a program, so that a write which hangs in the kernel ends at its limit for us."""
+    """Writes to sysfs by a program, so that a write that hangs in the kernel does not hold us longer than ``limit_s``."""
     runner.run(["sh", "-c", 'printf %s "$1" > "$2"', name, address, f"{_FOLDER}/{name}"], timeout_s=limit_s)

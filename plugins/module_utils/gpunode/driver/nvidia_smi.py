@@ -1,4 +1,4 @@
-"""nvidia-smi: whether the driver answers for every GPU."""
+"""nvidia-smi: whether the driver works for every GPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..util.run import Runner
 from . import libraries
 from .smi_statuses import HARDWARE_STATUSES, MISMATCH, NO_DEVICE, NOT_LOADED
 
-_SMI_S = 300.0  # without persistence up to 30 s for each GPU
+_SMI_S = 300.0  # without persistence mode it takes up to 30 s for each GPU
 
 
 def smi_status(runner: Runner, deadline: Deadline) -> int | None:
-    """nvidia-smi's exit status; 6 also where it says so and exits 0; None where it is missing or hangs."""
+    """nvidia-smi's exit status; 6 also if it exits with 0 but prints that there are no devices; None if it is missing or hangs."""
     try:
         result = runner.run(["nvidia-smi"], ok=None, timeout_s=deadline.cut_s(_SMI_S, "asking nvidia-smi"))
     except CommandError:
@@ -26,9 +26,9 @@ def smi_status(runner: Runner, deadline: Deadline) -> int | None:
 
 
 def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: str, gpus: int, waive_device: bool) -> str:
-    """``answered`` when all ``gpus`` do, or ``waived`` where no device answers and that is accepted.
+    """``answered`` if all ``gpus`` answer, or ``waived`` if no device does and ``waive_device`` accepts that.
 
-    Raises BootError with a code per cause.
+    Raises BootError with a code for each cause.
     """
     problems = libraries.version_problems(root, arch, version)
     if problems:
@@ -51,14 +51,14 @@ def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: st
     reasons = {
         MISMATCH: ("driver/library version mismatch", "library_mismatch"),
         NOT_LOADED: ("the driver is not loaded", "module_not_loaded"),
-        None: ("it is missing or does not end", "no_answer"),
+        None: ("it is missing or hangs", "no_answer"),
     }
     reason, code = reasons.get(status, (f"exit status {status}", "no_answer"))
     raise BootError(f"nvidia-smi does not answer: {reason}", code=code)
 
 
 def _all_answer(runner: Runner, deadline: Deadline, gpus: int) -> None:
-    """nvidia-smi's exit status is 0 as soon as one GPU answers."""
+    """Raises BootError if fewer than ``gpus`` answer: nvidia-smi's exit status is 0 as soon as one does."""
     if gpus < 2:
         return
     listed = runner.run(["nvidia-smi", "-L"], ok=None, timeout_s=deadline.cut_s(_SMI_S, "counting GPUs")).stdout

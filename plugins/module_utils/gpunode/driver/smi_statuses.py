@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-NO_DEVICE, MISMATCH, NOT_LOADED = 6, 18, 9  # nvidia-smi's exit statuses, from its manual
-# nvidia-smi's exit statuses that mean broken hardware, from its manual; 6 (no device) and 18 (mismatch) have sentences of their own.
+NO_DEVICE, MISMATCH, NOT_LOADED = 6, 18, 9
+# Those that mean a hardware fault.
 HARDWARE_STATUSES = {
     8: "external power is not attached to a GPU",
     10: "the kernel has trouble with a GPU's interrupts, or the GPU is lost",
     14: "the infoROM is corrupted",
     15: "a GPU has fallen off the bus",
 }
-NO_DEVICE = 6

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import paths
-from ..activation import deactivate, discard, generated_files
+from ..activation import deactivate, discard, generated_files, take_away
 from ..container.containerd import Containerd
 from ..container.driver_container import DriverContainer
 from ..container.leftovers import Left
@@ -103,7 +103,7 @@ class Remove:
         changed = {path for path, entry in placed_entries.items() if present[path] not in (entry, None)}
         owned = owned_by_dpkg(self.root)
         replaced = {kept.entry.path for kept in active.originals}
-        made = deactivate.made_since(self.root, active, present, owned)
+        made = take_away.made_since(self.root, active, present, owned)
         return (changed | (owned & {*placed_entries}) - replaced) - made.paths
 
     def _plan_deactivation(self, active: Activation, out: Removed, done: Removal, changed: set[str]) -> None:
@@ -131,7 +131,7 @@ class Remove:
             event.update(removed=len(done.removed), kept=done.kept)
         if accounted.paths:  # a deactivation has seen to its own
             with self.events.step("make-indexes"):
-                generated_files.regenerate_indexes(self.root, self.runner)
+                generated_files.regenerate(self.root, self.runner)
         self._initramfs(accounted.paths | blacklist)
         if not (found.operator or found.foreign or kmod.loaded(self.root, DRIVER_MODULES)):
             done.removed += self._runtime_files()
@@ -210,7 +210,7 @@ class Remove:
             event["layer"] = taken.layer
         out.removed += [*taken.removed, *taken.second_copies]
         out.restored += [path for path in taken.restored if not footprint.is_ignored(path)]
-        out.left += [Left(*sentence.split(": ", 1)) for sentence in taken.kept]
+        out.left += [Left(f"/{one.path}", one.why) for one in taken.stays]
         for layer in found.captured if self._all else ():
             with self.events.step("discard", layer=layer.layer):
                 discard.discard(self.root, self.runner, layer.layer, self.events.say)

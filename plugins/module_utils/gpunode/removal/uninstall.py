@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..activation import untracked
-from ..activation.generated_files import regenerate_indexes
+from ..activation.generated_files import regenerate
 from ..container import marker
 from ..driver import dkms, foreign, libraries
 from ..driver.dkms import Made
@@ -97,7 +97,7 @@ def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[st
     """Removes every driver that ``ours`` accounts for, then the documents that do so. Raises OSError, CommandError."""
     done = Removal()
     take_files(root, runner, ours, done, say)
-    regenerate_indexes(root, runner)
+    regenerate(root, runner)
     forget(root, ours.layers)
     return done
 

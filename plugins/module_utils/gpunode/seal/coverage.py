@@ -1,4 +1,4 @@
-"""Whether every kernel that the image can boot has a layer."""
+"""Checks that the kernels that the image can boot have a layer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .report import FAIL, Report, SealRequest
 
 
 def check_covered(root: Path, request: SealRequest, layers: Sequence[Manifest], report: Report) -> None:
-    """The kernel that boots and each that was asked for has a layer; another bootable one is reported, or refused."""
+    """Refuses if the default kernel or a requested one has no layer. Other kernels without one are noted, or refused if so requested."""
     covered = {layer.identity.kver for layer in layers}
     present = kernels.installed(root)
     report.kernels = list(present)
@@ -26,19 +26,21 @@ def check_covered(root: Path, request: SealRequest, layers: Sequence[Manifest], 
     elif len(present) == 1:
         needed += present
     elif not present:
-        report.refuse("covered", [f"no kernel is installed under {root / 'lib/modules'}: install one, and bake for it"])
+        report.refuse("covered", [f"no kernel is installed under {root / 'lib/modules'}: install one and bake for it"])
     elif not needed:
         report.refuse(
-            "covered", [f"several kernels are installed, and which one boots cannot be told: {choice.reason}; set nvidia_prebake_kernels"]
+            "covered", [f"several kernels are installed, and it is not known which one boots: {choice.reason}; set nvidia_prebake_kernels"]
         )
     else:
-        report.notes.append(f"which kernel boots by default cannot be told: {choice.reason}")
+        report.notes.append(f"it is not known which kernel boots by default: {choice.reason}")
     report.notes += choice.warnings
     for kver in dict.fromkeys(needed):
         if kver not in covered:
-            report.refuse("covered", [f"kernel {kver} boots or was asked for, and no layer is for it: bake after the last kernel change"])
+            report.refuse(
+                "covered", [f"kernel {kver} boots by default or was requested, and has no layer: bake after the last kernel change"]
+            )
     others = [kver for kver in present if kver not in covered and kver not in needed]
     if others and request.uncovered == FAIL:
         report.refuse("covered", [f"kernel {kver} can be booted and has no layer: remove it or bake for it" for kver in others])
     elif others:
-        report.notes.append(f"no layer is for kernel {', '.join(others)}, which can be booted too: a node that does compiles there")
+        report.notes.append(f"no layer for kernel {', '.join(others)}, which can also be booted: a node that boots it compiles the driver")

@@ -1,6 +1,6 @@
-"""The seal: proof that an image is what it is said to be. Inert, covered, usable, and *right*: the decision is replayed on it.
+"""The seal: proves that a finished image is inert, covered, usable, and right (the boot decision, replayed on it, is the fast path).
 
-It runs last in an image build, or on a mounted image offline (``root`` other than ``/``), where containerd cannot be asked. Its report
+It runs last in an image build, or offline on a mounted image (``root`` other than ``/``), where containerd cannot be queried. Its report
 stays in the image.
 """
 
@@ -29,12 +29,14 @@ from .readiness import check_nouveau, check_usable, containers_left
 from .replay import replay
 from .report import Report, SealRequest, write_report
 
-_SAID = 6  # refusals in the error itself
+_SHOWN = 6  # refusals in the error message itself
 
 
 def seal(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, write: bool = True) -> Report:
-    """Looks at everything and writes the report into the image. Raises SealError, with the report in its details, when the image must
-    not ship, BusyError while a bake, a boot or a removal changes the image; ``containerd`` is None offline."""
+    """Makes all checks and writes the report into the image. ``containerd`` is None offline.
+
+    Raises SealError, with the report in its details, if the image must not ship; BusyError while a bake, a boot or a removal changes it.
+    """
     live = root == Path("/")
     with files.locked(paths.LOCK, "a seal") if live else contextlib.nullcontext():
         return _seal(root, runner, containerd, request, write)
@@ -46,17 +48,19 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
     layers, damaged = read_all(root)
     arch = host.require_supported(root, os.uname().machine)
     if not layers and not damaged and not request.must_be_baked:
-        report.summary = "nothing was baked, so that nothing is proven"
+        report.summary = "nothing was baked, so there is nothing to prove"
         return report
     report.layers = [layer.layer for layer in layers]
     report.modes = sorted({layer.mode for layer in layers})
     report.covered = sorted({layer.identity.kver for layer in layers}, key=kernels.version_key)
-    report.refuse("layers", [f"{problem}: bake anew; where that is refused too, start from a fresh image" for problem in damaged])
+    report.refuse("layers", [f"{problem}: bake again; if that is refused too, start from a fresh image" for problem in damaged])
     if not layers and not damaged:
-        report.refuse("layers", ["no layer is in the store: nothing was baked: look at the bake's output, or take the seal out"])
-    for layer in layers:  # all of it is read here; a boot reads what it must, when it must
+        report.refuse(
+            "layers", ["no layer is in the store, so nothing was baked: look at the bake's output, or remove the seal from the image build"]
+        )
+    for layer in layers:  # all contents are verified here; a boot verifies them in parts
         problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else tree.problems(root, layer.files)
-        report.refuse("layers", [f"layer {layer.layer}: {problem}: bake anew" for problem in problems])
+        report.refuse("layers", [f"layer {layer.layer}: {problem}: bake again" for problem in problems])
     report.refuse("inert", inertness.problems(root, runner, arch, layers, reports.setuid_before(root)))
     report.refuse("inert", containers_left(containerd))
     check_nouveau(root, runner, request, report)
@@ -72,9 +76,9 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            report.notes.append("the image is mounted read-only, so that this report is not kept in it")
+            report.notes.append("the image is mounted read-only, so this report was not written into it")
     if report.refusals:
-        said = "; ".join(f"{refusal['check']}: {refusal['problem']}" for refusal in report.refusals[:_SAID])
-        more = f"; and {len(report.refusals) - _SAID} more in the report" if len(report.refusals) > _SAID else ""
-        raise SealError(f"this image must not ship: {said}{more}", details={"report": asdict(report)})
+        shown = "; ".join(f"{refusal['check']}: {refusal['problem']}" for refusal in report.refusals[:_SHOWN])
+        more = f"; and {len(report.refusals) - _SHOWN} more in the report" if len(report.refusals) > _SHOWN else ""
+        raise SealError(f"this image must not ship: {shown}{more}", details={"report": asdict(report)})
     return report

@@ -1,5 +1,5 @@
-"""Whether nothing of a driver is live in an image but what a bake in place has put there: what the seal looks for outside the store
-(R1, R2, B10, B13, B22, R9). Each finding says what it is, where, and what to do.
+"""Checks that nothing of a driver is live in an image outside the store, except what a bake in place put there, and that nothing is
+left over from a run. Each problem says what it is, where, and what to do.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ..util.run import Runner
 
 _JOURNALS = (BAKE_JOURNAL, ACTIVATION_JOURNAL)
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
-_CONTRACTS = ("opt/gpu", "opt/actions")
-# Exact names, and Debian's nvidia-current: kernels have modules of their own that begin so, such as nvidia_wmi_ec_backlight (B13).
+_SCRATCH_FOLDERS = ("opt/gpu", "opt/actions")
+# Exact names, and Debian's nvidia-current*: some of the kernel's own modules also begin with nvidia, such as nvidia_wmi_ec_backlight.
 _ALIAS = re.compile(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
-# Names of the driver's own; the container toolkit's are none of them.
+# The driver's own libraries and programs, not those of the container toolkit.
 _LIBRARY = re.compile(r"lib(?:cuda|nvcuvid|nvidia-(?!container)[a-z0-9-]+)\.so(?:\.[\d.]+)?")
 _PROGRAM = re.compile(r"nvidia-(?!ctk|container|cdi)[\w.-]+")
 _PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "opt/bin")
@@ -36,7 +36,7 @@ _CACHE = "etc/ld.so.cache"
 
 @dataclass(frozen=True)
 class _Live:
-    """What layers that were baked in place account for: it is meant to be live."""
+    """What is meant to be live: files, versions and kernels of the layers that were baked in place."""
 
     files: Collection[str]
     versions: Collection[str]
@@ -53,8 +53,8 @@ class _Live:
 
 
 def problems(root: Path, runner: Runner, arch: str, layers: Iterable[Manifest], setuid_before: Collection[str] = ()) -> tuple[str, ...]:
-    """What is live or left over outside the store of the system at ``root`` that no layer in place accounts for; empty for an image
-    that is right. ``setuid_before`` are files that were setuid or setgid before the bake."""
+    """What is live or left over outside the store of the system at ``root``, in words, except for layers in place; empty if all is right.
+    ``setuid_before`` are files that were setuid or setgid before the bake."""
     known = list(layers)
     live = _Live.of(known)
     placed = dict(_placed(root, known))
@@ -62,29 +62,35 @@ def problems(root: Path, runner: Runner, arch: str, layers: Iterable[Manifest], 
     return tuple(
         [
             *(
-                f"/{path}: a kernel module of the driver's, which can be loaded: remove it, then depmod {kver}"
+                f"/{path}: a kernel module of the driver, which can be loaded: remove it, then run depmod {kver}"
                 for path, kver in _modules(root)
                 if path not in live.files
             ),
             *_aliases(root, live),
             *initramfs.problems(root, runner),
             *(
-                f"/{dkms.TREE}/{name}/{version}: registered with DKMS, which compiles it for every kernel that comes: "
-                f"dkms remove {name}/{version} --all"
+                f"/{dkms.TREE}/{name}/{version}: registered with DKMS, which compiles it for every new kernel: "
+                f"run dkms remove {name}/{version} --all"
                 for name, version in _registered(root)
                 if name != dkms.MODULE or version not in live.versions
             ),
-            *(f"package {name}: a driver's: purge it, two owners would merge" for name in foreign.driver_packages(root)),
-            *(f"/{path}: a file of layer {layer}, in place: deactivate the layer, or remove it" for path, layer in placed.items()),
             *(
-                f"/{path}: a driver's library where the loader looks: remove it, then ldconfig"
+                f"package {name}: an NVIDIA driver package: purge it, or its files would mix with a layer's"
+                for name in foreign.driver_packages(root)
+            ),
+            *(
+                f"/{path}: a file of layer {layer} that is in place: deactivate the layer, or remove the file"
+                for path, layer in placed.items()
+            ),
+            *(
+                f"/{path}: a driver library where the loader finds it: remove it, then run ldconfig"
                 for path in _libraries(root, arch)
                 if path not in accounted
             ),
             *_cached(root, live),
-            *(f"/{path}: a driver's program in PATH: remove it" for path in _programs(root) if path not in accounted),
+            *(f"/{path}: a driver program in PATH: remove it" for path in _programs(root) if path not in accounted),
             *(
-                f"/{path}: setuid or setgid, no package's, and not there before the bake: remove it, or take that mode away"
+                f"/{path}: setuid or setgid, not from a package, and not there before the bake: remove it, or clear these mode bits"
                 for path in setuid(root)
                 if path not in accounted and path not in setuid_before
             ),
@@ -94,19 +100,23 @@ def problems(root: Path, runner: Runner, arch: str, layers: Iterable[Manifest], 
 
 
 def _leftovers(root: Path) -> tuple[str, ...]:
-    """What a bake in any mode must not leave behind."""
+    """What a run must not leave behind, whatever the mode of the bake."""
     keys = dkms.private_keys(root)
-    found = [f"/{path}: a private key, the same on every node of this image: remove it" for path in keys if (root / path).exists()]
-    found += [f"/{path}: a scratch folder of driver containers: remove it" for path in _CONTRACTS if (root / path).exists()]
+    found = [f"/{path}: a private key, which all nodes of this image would share: remove it" for path in keys if (root / path).exists()]
+    found += [f"/{path}: a scratch folder of driver containers: remove it" for path in _SCRATCH_FOLDERS if (root / path).exists()]
     if root == Path("/"):
         found += [
-            f"{mount.point}: a mount that a driver container left: umount -l {mount.point}"
+            f"{mount.point}: a mount that a driver container left behind: run umount -l {mount.point}"
             for mount in mounts.left_by_container(mounts.current())
         ]
     captures = root / STORE / "captures"
-    found += [f"/{STORE}/captures/{path.name}: left by a capture that did not end: bake again" for path in sorted(captures.glob("*"))]
-    found += [f"/{path}: a run did not end: bake again" for path in _JOURNALS if (root / path).exists()]
-    found += [f"/{path}: a removal did not end: run playbooks/remove.yml here again" for path in _REMOVALS if (root / path).exists()]
+    found += [f"/{STORE}/captures/{path.name}: left by a capture that was interrupted: bake again" for path in sorted(captures.glob("*"))]
+    found += [f"/{path}: a run was interrupted: bake again" for path in _JOURNALS if (root / path).exists()]
+    found += [
+        f"/{path}: a removal was interrupted: run playbooks/remove.yml again on this machine"
+        for path in _REMOVALS
+        if (root / path).exists()
+    ]
     return tuple(found)
 
 
@@ -121,7 +131,7 @@ def _aliases(root: Path, live: _Live) -> Iterator[str]:
         kver = path.parent.name
         names = sorted(set(_ALIAS.findall(read_text(path) or "")))
         if names and kver not in live.kernels:
-            yield f"/{relative(root, path)}: udev would load {', '.join(names)}: depmod {kver}"
+            yield f"/{relative(root, path)}: udev would load {', '.join(names)}: run depmod {kver}"
 
 
 def _registered(root: Path) -> Iterator[tuple[str, str]]:
@@ -130,7 +140,7 @@ def _registered(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _placed(root: Path, layers: list[Manifest]) -> Iterator[tuple[str, str]]:
-    """Files of an inert layer that are where they would be put, and are not what was there before: what it replaces has its own check."""
+    """Files of an inert layer that are in place, with the layer's name. Files that the layer would replace are checked elsewhere."""
     for layer in layers:
         if layer.mode == IN_PLACE:
             continue
@@ -139,14 +149,14 @@ def _placed(root: Path, layers: list[Manifest]) -> Iterator[tuple[str, str]]:
             if (
                 entry.type != "folder"
                 and entry.path not in replaced
-                and not is_driver_file(entry.path.rpartition("/")[2])  # said as a module
+                and not is_driver_file(entry.path.rpartition("/")[2])  # reported as a module
                 and os.path.lexists(root / entry.path)
             ):
                 yield entry.path, layer.layer
 
 
 def _libraries(root: Path, arch: str) -> Iterator[str]:
-    """The driver's libraries in the folders that the loader takes by itself and those that its configuration names."""
+    """The driver's libraries in the loader's default folders and in those that its configuration names."""
     triplet = TRIPLETS[arch]
     folders = [f"usr/lib/{triplet}", "usr/lib", "usr/lib64", "usr/local/lib", f"usr/local/lib/{triplet}"]
     configs = [root / _CONFIGS[0], *sorted((root / _CONFIGS[1]).glob("*.conf"))]
@@ -160,21 +170,21 @@ def _programs(root: Path) -> Iterator[str]:
 
 
 def _named(root: Path, folders: Iterable[str], names: re.Pattern[str]) -> Iterator[str]:
-    """Files in these folders by the paths that merged /usr really has, each once; dangling links included."""
+    """Files with these names in these folders, each once, by their real paths on merged /usr; dangling links included."""
     found = set()
     for path in (path for folder in folders for path in (root / folder).glob("*") if names.fullmatch(path.name)):
         try:
             found.add(relative(root, path))
-        except ValueError:  # an absolute link, which leads out of an image that lies mounted
+        except ValueError:  # an absolute link, which leads out of a mounted image
             found.add(str(path.relative_to(root)))
     yield from sorted(found)
 
 
 def _cached(root: Path, live: _Live) -> Iterator[str]:
-    """The loader's cache, a binary file with names as they are; it is believed even where the file itself has gone."""
+    """The loader's cache, a binary file that contains names as plain text. Its entries can outlive the libraries."""
     try:
         cached = (root / _CACHE).read_bytes()
     except OSError:
         return
     if not live.files and re.search(rb"\blib(?:cuda|nvidia-ml)\.so", cached):
-        yield f"/{_CACHE}: the loader would find a driver's library by it: ldconfig"
+        yield f"/{_CACHE}: it contains a driver library, which the loader would use: run ldconfig"

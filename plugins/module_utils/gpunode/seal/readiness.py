@@ -1,4 +1,4 @@
-"""Whether a node made from the image finds what a boot needs beside the layer: driver image, compile tools, space, blacklist of nouveau."""
+"""Checks what a boot needs from the image besides the layer: driver image, compile tools, free space, nouveau blacklist."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from .report import Report, SealRequest
 
 
 def containers_left(containerd: Containerd | None) -> list[str]:
+    """Driver containers that containerd still has, in words; none offline."""
     if containerd is None:
         return []
     try:
         left = driver_container.left_in(containerd)
     except CommandError as error:
-        return [f"containerd cannot be asked which containers a bake has left: {error}"]
+        return [f"containerd cannot list its containers, so some may be left over: {error}"]
     return [
-        f"container {name} in containerd: left by a driver container: ctr -n k8s.io tasks rm -f {name}; ctr -n k8s.io containers rm {name}"
+        f"container {name} in containerd: a driver container that was left behind: "
+        f"run ctr -n k8s.io tasks rm -f {name}; ctr -n k8s.io containers rm {name}"
         for name in left
     ]
 
@@ -35,13 +37,13 @@ def containers_left(containerd: Containerd | None) -> list[str]:
 
 
 def check_nouveau(root: Path, runner: Runner, request: SealRequest, report: Report) -> None:
-    """The one file outside the store: there where it was chosen, also in each initramfs, and nowhere else."""
+    """The nouveau blacklist, our one file outside the store: in the image and each initramfs if it was chosen, otherwise nowhere."""
     try:
         found = nouveau_blacklist.look(root, drivers_files(root), runner)
         report.refuse("nouveau", nouveau_blacklist.problems(found, request.blacklist_nouveau))
     except CommandError as error:
         found = nouveau_blacklist.look(root, drivers_files(root))
-        report.refuse("nouveau", [f"what an initramfs holds cannot be told: {error}"])
+        report.refuse("nouveau", [f"the contents of an initramfs cannot be listed: {error}"])
     report.outside_store += [f"/{nouveau_blacklist.PATH}"] if found.own == nouveau_blacklist.OURS else []
     report.nouveau = nouveau_blacklist.decide(found, request.blacklist_nouveau).says
 
@@ -52,13 +54,15 @@ def check_nouveau(root: Path, runner: Runner, request: SealRequest, report: Repo
 def check_usable(
     root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layers: Sequence[Manifest], report: Report
 ) -> None:
-    """What a node needs besides the layer: the driver image, the compile tools for the fallback, space."""
+    """What a node needs besides the layer: the driver image, the compile tools for a full install, free space."""
     for kver in sorted({layer.identity.kver for layer in layers}):
         missing = toolchain.problems(runner, root, kver) if containerd else toolchain.absent(root, kver)
         if missing:
-            report.refuse("usable", [f"a node that the bake does not fit cannot compile for {kver}: {'; '.join(missing)}: install these"])
+            report.refuse(
+                "usable", [f"a node that cannot use the layer cannot compile for {kver}: {'; '.join(missing)}: install what is missing"]
+            )
     try:
-        disk_space.require_space(root, request.min_free_mb, "a node's own build", "nvidia_prebake_seal_min_free_mb")
+        disk_space.require_space(root, request.min_free_mb, "a compile on a node", "nvidia_prebake_seal_min_free_mb")
     except GpuNodeError as error:
         report.refuse("usable", [str(error)])
     if containerd is None:
@@ -72,17 +76,17 @@ def _image_problems(containerd: Containerd, image: str, report: Report) -> list[
     try:
         if containerd.target_digest(image) is None:
             return [
-                f"driver image {image} is not in containerd: device initialisation takes the container toolkit and more from it: bake again"
+                f"driver image {image} is not in containerd: device initialisation needs it, for the container toolkit and more: bake again"
             ]
         if not containerd.is_pinned(image):
             return [
-                f"driver image {image} is not labelled as pinned: kubelet's garbage collection may take it: "
-                f"ctr -n k8s.io images label {image} io.cri-containerd.pinned=pinned"
+                f"driver image {image} is not labelled as pinned: kubelet's garbage collection may delete it: "
+                f"run ctr -n k8s.io images label {image} io.cri-containerd.pinned=pinned"
             ]
         if not containerd.honours_pins():
             report.notes.append(
                 "this containerd is older than 1.6.25 and ignores the pinned label: nodes may have to pull the driver image again"
             )
     except CommandError as error:
-        return [f"containerd cannot be asked about {image}: {error}"]
+        return [f"containerd cannot be queried about driver image {image}: {error}"]
     return []

@@ -1,4 +1,4 @@
-"""The boot decision replayed on the finished image, with a synthetic GPU of each accepted generation."""
+"""Replays the boot decision on the finished image, with a synthetic GPU of each accepted generation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def accepted(layer: Manifest, request: SealRequest) -> tuple[Generation, ...]:
 
 
 def replay(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layer: Manifest, report: Report) -> list[str]:
-    """The decision on this image, for the layer's kernel, with one GPU of each generation: it must be the fast path."""
+    """Decides for the layer's kernel, with one GPU of each generation. Returns the decisions that are not the fast path, in words."""
     identity = layer.identity
     try:
         wanted = wanted_image(layer.image, None, identity.kind, identity.version)
@@ -41,9 +41,7 @@ def replay(root: Path, runner: Runner, containerd: Containerd | None, request: S
         return [f"layer {layer.layer}: {error}"]
     asked = accepted(layer, request)
     if not asked:
-        return [
-            f"layer {layer.layer}: no known GPU is driven by its {identity.flavour} modules of {identity.version}: use another driver image"
-        ]
+        return [f"layer {layer.layer}: its {identity.flavour} modules of {identity.version} support no known GPU: use another driver image"]
     problems = []
     facts: Facts | None = None
     for generation in asked:
@@ -52,8 +50,8 @@ def replay(root: Path, runner: Runner, containerd: Containerd | None, request: S
             try:
                 facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
             except CommandError as error:
-                return [f"layer {layer.layer}: the decision cannot be replayed: {error}: have kmod on the machine that looks"]
-            facts = replace(facts, signatures_enforced=False)  # what a node enforces, and trusts, is not what the build machine does
+                return [f"layer {layer.layer}: the decision cannot be replayed: {error}: install kmod on the machine that runs the seal"]
+            facts = replace(facts, signatures_enforced=False)  # a node may enforce and trust something else than the build machine
             if containerd is None:
                 facts = replace(facts, containerd_ready=True, image_present=True, config_digest=identity.config_digest)
         plan = decide(replace(facts, functions=(gpu,)), Policy(wanted))
@@ -66,7 +64,7 @@ def replay(root: Path, runner: Runner, containerd: Containerd | None, request: S
 
 
 def _replay_secure_boot(facts: Facts, policy: Policy, layer: Manifest, report: Report) -> list[str]:
-    """The same decision where signatures are enforced and the layer's own signer is trusted, once for each layer."""
+    """The same decision for a node that enforces signatures and trusts the layer's signer, once for each layer."""
     signer = layer.signer
     plan = decide(replace(facts, signatures_enforced=True, trusted_keys=(signer.key_id,) if signer else ()), policy)
     refusal = plan.refused[-2].code if plan.fails and len(plan.refused) > 1 else plan.code
@@ -74,8 +72,8 @@ def _replay_secure_boot(facts: Facts, policy: Policy, layer: Manifest, report: R
     report.secure_boot.append({**said, "signer": signer.name if signer else "", "key_id": signer.key_id if signer else ""})
     if signer is None:
         report.notes.append(
-            f"layer {layer.layer} is not signed by a bake: a node that enforces module signatures (Secure Boot) refuses it ({refusal}) "
-            "and compiles nothing either; such nodes need nvidia_prebake_signing_key and nvidia_prebake_signing_certificate"
+            f"layer {layer.layer} was not signed in the bake: a node that enforces module signatures (Secure Boot) refuses it ({refusal}) "
+            "and does not compile either; for such nodes set nvidia_prebake_signing_key and nvidia_prebake_signing_certificate"
         )
         return []
     if plan.action is Action.INSTALL_SKIP_BUILD:

@@ -1,4 +1,4 @@
-"""What a seal is asked to check, and its report."""
+"""The request to a seal (its validated options), and the report."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REPORTED, FAIL = "report", "fail"
 
 @dataclass(frozen=True)
 class SealRequest:
-    """``kernels`` as ``kernels.choices`` gives them; ``uncovered`` what to do about a bootable kernel without a layer; ``generations`` the
-    GPUs that the image is meant for, empty for all that a layer supports; where it need not be baked (``must_be_baked``), one without a
-    layer is not looked at. ``blacklist_nouveau`` is the choice of the bake."""
+    """``kernels`` as ``kernels.choices`` returns them; ``uncovered`` is what to do about any other bootable kernel without a layer;
+    ``generations`` are the GPUs that the image is meant for, empty for all that a layer supports; ``must_be_baked`` refuses an image
+    without a layer, which is otherwise not checked; ``blacklist_nouveau`` is the choice of the bake."""
 
     kernels: tuple[str, ...] = (SEAL["kernels"].default,)
     uncovered: str = SEAL["uncovered"].default
@@ -36,10 +36,10 @@ class SealRequest:
 
 @dataclass
 class Report:
-    """What was found: ``refusals`` are why the image must not ship, ``notes`` what is worth knowing, ``replayed`` every decision,
-    ``secure_boot`` for each layer what a node decides that enforces signatures and trusts the layer's signer;
-    ``kernels`` are all that are installed, ``covered`` those with a layer, ``outside_store`` what of ours is not in the store, ``nouveau``
-    what the image does about nouveau, in words, ``summary`` what was proven, "" after a refusal."""
+    """What was found. ``kernels`` are all installed kernels, ``covered`` those with a layer; ``refusals`` say why the image must not ship,
+    ``notes`` what else to know; ``replayed`` are all decisions, ``secure_boot`` that of each layer for a node that enforces signatures and
+    trusts its signer; ``outside_store`` are our files outside the store; ``nouveau`` says in words what the image does about nouveau;
+    ``summary`` says what was proven, "" after a refusal."""
 
     root: str
     offline: bool

@@ -1,5 +1,5 @@
-"""What is put in place, as documents in the store: ``activation.json`` while a layer is active, ``activation-journal.json`` while an
-activation or a deactivation is under way. Layout version 1, documented in docs/manifest.md.
+"""Reads and writes the activation record (``activation.json``, exists while a layer is active) and the activation journal
+(``activation-journal.json``, exists while an activation or a deactivation is under way). Layout version 1, see docs/manifest.md.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ACTIVATE, DEACTIVATE = "activate", "deactivate"
 LINK, REFLINK, COPY, MADE = "link", "reflink", "copy", "made"
 DEPMOD, LDCONFIG = "depmod", "ldconfig"
 _CODE = "activation_invalid"
-# Of the folders that can hold a driver's files, even the topmost may have been missing on a node.
+# On a node, even these topmost folders of a driver's files may have been missing.
 _TOPS = (*ROOTS, "var", "var/lib", "var/lib/shim-signed")
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A file, link or folder of the node's that made way; a file's content is an object of the store. ``mtime_ns`` in nanoseconds."""
+    """A backup: a file, link or folder of the node that was replaced or deleted. A file's content is an object in the store."""
 
     entry: Entry
     mtime_ns: int
@@ -36,7 +36,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Derived:
-    """Files that ``program`` makes out of others: what they were before, what they were made. ``after`` is empty until it is known."""
+    """Files that ``program`` generates from others, as they were before and as they are after; ``after`` is empty until it is known."""
 
     program: str
     before: tuple[Kept, ...]
@@ -46,10 +46,10 @@ class Derived:
 
 @dataclass(frozen=True)
 class Activation:
-    """A layer on this node. ``placed`` in the order in which it was put in place, ``how`` for each file and link among it,
-    ``folders`` those that were made for it, ``originals`` what was replaced or deleted.
+    """A layer on this node. ``placed`` lists what was put in place, in that order; ``how`` says how each file and link of it was placed;
+    ``folders`` are those created for it; ``originals`` are the backups of what it replaced or deleted.
 
-    ``verified`` says that all contents were hashed; otherwise only modules, what is setuid, programs and what was copied.
+    ``verified``: all contents were hashed. Otherwise only modules, setuid files, programs and copied files were.
     """
 
     layer: str
@@ -69,7 +69,7 @@ class Activation:
 
     @property
     def activated_ns(self) -> int:
-        """``activated`` as files' times are; 0 where it is not known."""
+        """``activated`` in nanoseconds since the epoch, like the times of files; 0 if it is not known."""
         try:
             return int(datetime.datetime.fromisoformat(self.activated).timestamp() * 1e6) * 1000
         except ValueError:
@@ -78,43 +78,43 @@ class Activation:
 
 @dataclass(frozen=True)
 class Journal:
-    """What is under way; what it is about stands in ``activation``."""
+    """The operation that is under way, ``ACTIVATE`` or ``DEACTIVATE``, and the activation that it creates or removes."""
 
     operation: str
     activation: Activation
 
 
 def write(root: Path, activation: Activation) -> None:
-    """Writes the record so that it lasts; what it speaks of must last already."""
+    """Writes the record durably. Everything that it names must already be on disk."""
     files.write_atomic(root / ACTIVATION, jsondoc.dump_compact({"schema": SCHEMA, **_plain(activation)}), 0o600)
 
 
 def write_journal(root: Path, journal: Journal) -> None:
-    """Writes the journal so that it lasts, before anything is touched."""
+    """Writes the journal durably, before the operation changes anything."""
     files.make_private(root / STORE)
     text = jsondoc.dump_compact({"schema": SCHEMA, "operation": journal.operation, "activation": _plain(journal.activation)})
     files.write_atomic(root / ACTIVATION_JOURNAL, text, 0o600)
 
 
 def read(root: Path) -> Activation | None:
-    """What is active on the system at ``root``; None where nothing is. Raises DataError."""
+    """The active layer of the system at ``root``; None if there is none. Raises DataError."""
     data = _load(root, ACTIVATION)
     return None if data is None else _activation(data, f"/{ACTIVATION}")
 
 
 def read_journal(root: Path) -> Journal | None:
-    """What was under way when the last run ended; None where nothing was. Raises DataError."""
+    """The operation that was under way when the last run ended; None if there was none. Raises DataError."""
     data = _load(root, ACTIVATION_JOURNAL)
     if data is None:
         return None
     operation = jsondoc.get(data, "operation", str, f"/{ACTIVATION_JOURNAL}", _CODE)
     if operation not in (ACTIVATE, DEACTIVATE):
-        raise DataError(f"/{ACTIVATION_JOURNAL}: the operation {operation!r} is unknown; look at the node by hand", code=_CODE)
+        raise DataError(f"/{ACTIVATION_JOURNAL}: the operation {operation!r} is unknown; inspect the node by hand", code=_CODE)
     return Journal(operation, _activation(jsondoc.get(data, "activation", dict, f"/{ACTIVATION_JOURNAL}", _CODE), f"/{ACTIVATION_JOURNAL}"))
 
 
 def problems(root: Path) -> tuple[DataError, ...]:
-    """What is wrong with the two documents; empty where each can be read, or is not there."""
+    """What is wrong with the two documents; empty if each is valid or absent."""
     found = []
     for reads in (read, read_journal):
         try:
@@ -125,12 +125,12 @@ def problems(root: Path) -> tuple[DataError, ...]:
 
 
 def is_newer(error: DataError) -> bool:
-    """Whether a document is of a later layout than this program reads: then it is not damaged, and another program knows what it says."""
+    """Whether a document has a later layout than this program reads. Then it is not damaged, and a newer program can read it."""
     return jsondoc.is_newer(error, SCHEMA)
 
 
 def _plain(activation: Activation) -> dict[str, Any]:
-    """As JSON has it; dataclasses.asdict would take longer than putting the files in place."""
+    """The activation as JSON values. dataclasses.asdict would take longer than putting the files in place."""
 
     def kept(items: Iterable[Kept]) -> list[dict[str, Any]]:
         return [{"entry": vars(item.entry), "mtime_ns": item.mtime_ns} for item in items]
@@ -175,25 +175,25 @@ def _activation(data: dict[str, Any], where: str) -> Activation:
     except (TypeError, AttributeError) as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); what is in place is unknown", code=_CODE) from error
     if found.layer != layer_name(found.identity):
-        raise DataError(f"{where}: layer {found.layer!r} is not what its identity gives; what is in place is unknown", code=_CODE)
+        raise DataError(f"{where}: layer {found.layer!r} does not match its identity; what is in place is unknown", code=_CODE)
     return found
 
 
 def _folder(path: Any, where: str) -> str:
     if not isinstance(path, str):
-        raise TypeError(f"{path!r} is no folder")
+        raise TypeError(f"{path!r} is not a folder")
     return path if path in _TOPS else jsondoc.check_path(path, ROOTS, where, _CODE)
 
 
 def _kept(item: Any, where: str) -> Kept:
     if not isinstance(item, dict) or set(item) != {"entry", "mtime_ns"}:
-        raise TypeError(f"{item!r} is nothing that was kept")
+        raise TypeError(f"{item!r} is not a backup")
     return Kept(read_entry(item["entry"], where, _CODE), jsondoc.get(item, "mtime_ns", int, where, _CODE))
 
 
 def _derived(item: Any, where: str) -> Derived:
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is nothing derived")
+        raise TypeError(f"{item!r} is not an entry of generated files")
     program = jsondoc.get(item, "program", str, where, _CODE)
     if program not in (DEPMOD, LDCONFIG):
         raise DataError(f"{where}: the program {program!r} is unknown; what is in place is unknown", code=_CODE)

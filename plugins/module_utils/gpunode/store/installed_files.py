@@ -1,7 +1,7 @@
-"""What driver containers placed on this node, by path and content: a document of its own, read only when a driver is taken away.
+"""Reads and writes the list of installed files (``placed.json``): what driver containers put on this node, by path and content.
 
-A manifest tells what a bake added. A node on which a driver container compiled has no such list, and on every node device initialisation
-adds some files more: without this document they could not be told from anybody else's (R3).
+A manifest lists what a bake added. It does not list what a full install or device initialisation puts on a node; without this document
+a removal could not tell these files from other people's. It is read only when a driver is removed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _CODE = "placed_invalid"
 
 @dataclass(frozen=True)
 class InstalledFiles:
-    """``files`` maps path to SHA-256, ``links`` path to target. ``absent`` are those of device initialisation's own files that were not
-    there before the first driver container, so that they are this node's also when a run was interrupted."""
+    """``files`` maps path to SHA-256, ``links`` path to target. ``absent`` are the files of device initialisation that did not exist before
+    the first driver container ran: if they exist after an interrupted run, the driver container wrote them."""
 
     files: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class InstalledFiles:
 
 
 def write(root: Path, placed: InstalledFiles) -> None:
-    """Writes the document so that it lasts."""
+    """Writes the document durably."""
     make_private(root / STORE)
     data = {
         "schema": SCHEMA,
@@ -49,7 +49,7 @@ def write(root: Path, placed: InstalledFiles) -> None:
 
 
 def read(root: Path) -> InstalledFiles | None:
-    """The document of the system at ``root``; None where there is none. Raises DataError."""
+    """The document of the system at ``root``; None if there is none. Raises DataError."""
     where = f"/{INSTALLED_FILES}"
     try:
         text = (root / INSTALLED_FILES).read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def read(root: Path) -> InstalledFiles | None:
     data = jsondoc.load(text, SCHEMA, where, _CODE)
     lists = {name: jsondoc.get(data, name, list, where, _CODE) for name in ("folders", "absent")}
     if not all(isinstance(path, str) for paths in lists.values() for path in paths):
-        raise DataError(f"{where}: holds a path that is not text; it is not used", code=_CODE)
+        raise DataError(f"{where}: contains a path that is not text; it is not used", code=_CODE)
     placed = InstalledFiles(
         jsondoc.texts(data, "files", where, _CODE),
         jsondoc.texts(data, "links", where, _CODE),
@@ -73,7 +73,7 @@ def read(root: Path) -> InstalledFiles | None:
 
 
 def read_if_valid(root: Path) -> InstalledFiles | None:
-    """The same for those who can go on without it."""
+    """The document; None if there is none or it is invalid."""
     try:
         return read(root)
     except DataError:
@@ -81,5 +81,5 @@ def read_if_valid(root: Path) -> InstalledFiles | None:
 
 
 def read_or_empty(root: Path) -> InstalledFiles:
-    """The same, empty where there is none."""
+    """The document; an empty one if there is none or it is invalid."""
     return read_if_valid(root) or InstalledFiles()

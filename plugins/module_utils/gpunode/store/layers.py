@@ -1,4 +1,4 @@
-"""The layers in the store: their manifests read and written, found by name, judged bad, dropped."""
+"""Reads, writes, finds, judges bad and discards the layers in the store."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from . import activation_record, installed_files
 from .manifest import CAPTURED, IN_PLACE, INVALID, SCHEMA, Manifest, parse
 
 _BAD = "judged-bad.json"
-BESIDE = (_BAD,)  # what of ours lies beside a manifest
+BESIDE = (_BAD,)  # our files beside a manifest
 
 
 def droppable(root: Path, layer_name: str) -> Path:
-    """Where the manifest of a layer that may be dropped is, or was. Raises LayerError where it may not be."""
+    """The path of a layer's manifest, which need not exist. Raises LayerError if the layer must not be discarded; DataError."""
     if layer_name in ("", ".", "..") or "/" in layer_name:
-        raise LayerError(f"{layer_name!r} is no name of a layer", code="layer_missing")
+        raise LayerError(f"{layer_name!r} is not the name of a layer", code="layer_missing")
     active = activation_record.read(root)
     if active and active.layer == layer_name:
         raise LayerError(f"layer {layer_name} is active: deactivate it first", code="layer_active")
@@ -30,24 +30,22 @@ def droppable(root: Path, layer_name: str) -> Path:
     except DataError as error:
         if jsondoc.is_newer(error, SCHEMA):
             raise LayerError(
-                f"{error}: it was written by a newer version of this program, which must drop it", code="store_newer"
+                f"{error}: it was written by a newer version of this program; discard it with that version", code="store_newer"
             ) from error
-        return path  # broken: nobody can use it, and what lies beside it is garbage
+        return path  # invalid: nobody can use the layer
     if mode == IN_PLACE:
-        raise LayerError(
-            f"layer {layer_name} was baked in place: its files are in use where they lie; remove the driver instead", code="layer_in_place"
-        )
+        raise LayerError(f"layer {layer_name} was baked in place: its files are in use; remove the driver instead", code="layer_in_place")
     return path
 
 
 def find(root: Path, layer_name: str) -> Manifest:
-    """The layer of that name in the store. Raises LayerError, DataError."""
+    """The manifest of the layer of that name. Raises LayerError, DataError."""
     path = path_of(root, layer_name)
     if "/" in layer_name or not path.exists():
         good, bad = read_all(root)
         present = ", ".join(layer.layer for layer in good) or "none"
-        more = f"; besides, {'; '.join(bad)}" if bad else ""
-        raise LayerError(f"layer {layer_name!r} is not in the store; layers there: {present}{more}", code="layer_missing")
+        more = f"; invalid: {'; '.join(bad)}" if bad else ""
+        raise LayerError(f"layer {layer_name!r} is not in the store; layers in the store: {present}{more}", code="layer_missing")
     try:
         return read(path)
     except DataError as error:
@@ -57,21 +55,21 @@ def find(root: Path, layer_name: str) -> Manifest:
 
 
 def path_of(root: Path, layer: str) -> Path:
-    """Where a layer's manifest is."""
+    """The path of a layer's manifest."""
     return root / LAYERS / layer / "manifest.json"
 
 
 def write(root: Path, manifest: Manifest) -> Path:
-    """Writes a manifest, last of all (B8), into the store that only root may enter (R9).
+    """Writes a manifest durably, after everything that it names is on disk. Returns its path.
 
-    Raises DataError for one that no reader would take: a bake must not end well with it.
+    Raises DataError if a reader would refuse the manifest, so that a bake does not succeed with it.
     """
     path = path_of(root, manifest.layer)
     text = jsondoc.dump({"schema": SCHEMA, **asdict(manifest)})
     parse(text, str(path), manifest.layer)
     for folder in (root / STORE, root / LAYERS, path.parent):
         make_private(folder)
-    os.sync()  # what the manifest speaks of, and its folders, are on disk before it
+    os.sync()  # the files that the manifest names, and its folders, must be on disk before it
     write_atomic(path, text, 0o600)
     return path
 
@@ -87,7 +85,7 @@ def read(path: Path) -> Manifest:
 
 
 def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
-    """All layers of the system at ``root``, and what is wrong with those that cannot be used (never fatal, D11)."""
+    """All valid layers of the system at ``root``, and for each other layer what is wrong with it. An invalid layer is never fatal."""
     good, bad = [], []
     for path in sorted((root / LAYERS).glob("*/manifest.json")):
         try:
@@ -98,7 +96,7 @@ def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
 
 
 def newer(root: Path) -> str:
-    """Which layer's manifest is of a later layout than this program reads, in words; "" where none is."""
+    """Which manifest has a later layout than this program reads, in words; "" if none has."""
     for path in sorted((root / LAYERS).glob("*/manifest.json")):
         try:
             read(path)
@@ -109,15 +107,15 @@ def newer(root: Path) -> str:
 
 
 def mark_bad(root: Path, layer: Manifest, machine_id: str, reason: str) -> None:
-    """Remembers that a layer did not work on this machine, so that it is not tried again there."""
+    """Records that a layer was judged bad on this machine, so that it is not tried again there."""
     mark = {"schema": SCHEMA, "machine_id": machine_id, "reason": reason, "bake": _bake_of(layer)}
     write_atomic(path_of(root, layer.layer).with_name(_BAD), jsondoc.dump(mark), 0o600)
 
 
 def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
-    """With what reason ``mark_bad`` was called for it on this machine; None where it was not, or for an earlier bake under the same name.
+    """The reason with which ``mark_bad`` was called for the layer on this machine; None if it was not, or only for an earlier bake of it.
 
-    A mark that cannot be read still is one.
+    A mark that cannot be read counts.
     """
     path = path_of(root, layer.layer).with_name(_BAD)
     if not path.exists():
@@ -125,7 +123,7 @@ def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
     try:
         found = jsondoc.load(path.read_text(encoding="utf-8"), SCHEMA, str(path), INVALID)
     except (OSError, UnicodeDecodeError, DataError) as error:
-        return f"why cannot be read: {error}"
+        return f"the reason cannot be read: {error}"
     is_meant = found.get("machine_id") == machine_id and found.get("bake", _bake_of(layer)) == _bake_of(layer)
     return str(found.get("reason")) if is_meant else None
 
@@ -135,14 +133,13 @@ def _bake_of(layer: Manifest) -> str:
 
 
 def drivers_files(root: Path) -> set[str]:
-    """Paths that are a driver's of ours: its own blacklist goes with it, and does not count as the owner's."""
+    """Paths of all files that a bake in place or a driver container installed. A nouveau blacklist among them is not the owner's."""
     live = [layer for layer in read_all(root)[0] if layer.mode == IN_PLACE]
     return {entry.path for layer in live for entry in layer.files} | installed_files.read_or_empty(root).paths
 
 
 def drop_layer_folder(folder: Path) -> bool:
-    """Removes a layer's folder, whose manifest is gone, and what of ours is in it. A file of somebody else's stays; returns whether
-    all of it is gone."""
+    """Removes a layer's folder, whose manifest is gone, with our files in it. Other files stay. Returns whether the folder is gone."""
     for name in BESIDE:
         (folder / name).unlink(missing_ok=True)
     return remove_empty_folder(folder)

@@ -1,4 +1,4 @@
-"""The manifest: our record of one layer (one ``build-only`` run). Layout version 2, documented in docs/manifest.md."""
+"""Defines and validates the manifest, the record of one layer. Layout version 2, see docs/manifest.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HIGHEST_ID = 2**32 - 2
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal before anything baked is used; an empty field matches nothing (D3)."""
+    """The fields that must be equal before anything baked is used; an empty field equals nothing."""
 
     kver: str
     arch: str
@@ -54,7 +54,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class ModuleFact:
-    """What modinfo said of one module of the layer at bake; ``kver`` is the first word of its vermagic."""
+    """What modinfo printed for one module of the layer at bake; ``kver`` is the first word of its vermagic."""
 
     path: str
     name: str
@@ -66,7 +66,7 @@ class ModuleFact:
 
 @dataclass(frozen=True)
 class Index:
-    """A ``modules.*`` of the layer's kernel: its SHA-256 at bake, "" where it was not there, and what depmod makes it with the layer."""
+    """A ``modules.*`` of the layer's kernel: its SHA-256 at bake ("" if it did not exist), and what depmod makes of it with the layer."""
 
     path: str
     before: str
@@ -75,10 +75,10 @@ class Index:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One baked layer. ``actions`` are those that the image's entrypoint knows.
+    """One baked layer. ``actions`` are those that the image's entrypoint knows; ``build_s`` is in seconds.
 
-    In mode ``in_place``, ``files`` is what the run added, and lies where the run put it. In mode ``captured``, ``files`` is all that
-    is to be put in place, what replaces something included; ``originals`` says what each path of ``replaced`` and ``deleted`` was.
+    In mode ``in_place``, ``files`` is what the run added, and is live. In mode ``captured``, ``files`` is everything that an activation
+    puts in place, replacements included; ``originals`` describes what each path of ``replaced`` and ``deleted`` was at bake.
     """
 
     layer: str
@@ -109,12 +109,12 @@ class Manifest:
 
 
 def layer_name(identity: Identity) -> str:
-    """The folder of a layer in the store."""
+    """The name of a layer, which is also its folder in the store."""
     return f"{identity.kind}-{identity.version}-{identity.flavour}-{identity.kver}"
 
 
 def parse(text: str, where: str, layer: str) -> Manifest:
-    """Validates a manifest's text; ``layer`` is its folder's name, which it must repeat. Raises DataError."""
+    """Parses and validates a manifest; ``layer`` is the name of its folder, which it must repeat. Raises DataError."""
     data = jsondoc.load(text, SCHEMA, where, INVALID)
     try:
         manifest = Manifest(
@@ -145,7 +145,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
 def _words(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     values = jsondoc.get(data, key, list, where, INVALID)
     if not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}: {key} holds something that is not text; the layer is not used", code=INVALID)
+        raise DataError(f"{where}: {key} contains something that is not text; the layer is not used", code=INVALID)
     return tuple(values)
 
 
@@ -161,19 +161,19 @@ def _paths(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 
 def read_entry(item: Any, where: str, code: str) -> Entry:
-    """One entry of a document of ours. Raises DataError, TypeError."""
+    """Parses one file, link or folder in one of our documents. Raises DataError; TypeError for a wrong shape."""
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is no entry")
+        raise TypeError(f"{item!r} is not an entry")
     if [type(item.get(name)) for name in _ENTRY_FIELDS] != _ENTRY_KINDS:
         for name, kind in _ENTRY_FIELDS.items():
             jsondoc.get(item, name, kind, where, code)
     pairs = item["attributes"]
     if pairs and not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], str) for p in pairs):
-        raise TypeError(f"{pairs!r} are no attributes")
+        raise TypeError(f"{pairs!r} are not attributes")
     entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)})
     jsondoc.check_path(entry.path, ROOTS, where, code)
     if entry.type not in ("file", "link", "folder"):
-        raise DataError(f"{where}: /{entry.path} is of the unknown type {entry.type!r}; it is not used", code=code)
+        raise DataError(f"{where}: /{entry.path} has the unknown type {entry.type!r}; it is not used", code=code)
     wrong = _wrong_fields(entry)
     if wrong:
         raise DataError(f"{where}: /{entry.path}: wrong for a {entry.type}: {', '.join(wrong)}; it is not used", code=code)
@@ -202,13 +202,13 @@ def _are_attributes(pairs: tuple[tuple[str, str], ...]) -> bool:
 
 
 def is_sha256(text: str) -> bool:
-    """Whether it is a SHA-256 in lower-case hexadecimal."""
+    """Whether the text is a SHA-256 in lower-case hexadecimal."""
     return bool(_SHA256.fullmatch(text))
 
 
 def _fact(item: Any, where: str) -> ModuleFact:
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is no module fact")
+        raise TypeError(f"{item!r} is not a module fact")
     for name in _FACT_FIELDS:
         jsondoc.get(item, name, str, where, INVALID)
     return ModuleFact(**item)
@@ -216,27 +216,27 @@ def _fact(item: Any, where: str) -> ModuleFact:
 
 def _index(item: Any, where: str) -> Index:
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is no index")
+        raise TypeError(f"{item!r} is not an index")
     before = jsondoc.get(item, "before", str, where, INVALID)
     index = Index(**{**item, "after": read_entry(item.get("after"), where, INVALID)})
     if index.path != index.after.path or index.after.type != "file" or not (before == "" or is_sha256(before)):
-        raise DataError(f"{where}: the index {index.path!r} is not described as one; the layer is not used", code=INVALID)
+        raise DataError(f"{where}: the entry of the index {index.path!r} is invalid; the layer is not used", code=INVALID)
     return index
 
 
 def _signer(data: dict[str, Any], where: str) -> Signer | None:
-    """The signer; None, or no such key, is a layer that was not signed by a bake."""
+    """The signer; None, also if the key is absent, for a layer that was not signed in the bake."""
     if data.get("signer") is None:
         return None
     signer = Signer(**jsondoc.texts(data, "signer", where, INVALID))
     if not signer.name or not _KEY_ID.fullmatch(signer.key_id) or not is_sha256(signer.fingerprint):
-        raise DataError(f"{where}: the signer is not described as one; the layer is not used", code=INVALID)
+        raise DataError(f"{where}: the entry of the signer is invalid; the layer is not used", code=INVALID)
     return signer
 
 
 def _check(manifest: Manifest, where: str, layer: str) -> None:
     identity = manifest.identity
-    # Version and kernel become parts of paths that are removed: nothing but what they should be (R8).
+    # Version and kernel become parts of paths that are removed, so they must be exactly what they should be.
     right = {
         "kver": is_release(identity.kver),
         "arch": identity.arch in TRIPLETS,
@@ -258,7 +258,7 @@ def _check(manifest: Manifest, where: str, layer: str) -> None:
 
 
 def _wrong_lists(manifest: Manifest) -> list[str]:
-    """What of the lists contradicts itself or another."""
+    """The lists that contradict themselves or each other, in words."""
     files = {entry.path: entry for entry in manifest.files}
     originals = [entry.path for entry in manifest.originals]
     facts, indexes = [fact.path for fact in manifest.module_facts], [index.path for index in manifest.indexes]
@@ -275,14 +275,14 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
     ]
     inside = next((path for path in files if _is_below_something_else(path, files)), "")
     if inside:
-        wrong.append(f"files (/{inside} is below what is no folder)")
+        wrong.append(f"files (/{inside} is below something that is not a folder)")
     if set(facts) != {entry.path for entry in manifest.modules}:
         wrong.append("module_facts (not those of the layer's modules)")
     folder = f"lib/modules/{manifest.identity.kver}/"
     if not all(_INDEX.fullmatch(path) and path.startswith((folder, "usr/" + folder)) for path in indexes) or files.keys() & set(indexes):
         wrong.append("indexes (not those of the layer's kernel)")
     if manifest.mode == IN_PLACE and (manifest.originals or manifest.indexes):
-        wrong.append("originals, indexes (there in mode in_place)")
+        wrong.append("originals, indexes (not allowed in mode in_place)")
     if manifest.mode == CAPTURED:
         if set(originals) != {*manifest.replaced, *manifest.deleted}:
             wrong.append("originals (not those of replaced and deleted)")
@@ -290,13 +290,13 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
             wrong.append("replaced, deleted (contradict files)")
         was = {entry.path: entry.type for entry in manifest.originals}
         if any((was.get(path) == "folder") != (files[path].type == "folder") for path in manifest.replaced if path in files):
-            wrong.append("replaced (a folder by something else, or the reverse)")
+            wrong.append("replaced (a folder by something else, or something else by a folder)")
     return wrong
 
 
 def _is_below_something_else(path: str, files: dict[str, Entry]) -> bool:
     while path := path.rpartition("/")[0]:
         above = files.get(path)
-        if above:  # what is above that one is its own business
+        if above:  # what is above this one is checked with this one
             return above.type != "folder"
     return False

@@ -1,6 +1,6 @@
-"""The node record: what this node itself has done; survives reboots, names the machine (D12, D17, D19).
+"""Reads and writes the node record: what this node itself has installed and checked. It survives reboots and names the machine.
 
-States: ``started`` (a driver container was sent and its end is not known), ``initialised`` (all of it has been done and checked).
+States: ``started`` (a driver container was started and its end is not known), ``initialised`` (everything was installed and checked).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _FIELDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Record:
-    """``identity`` is what was installed for the kernel that ran; ``modules`` maps each kernel that is ready to its modules' hashes.
+    """``identity`` is what was installed, for the kernel that ran then; ``modules`` maps each kernel that is ready to its modules' hashes.
 
-    ``libraries`` maps user space (path relative to the root) to hashes. ``boot_id`` and ``containerd_config`` say what containerd
-    was running with before the container was sent: after an interruption they tell whether its one restart is still due.
+    ``libraries`` maps the libraries' paths, relative to the root, to hashes. ``boot_id`` and ``containerd_config`` describe the boot and
+    containerd's configuration before the container was started: after an interruption they show whether the restart is still due.
     """
 
     machine_id: str
@@ -56,19 +56,19 @@ class Record:
         return tuple(sorted(self.modules))
 
     def same_driver(self, other: Identity) -> bool:
-        """Whether it is of the same driver and image as ``other``, whatever the kernel and the flavour."""
+        """Whether the record is of the same driver and image as ``other``; kernel and flavour may differ."""
         mine = self.identity
         return (mine.kind, mine.version, mine.config_digest) == (other.kind, other.version, other.config_digest)
 
 
 def write(root: Path, record: Record) -> None:
-    """Writes the record so that it lasts."""
+    """Writes the record durably."""
     make_private(root / STORE)
     write_atomic(root / NODE_RECORD, jsondoc.dump({"schema": SCHEMA, **asdict(record)}), 0o600)
 
 
 def read(root: Path) -> Record | None:
-    """The record of the system at ``root``; None where there is none. Raises DataError."""
+    """The record of the system at ``root``; None if there is none. Raises DataError."""
     try:
         text = (root / NODE_RECORD).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -88,8 +88,8 @@ def read(root: Path) -> Record | None:
         raise DataError(f"/{NODE_RECORD}: incomplete or of the wrong shape ({error}); the node counts as new", code=_CODE) from error
     for path in [*libraries, *(p for paths in modules.values() for p in paths)]:
         jsondoc.check_path(path, ROOTS, f"/{NODE_RECORD}", _CODE)
-    if not is_version(identity.version):  # it becomes part of paths that are removed (R8)
-        raise DataError(f"/{NODE_RECORD}: version {identity.version!r} is none; the node counts as new", code=_CODE)
+    if not is_version(identity.version):  # it becomes part of paths that are removed
+        raise DataError(f"/{NODE_RECORD}: version {identity.version!r} is not a driver version; the node counts as new", code=_CODE)
     if record.state not in (STARTED, INITIALISED):
         raise DataError(f"/{NODE_RECORD}: state {record.state!r} is unknown; the node counts as new", code=_CODE)
     return record

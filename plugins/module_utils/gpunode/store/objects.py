@@ -1,6 +1,6 @@
-"""The store's objects: the contents of captured files, each kept once, inert (R9), named after all that makes a file what it is.
+"""Stores, checks and drops the objects: the contents of captured files, each kept once under a key of content, mode, owner and attributes.
 
-An object lasts once the store's filesystem has been flushed, which is the business of whoever writes the document that names it.
+An object is durable only when the store's filesystem has been flushed. Whoever writes the document that names the object does that first.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from .manifest import Manifest
 
 _CODE = "manifest_invalid"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-# What is large and only read: modules, libraries, firmware.
+# Large files that are never written to: modules, libraries, firmware.
 _PAYLOAD = re.compile(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
 _OBJECT = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
-_TEMPORARY = re.compile(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # as files.write_atomic names them
+_TEMPORARY = re.compile(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # the names that files.write_atomic uses
 _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def is_linkable(entry: Entry) -> bool:
-    """Whether a file may share its inode with its object: a link shares mode, owner and contents both ways (R12), so its owner must be
-    the store's: root."""
+    """Whether a file may be a hard link to its object. A hard link shares mode, owner and contents in both directions, so the file must
+    belong to the owner of the store, root, and nobody else may write to it."""
     plain = not entry.mode & (_SPECIAL | _WRITABLE_BY_OTHERS) and not entry.attributes and entry.uid == os.geteuid()
     return entry.type == "file" and plain and bool(_PAYLOAD.fullmatch(entry.path))
 
 
 def key(entry: Entry) -> str:
-    """The name of the object that holds a file's content: content, mode, owner and attributes together, and whether it may be linked."""
+    """The key of a file's object: a hash of content, mode, owner, attributes and whether it may be linked. It is the object's file name."""
     parts = (entry.sha256, f"{entry.mode:o}", str(entry.uid), str(entry.gid), "link" if is_linkable(entry) else "copy")
     attributes = (part for pair in entry.attributes for part in pair)
     return hashlib.sha256("\0".join((*parts, *attributes)).encode()).hexdigest()
@@ -54,22 +54,22 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.objects = root / OBJECTS
-        # Joined as text: pathlib takes longer than the system call that follows, and this is asked some thousand times.
+        # Joined as text: pathlib takes longer than the system call that follows, and a layer has thousands of files.
         self._prefix = f"{self.objects}/"
 
     def file(self, entry: Entry) -> str:
-        """Where the object of an entry is."""
+        """The path of an entry's object."""
         name = key(entry)
         return f"{self._prefix}{name[:2]}/{name}"
 
     def path(self, name: str) -> Path:
-        """Where the object with this key is."""
+        """The path of the object with this key."""
         return self.objects / name[:2] / name
 
     def put(self, source: Path, entry: Entry) -> str:
-        """Copies the content of ``source`` in; returns its key. A good object that is there is left as it is.
+        """Copies the content of ``source`` into the store, unless a good object is already there. Returns its key.
 
-        Raises DataError when ``source`` is not what ``entry`` says, OSError.
+        Raises DataError if ``source`` is not what ``entry`` says; OSError.
         """
         name = key(entry)
         path = self.path(name)
@@ -93,7 +93,7 @@ class Store:
             writing = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 found = files.copy_hashed(reading, writing)
-                for name in tree.attribute_names(writing, True):  # of a default access list above the store
+                for name in tree.attribute_names(writing, True):  # from a default access control list of a folder above
                     os.removexattr(writing, name)
                 os.fchown(writing, *((entry.uid, entry.gid) if is_linkable(entry) else (os.geteuid(), os.getegid())))
                 os.fchmod(writing, entry.mode if is_linkable(entry) else 0o600)
@@ -104,10 +104,10 @@ class Store:
         if found != (entry.sha256, entry.size):
             raise DataError(f"{source}: it changed while it was put into the store", code="bad_data")
 
-    # --- what is wrong ----------------------------------------------------------------------------------------------
+    # --- checks -----------------------------------------------------------------------------------------------------
 
     def problems(self, entries: Iterable[Entry]) -> tuple[str, ...]:
-        """What is wrong with the objects of ``entries``, in words; every content is read and hashed, in parallel."""
+        """What is wrong with the objects of ``entries``, in words. Reads and hashes every content, in parallel."""
         unique: dict[str, Entry] = {}
         for entry in entries:
             if entry.type == "file":
@@ -116,7 +116,7 @@ class Store:
             return tuple(filter(None, pool.map(self._problem, unique.values())))
 
     def status_problems(self, entries: Iterable[Entry]) -> tuple[str, ...]:
-        """What can be seen to be wrong without reading contents: an object that is missing, cut off, or was altered through a link."""
+        """What is wrong by status alone, in words: an object that is missing, truncated or changed through a link. No content is read."""
         return tuple(filter(None, (self._status_problem(entry) for entry in entries if entry.type == "file")))
 
     def _status_problem(self, entry: Entry) -> str:
@@ -128,11 +128,11 @@ class Store:
         except OSError as error:
             return f"the object of /{entry.path} in the store: {error.strerror}"
         if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size:
-            return f"the object of /{entry.path} in the store has not the size that was recorded"
+            return f"the object of /{entry.path} in the store does not have the recorded size"
         found = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
         wanted = (entry.mode, entry.uid, entry.gid) if is_shared else (0o600, os.geteuid(), os.getegid())
         if found != wanted or extra:
-            return f"the object of /{entry.path} in the store has another mode, owner or attribute than it was stored with"
+            return f"the object of /{entry.path} in the store does not have the mode, owner and attributes with which it was stored"
         return ""
 
     def _problem(self, entry: Entry) -> str:
@@ -143,10 +143,10 @@ class Store:
             same = files.sha256(Path(self.file(entry))) == entry.sha256
         except OSError as error:
             return f"the object of /{entry.path} in the store: {error.strerror}"
-        return "" if same else f"the object of /{entry.path} in the store has another content than was recorded"
+        return "" if same else f"the object of /{entry.path} in the store does not have the recorded content"
 
     def holds(self, entry: Entry) -> bool:
-        """Whether the content of ``entry`` can be had from its object, whatever became of the object's own mode and owner."""
+        """Whether the object of ``entry`` has the right content, whatever its own mode and owner are now."""
         if entry.type != "file":
             return True
         path = self.file(entry)
@@ -157,8 +157,8 @@ class Store:
             return False
 
     def set_aside(self, entry: Entry) -> str:
-        """Gives the object of ``entry`` a second name, under which it stays for whoever wants it back: made of its key, so that it is
-        nothing else's. Returns that name, relative to the root, or "" where there is no such object. Needs no space. Raises OSError."""
+        """Also keeps the object of ``entry`` in ``ORIGINALS``, for whoever wants the file back: as a hard link, which needs no space, named
+        after the key and the file. Returns its path, relative to the root, or "" if there is no such object. Raises OSError."""
         if entry.type != "file":
             return ""
         name = f"{ORIGINALS}/{key(entry)[:16]}-{entry.path.rpartition('/')[2][:50]}"
@@ -173,13 +173,13 @@ class Store:
             return ""  # there is no object, or something else is in its place
         return name
 
-    # --- what is needed ---------------------------------------------------------------------------------------------
+    # --- garbage collection -----------------------------------------------------------------------------------------
 
     def referenced(self) -> set[str]:
-        """Keys of all objects that a manifest or an activation names. Raises DataError where one of these cannot be read."""
+        """Keys of all objects that a manifest, the activation record or its journal names. Raises DataError if one of these is invalid."""
         layers, unreadable = read_all(self.root)
         if unreadable:
-            raise DataError(f"what the store's objects are for is unknown: {unreadable[0]}", code=_CODE)
+            raise DataError(f"it is not known which objects of the store are needed: {unreadable[0]}", code=_CODE)
         names = {key(entry) for layer in layers for entry in objects_of(layer)}
         under_way = activation_record.read_journal(self.root)
         for active in (activation_record.read(self.root), under_way and under_way.activation):
@@ -187,9 +187,9 @@ class Store:
         return names
 
     def collect(self) -> int:
-        """Drops what no document names: objects, temporary files, folders of layers without a manifest. Returns how many went.
+        """Drops objects that no document names, temporary files, and folders of layers without a manifest. Returns how many it dropped.
 
-        What is not ours by its name is kept. Raises DataError, and drops nothing, while a document of the store cannot be read.
+        Files whose names are not ours are kept. Raises DataError, and drops nothing, if a document of the store cannot be read.
         """
         needed = self.referenced()
         dropped = self.sweep()
@@ -205,14 +205,14 @@ class Store:
         return dropped
 
     def sweep(self) -> int:
-        """Drops what documents that were cut off in the middle of being written have left beside them. Returns how many went."""
+        """Drops the temporary files of documents whose writing was interrupted. Returns how many it dropped."""
         left = [path for folder in (STORE, f"{LAYERS}/*") for path in self.root.glob(f"{folder}/.*.tmp") if _TEMPORARY.fullmatch(path.name)]
         for path in left:
             path.unlink()
         return len(left)
 
     def drop(self, entries: Iterable[Entry]) -> None:
-        """Drops the objects of ``entries`` that nothing names any more. Leaves them while a document of the store cannot be read."""
+        """Drops the objects of ``entries`` that no document names any more. Drops nothing if a document of the store cannot be read."""
         try:
             needed = self.referenced()
         except DataError:
@@ -224,7 +224,7 @@ class Store:
 
 
 def objects_of(layer: Manifest) -> Iterator[Entry]:
-    """The entries of a captured layer whose contents are in the store."""
+    """The entries of a layer whose contents are objects in the store; none for a layer in place."""
     if layer.mode == manifest.CAPTURED:
         yield from (entry for entry in layer.files if entry.type == "file")
         yield from (index.after for index in layer.indexes)

@@ -1,4 +1,4 @@
-"""What the report of an earlier bake says."""
+"""Reads the report of an earlier bake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..util import files
 
 
 def setuid_before(root: Path) -> tuple[str, ...]:
-    """Files that were setuid or setgid before the last bake that built something, by its report; none where that tells nothing."""
+    """Files that were setuid or setgid before the last bake that built something, by its report; none if the report does not say."""
     try:
         said = json.loads(files.read_text(root / BAKE_REPORT) or "{}").get("setuid_before")
     except (ValueError, AttributeError):

@@ -1,4 +1,4 @@
-"""Which kernel the boot loader takes when nobody chooses: read from GRUB's own files, never guessed from versions (B3).
+"""Which kernel the boot loader starts by default: read from GRUB's own files, never guessed from version numbers (B3).
 
 Formats: grub.cfg as grub-mkconfig writes it (GRUB manual, "Writing full configuration files"), the environment block grubenv (GRUB manual,
 "The GRUB environment block"), /etc/default/grub and its drop-ins (GRUB manual, "Simple configuration handling").
@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class BootChoice:
-    """The release that boots by default, "" where it cannot be told; ``reason`` says by which entry, or why not."""
+    """The release that boots by default, "" if that is unknown; ``reason`` says by which entry, or why it is unknown."""
 
     kver: str
     reason: str
@@ -43,36 +43,36 @@ class BootChoice:
 
 
 def default_kernel(root: Path) -> BootChoice:
-    """What the boot loader of the system at ``root`` takes by default."""
+    """The kernel that the boot loader of the system at ``root`` starts by default."""
     text = read_text(root / CONFIG)
     if text is None:
-        return BootChoice("", f"/{CONFIG} is not there or cannot be read")
+        return BootChoice("", f"/{CONFIG} does not exist or cannot be read")
     if re.search(r"^\s*blscfg\b", text, re.MULTILINE):
-        return BootChoice("", f"/{CONFIG} takes its entries from elsewhere (blscfg)")
+        return BootChoice("", f"/{CONFIG} takes its entries from other files (blscfg), which are not read")
     if "default" in (read_text(root / _CUSTOM) or ""):
         return BootChoice("", f"/{_CUSTOM} may set another default")
     environment = parse_environment(read_text(root / ENVIRONMENT) or "")
-    # By prev_saved_entry, an older grub-reboot and menus that save their default remember what comes after the next boot.
+    # An older grub-reboot, and menus that save their default, keep in prev_saved_entry what boots after the next boot.
     once = next((f"{name}={environment[name]}" for name in ("next_entry", "prev_saved_entry") if environment.get(name)), "")
     if once:
-        return BootChoice("", f"/{ENVIRONMENT} names another entry for the next boot alone ({once})")
+        return BootChoice("", f"/{ENVIRONMENT} names another entry for the next boot only ({once})")
     asked = default_entry(text, environment)
     entries = parse_config(text)
     found = choose(entries, asked)
     if found is None:
-        return BootChoice("", f"/{CONFIG} has no entry that boots a Linux kernel by default (default is {asked or '0'!r})")
+        return BootChoice("", f"/{CONFIG} has no entry that boots a Linux kernel by default (its default is {asked or '0'!r})")
     warnings = (*_stale_warning(root, text), *_unlisted_warning(root, entries))
     return BootChoice(found.kver, f"GRUB's default entry is {found.title!r}", warnings)
 
 
 def parse_environment(text: str) -> dict[str, str]:
-    """The variables of an environment block: ``name=value`` lines, filled up with ``#``."""
+    """The variables of an environment block: ``name=value`` lines, padded with ``#``."""
     lines = (line for line in text.splitlines() if not line.startswith("#"))
     return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def default_entry(text: str, environment: dict[str, str]) -> str:
-    """What ``default`` is set to when no entry is asked for once: the last ``set`` that is not of next_entry."""
+    """The value of ``default`` when no entry is set for the next boot only: the last ``set default`` that does not use next_entry."""
     values = [quoted or plain for quoted, plain in _SET_DEFAULT.findall(text)]
     chosen = [value for value in values if "next_entry" not in value]
     value = chosen[-1] if chosen else ""
@@ -80,9 +80,9 @@ def default_entry(text: str, environment: dict[str, str]) -> str:
 
 
 def parse_config(text: str) -> list[Entry]:
-    """The menu of a grub.cfg: entries in order, submenus with theirs."""
+    """The menu of a grub.cfg: entries in order, submenus with their own entries."""
     top = Entry("", "", True)
-    stack: list[Entry | None] = [top]  # None: the braces of a function
+    stack: list[Entry | None] = [top]  # None: a block that is no entry, such as a function
     for line in map(str.strip, text.splitlines()):
         if line.endswith("{"):
             opened = _opened(line)
@@ -104,7 +104,7 @@ def _opened(line: str) -> Entry | None:
         return None
     if len(words) < 2 or words[0] not in ("menuentry", "submenu"):
         return None
-    # grub-mkconfig gives the id behind a variable that is --id, or nothing in a GRUB without ids.
+    # grub-mkconfig writes the id after a variable that holds --id, or nothing in a GRUB without ids.
     names = [after for before, after in zip(words, words[1:]) if before in ("--id", "$menuentry_id_option", "${menuentry_id_option}")]
     return Entry(words[1], names[0] if names else "", words[0] == "submenu")
 
@@ -116,8 +116,8 @@ def _release(line: str) -> str:
 
 
 def choose(entries: list[Entry], asked: str) -> Entry | None:
-    """The entry that ``default`` names: numbers from 0, ids or titles, levels apart by ``>``. GRUB takes the first one of a level where
-    none is named, or none of that name is there. None where that boots no kernel whose release is told by its name."""
+    """The entry that ``default`` names: numbers from 0, ids or titles, with ``>`` between levels. Like GRUB, takes the first entry of a
+    level for which ``default`` names none, or one that does not exist. None if that boots no kernel with a release in its file name."""
     level, parts = entries, asked.split(">")
     while level:
         found = _matching(level, parts.pop(0) if parts else "") or level[0]
@@ -135,7 +135,7 @@ def _matching(level: list[Entry], part: str) -> Entry | None:
 
 
 def _number(text: str) -> int | None:
-    """What GRUB's strtoul makes of it: digits at the beginning, whatever follows, in C's notation; None where there are none."""
+    """The number that GRUB's strtoul reads: the leading digits in C's notation, whatever follows them; None if there are none."""
     match = re.match(r"\s*(?:0x([0-9A-Fa-f]+)|(0[0-7]+)|([0-9]+))", text, re.ASCII)
     if match is None:
         return None
@@ -152,14 +152,14 @@ def all_kernels(entries: list[Entry]) -> Iterator[str]:
 
 
 def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
-    """grub.cfg is what boots; but the next update-grub makes it anew from /etc/default/grub."""
+    """grub.cfg decides what boots, but the next update-grub writes it again from /etc/default/grub."""
     wanted = ""
     for path in (root / DEFAULTS, *sorted((root / f"{DEFAULTS}.d").glob("*.cfg"))):
         found: list[str] = re.findall(r"^\s*GRUB_DEFAULT=[\"']?([^\"'\n]*)", read_text(path) or "", re.MULTILINE)
         wanted = found[-1] if found else wanted
     in_force = default_entry(text, {"saved_entry": "saved"})
     if wanted and wanted != in_force:
-        return (f"GRUB_DEFAULT is {wanted!r} and /{CONFIG} has {in_force!r}: run update-grub before the bake",)
+        return (f"GRUB_DEFAULT is {wanted!r}, but /{CONFIG} has {in_force!r}: run update-grub before the bake",)
     return ()
 
 
@@ -168,5 +168,5 @@ def _unlisted_warning(root: Path, entries: list[Entry]) -> tuple[str, ...]:
     files = (path.name.partition("-")[2] for path in (root / "boot").glob("vmlinuz-*"))
     unlisted = sorted(kver for kver in files if kver not in listed)
     if unlisted:
-        return (f"kernel {', '.join(unlisted)} is installed and not in /{CONFIG}: run update-grub before the bake",)
+        return (f"kernel {', '.join(unlisted)} is installed but not in /{CONFIG}: run update-grub before the bake",)
     return ()

@@ -1,7 +1,7 @@
-"""X.509 certificates, as far as signing modules needs them: what ``openssl x509`` says of one, named as the kernel names keys.
+"""X.509 certificates, as far as signing modules needs them: read with ``openssl x509``, identified as the kernel identifies keys.
 
-The kernel describes a key by its certificate's subject key id or, without that, by the serial number (crypto/asymmetric_keys/
-x509_public_key.c); both stand in /proc/keys in lower-case hexadecimal.
+The kernel describes a key by its certificate's subject key id or, without one, by the serial number (crypto/asymmetric_keys/
+x509_public_key.c); /proc/keys has both in lower-case hexadecimal.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ALGORITHM = re.compile(r"Public Key Algorithm: (\S+)")
 
 @dataclass(frozen=True)
 class Certificate:
-    """``form`` is how the file has it, PEM or DER; ``algorithm`` that of its public key, as openssl calls it."""
+    """``form`` is the file's format, PEM or DER; ``algorithm`` is openssl's name of the public key's algorithm."""
 
     path: Path
     form: str
@@ -42,22 +42,22 @@ def refused(path: Path | str, reason: str) -> PreflightError:
 
 
 def form_of(path: Path) -> str:
-    """``PEM`` or ``DER``, by its beginning. Raises PreflightError for a file that cannot be read or is neither."""
+    """The file's format, ``PEM`` or ``DER``. Raises PreflightError for a file that cannot be read or is neither."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise refused(path, f"it cannot be read ({error.strerror})") from error
     if data.count(_BEGIN) > 1:
-        raise refused(path, "it holds several certificates: give the one that the key belongs to, alone")
+        raise refused(path, "it holds several certificates: give a file with only the one that the key belongs to")
     if _BEGIN in data:
         return "PEM"
     if data[:1] != b"\x30":
-        raise refused(path, "it is no X.509 certificate, neither as PEM nor as DER")
+        raise refused(path, "it is not an X.509 certificate in PEM or DER format")
     return "DER"
 
 
 def read(runner: Runner, path: Path) -> Certificate:
-    """Reads a certificate. Raises PreflightError; CommandError where openssl is missing."""
+    """Reads a certificate. Raises PreflightError; CommandError if openssl is missing."""
     form = form_of(path)
     base = ["openssl", "x509", "-inform", form, "-in", str(path)]
     try:
@@ -72,7 +72,7 @@ def read(runner: Runner, path: Path) -> Certificate:
 
 
 def parse(path: Path, form: str, shown: str, text: str, public_key: str) -> Certificate:
-    """From what openssl prints. Raises PreflightError."""
+    """The certificate from openssl's output. Raises PreflightError."""
     fields = dict(re.findall(r"^(\w+)=(.*)$", shown, re.MULTILINE))
     fingerprint = _FINGERPRINT.search(shown)
     names = dict(re.findall(r"^\s+(\w+)=(.*)$", shown, re.MULTILINE))
@@ -80,7 +80,7 @@ def parse(path: Path, form: str, shown: str, text: str, public_key: str) -> Cert
     skid = _SKID.search(text)
     try:
         serial = fields["serial"].lower()
-        serial = ("00" if int(serial[0], 16) > 7 else "") + serial  # as in DER, where it would be negative otherwise
+        serial = ("00" if int(serial[0], 16) > 7 else "") + serial  # as in DER, where it would otherwise be negative
         signer = Signer(
             name=names.get("CN") or names.get("O") or "a certificate without a name",
             key_id=skid[1].replace(":", "").lower() if skid else serial,
@@ -90,11 +90,11 @@ def parse(path: Path, form: str, shown: str, text: str, public_key: str) -> Cert
             path, form, signer, public_key, algorithm[1] if algorithm else "", _date(fields["notBefore"]), _date(fields["notAfter"])
         )
     except (KeyError, ValueError, IndexError) as error:
-        raise refused(path, f"what openssl says of it is not understood ({error})") from error
+        raise refused(path, f"openssl's description of it cannot be parsed ({error})") from error
 
 
 def _date(text: str) -> datetime:
-    """``Nov 25 22:39:26 2026 GMT``. A module's locale is its user's, so that strptime could expect other months' names."""
+    """Parses ``Nov 25 22:39:26 2026 GMT``. strptime could expect other names of months, because a module runs in its user's locale."""
     month, day, time, year, _zone = text.split()
     hour, minute, second = map(int, time.split(":"))
     return datetime(int(year), _MONTHS.index(month) + 1, int(day), hour, minute, second, tzinfo=timezone.utc)

@@ -1,4 +1,4 @@
-"""Whether there is enough free space, in bytes and inodes."""
+"""Whether filesystems have enough free space, in bytes and inodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BOOT_MIN_MB = 64
 
 
 def require_space(root: Path, min_free_mb: int, who: str = "a bake", option: str = "nvidia_prebake_min_free_mb") -> None:
-    """Raises PreflightError, which says how much is missing where, for ``who`` and by which option (B6)."""
+    """Raises PreflightError, which says where ``who`` lacks how much, and which ``option`` sets the minimum (B6)."""
     seen: set[int] = set()
     for name in _SPACE_PATHS:
         path = _existing(root / name)
@@ -31,13 +31,13 @@ def require_space(root: Path, min_free_mb: int, who: str = "a bake", option: str
                 f"give the build machine a larger disk, or set {option}",
                 code="no_space",
             )
-        # btrfs and others without a fixed number of inodes say 0 of 0
+        # btrfs and others without a fixed number of inodes report 0 of 0
         if status.f_files and status.f_favail < _MIN_INODES and min_free_mb:
             raise PreflightError(f"{path}: {status.f_favail} inodes free, {who} needs {_MIN_INODES}", code="no_space")
 
 
 def free_space(root: Path) -> str:
-    """Free space where a bake writes, in words."""
+    """The free space on each filesystem that a bake writes to, as text."""
     shown: dict[int, str] = {}
     for name in _SPACE_PATHS:
         path = _existing(root / name)

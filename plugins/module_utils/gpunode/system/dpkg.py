@@ -1,4 +1,4 @@
-"""dpkg: its lock, the files that packages own, the packages that are installed; read from its database."""
+"""dpkg: its lock, the installed packages and the files that they own, read from its database."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..util.files import read_text
 LOCK = "var/lib/dpkg/lock-frontend"
 # struct flock of Linux on 64-bit: type, whence, padding, start, length, pid, padding
 _FLOCK = "hh4xqqi4x"
-# Fields of dpkg's status file. They are looked for in each of a thousand paragraphs.
+# Fields of dpkg's status file, compiled once: each is searched for in about a thousand paragraphs.
 _NAME, _VERSION = (re.compile(rf"^{field}: (.+)$", re.MULTILINE) for field in ("Package", "Version"))
 _INSTALLED = re.compile(r"^Status: .* installed$", re.MULTILINE)
 
 
 def holder(root: Path) -> str | None:
-    """``name (pid)`` of the process that holds dpkg's frontend lock; None when it is free or there is no dpkg."""
+    """``name (pid)`` of the process that holds dpkg's frontend lock; None if it is free or there is no dpkg."""
     try:
         fd = os.open(root / LOCK, os.O_RDWR)
     except OSError:
@@ -40,19 +40,19 @@ def holder(root: Path) -> str | None:
 
 
 def wait_free(root: Path, deadline: Deadline, say: Callable[[str], None] = lambda _: None, keep_s: float = 0.0) -> None:
-    """Returns when nobody holds the lock. Raises BusyError, which names the holder, when the deadline comes first."""
-    told = None
+    """Returns when nobody holds the lock. Raises BusyError, which names the holder, if the deadline comes first."""
+    reported = None
     while name := holder(root):
-        if name != told:
+        if name != reported:
             say(f"waiting for dpkg's lock, held by {name}")
-            told = name
+            reported = name
         if not deadline.pause(1.0, keep_s):
-            raise BusyError(f"dpkg's lock (/{LOCK}) is still held by {name}: end that or try again later", code="dpkg_locked")
+            raise BusyError(f"dpkg's lock (/{LOCK}) is still held by {name}: end that process or try again later", code="dpkg_locked")
 
 
 @contextlib.contextmanager
 def held(root: Path, deadline: Deadline, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
-    """Holds the lock for the body. Raises BusyError at the deadline."""
+    """Holds the lock for the body. Raises BusyError if it is not free by the deadline."""
     wait_free(root, deadline, say)
     path = root / LOCK
     if not path.parent.is_dir():
@@ -62,7 +62,7 @@ def held(root: Path, deadline: Deadline, say: Callable[[str], None] = lambda _: 
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise BusyError(f"dpkg's lock (/{LOCK}) was taken by {holder(root)} just now: try again", code="dpkg_locked") from None
+            raise BusyError(f"dpkg's lock (/{LOCK}) has just been taken by {holder(root)}: try again", code="dpkg_locked") from None
         yield
 
 
@@ -79,7 +79,7 @@ def installed_packages(root: Path) -> tuple[tuple[str, str], ...]:
 
 
 def owned_by_dpkg(root: Path) -> set[str]:
-    """Paths in dpkg's file lists, relative to the root, by the names that merged /usr really has."""
+    """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names."""
     owned: set[str] = set()
     for listed in (root / "var/lib/dpkg/info").glob("*.list"):
         for line in (read_text(listed) or "").splitlines():
@@ -91,7 +91,7 @@ def owned_by_dpkg(root: Path) -> set[str]:
 
 
 def as_packaged(root: Path, path: str) -> bool:
-    """Whether a file that dpkg owns is as its package brought it, by dpkg's MD5 sums; of links it keeps none, and they count as such."""
+    """Whether a file that dpkg owns has the MD5 sum of its package. dpkg keeps no sums of links; a link counts as unchanged."""
     file = root / path
     if file.is_symlink():
         return True

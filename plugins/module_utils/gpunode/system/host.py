@@ -1,4 +1,4 @@
-"""What kind of machine this is: architecture, distribution, identity, Secure Boot; read from files only."""
+"""What kind of machine this is: architecture, distribution, machine id, Secure Boot; read from files only."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0
 
 
 def normal_arch(text: str) -> str | None:
-    """``x86_64`` or ``aarch64`` for any of their names, None for another word (D7)."""
+    """``x86_64`` or ``aarch64`` for any of their names, None for any other word (D7)."""
     return _ARCHES.get(text.strip().lower())
 
 
 @dataclass(frozen=True)
 class OsRelease:
-    """From os-release(5): the distribution and those that it is like."""
+    """From os-release(5): the distribution, and those that it is derived from (``like``)."""
 
     name: str
     id: str
@@ -35,7 +35,7 @@ class OsRelease:
 
 
 def os_release(root: Path) -> OsRelease:
-    """Reads os-release(5) of the system at ``root``; empty fields where it has none."""
+    """Reads os-release(5) of the system at ``root``; empty fields if it has none."""
     text = read_text(root / "etc/os-release") or read_text(root / "usr/lib/os-release") or ""
     fields = {m[1]: m[2].strip("\"'") for m in re.finditer(r"^([A-Z_]+)=(.*)$", text, re.MULTILINE)}
     return OsRelease(
@@ -47,30 +47,32 @@ def os_release(root: Path) -> OsRelease:
 
 
 def require_supported(root: Path, machine: str) -> str:
-    """The normalised architecture. Raises UnsupportedError for an architecture or a distribution that nobody has tested."""
+    """The normalised architecture. Raises UnsupportedError for an architecture or a distribution that is not supported."""
     arch = normal_arch(machine)
     if arch is None:
-        raise UnsupportedError(f"architecture {machine}: x86_64 is tested, aarch64 goes by the same rules, no other is known")
+        raise UnsupportedError(f"architecture {machine} is not supported; x86_64 is, and aarch64 by the same rules, but untested")
     release = os_release(root)
     if not release.is_debian_family:
-        raise UnsupportedError(f"distribution {release.name} ({root / 'etc/os-release'}): the Debian family (apt) is tested, no other")
+        raise UnsupportedError(
+            f"distribution {release.name} ({root / 'etc/os-release'}) is not supported: only the Debian family (apt) is tested"
+        )
     return arch
 
 
 def require_system(root: Path, variable: str) -> None:
-    """Raises InputError, which names the ``variable``, where ``root`` is not the root of a system."""
+    """Raises InputError, which names the ``variable``, if ``root`` is not the root of a system."""
     if not (root / "etc").is_dir():
-        raise InputError(f"{variable}: {root} is not the root of a system: there is no folder etc in it; is the image mounted there?")
+        raise InputError(f"{variable}: {root} is not the root of a system: it has no folder etc; is the image mounted there?")
 
 
 def require_root() -> None:
-    """Raises PreflightError when not root."""
+    """Raises PreflightError if this process is not root."""
     if os.geteuid() != 0:
         raise PreflightError("not root: driver files, containerd and the kernel need root; use become: true", code="not_root")
 
 
 def machine_id(root: Path) -> str:
-    """machine-id(5), empty where the image has none yet."""
+    """machine-id(5); empty if the image has none yet."""
     return (read_text(root / "etc/machine-id") or "").strip()
 
 
@@ -80,7 +82,7 @@ def boot_id() -> str:
 
 
 def secure_boot(root: Path) -> bool | None:
-    """Whether UEFI Secure Boot is on; None where the machine did not boot by UEFI. The variable: 4 bytes attributes, 1 value."""
+    """Whether UEFI Secure Boot is on; None if the machine did not boot by UEFI. The variable has 4 bytes of attributes, then 1 of value."""
     try:
         data = (root / _SECURE_BOOT).read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Kernels installed in a system: which there are, which is the newest, what their headers' package is called."""
+"""The kernels installed in a system: which there are, which of them to bake for, and where their headers are."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
 
 
 def is_release(text: str) -> bool:
-    """Whether it looks like what ``uname -r`` prints, and thus names a folder and leads nowhere else."""
+    """Whether ``text`` looks like what ``uname -r`` prints; such a text is safe as the name of a folder."""
     return bool(_KVER.fullmatch(text))
 
 
 def kernel_flavour(kver: str) -> str:
-    """What follows the version in a release, such as ``azure`` or ``cloud-amd64``; "" where nothing does."""
+    """What follows the version in a release, such as ``azure`` or ``cloud-amd64``; "" if nothing does."""
     return _VERSION.sub("", kver, count=1) if _VERSION.match(kver) else ""
 
 
 def of_another_flavour(root: Path, target: str, running: str) -> str:
-    """In words, that the boot loader takes a kernel of another flavour than the one that runs, which is installed too; "" otherwise.
+    """A warning if the boot loader's default kernel is of another flavour than the running one, which is installed too; "" otherwise.
 
-    The target is right all the same, since it is what will boot; but somebody may not have meant it.
+    The target is still right, because it will boot; but the boot loader's default may be a mistake.
     """
     if kernel_flavour(target) == kernel_flavour(running) or running not in installed(root):
         return ""
     return (
-        f"the boot loader takes {target}, a kernel of another flavour than {running}, which runs here and is installed: "
-        "if the image is not meant to boot that, change the boot loader's default or set nvidia_prebake_kernels"
+        f"the boot loader starts {target} by default, a kernel of another flavour than {running}, which is running and installed: "
+        "if the image is not meant to boot it, change the boot loader's default or set nvidia_prebake_kernels"
     )
 
 
@@ -51,23 +51,23 @@ def _rank(character: str) -> int:
 
 
 def installed(root: Path) -> tuple[str, ...]:
-    """Releases of the kernels that have modules of their own, oldest first. A folder with headers' link only is no kernel."""
+    """Releases of the kernels that have modules of their own, oldest first. A folder with only the link to headers is not one."""
     names = (path.name for path in (root / "lib/modules").glob("*"))
     return tuple(sorted((name for name in names if is_installed(root, name)), key=version_key))
 
 
 def is_installed(root: Path, kver: str) -> bool:
-    """Whether a kernel has modules of its own, and not only others' that a removed one has left behind."""
+    """Whether a kernel has modules of its own. A removed kernel can leave a folder with only other packages' modules."""
     return (root / "lib/modules" / kver / "kernel").is_dir()
 
 
 def has_headers(root: Path, kver: str) -> bool:
-    """Whether a module can be compiled for it: its ``build`` leads to a tree with a Makefile."""
+    """Whether a module can be compiled for a kernel: its ``build`` leads to a tree with a Makefile."""
     return (headers(root, kver) / "Makefile").is_file()
 
 
 def headers(root: Path, kver: str) -> Path:
-    """Where a kernel's ``build`` leads to, inside an image that lies mounted too."""
+    """The folder that a kernel's ``build`` leads to, also inside a mounted image."""
     build = root / "lib/modules" / kver / "build"
     if build.is_symlink() and build.readlink().is_absolute():
         build = root / str(build.readlink()).lstrip("/")
@@ -75,20 +75,20 @@ def headers(root: Path, kver: str) -> Path:
 
 
 def with_headers(root: Path) -> tuple[str, ...]:
-    """Releases that have a ``build``, whatever it leads to: what an unmodified driver image chooses from."""
+    """Releases that have a ``build``, wherever it leads: an unmodified driver image chooses from these."""
     return tuple(sorted((p.parent.name for p in (root / "lib/modules").glob("*/build")), key=version_key))
 
 
 def headers_package(kver: str) -> str:
-    """Debian's and Ubuntu's name of the headers' package; both carry the whole kernel release in it, for every flavour."""
+    """Debian's and Ubuntu's name of the headers' package: in both it contains the whole kernel release, for every flavour."""
     return f"linux-headers-{kver}"
 
 
 def targets(root: Path, wanted: Any) -> tuple[str, ...]:
     """The kernels to bake for: ``newest``, ``all``, a release, or a list of releases. Raises InputError, PreflightError.
 
-    ``newest`` is the one that the boot loader takes by default, which need not be the highest number, and never the running one by
-    accident (B3).
+    ``newest`` is the kernel that the boot loader starts by default. That need not be the one with the highest version, and the running
+    kernel is never taken by accident (B3).
     """
     asked = choices(wanted)
     present = installed(root)
@@ -102,15 +102,15 @@ def targets(root: Path, wanted: Any) -> tuple[str, ...]:
 
 
 def choices(wanted: Any) -> tuple[str, ...]:
-    """What ``nvidia_prebake_kernels`` says: ``newest`` or ``all`` alone, or releases. Raises InputError."""
+    """The value of ``nvidia_prebake_kernels``: ``newest`` or ``all`` alone, or releases. Raises InputError."""
     found = wanted if isinstance(wanted, list) else [wanted]
     if not found or len(set(map(str, found))) != len(found):
-        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: name each kernel once, or say {NEWEST} or {ALL}")
+        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: name each kernel once, or set {NEWEST} or {ALL}")
     if len(found) > 1 and (NEWEST in found or ALL in found):
-        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: {NEWEST} and {ALL} stand alone, in no list with others")
+        raise InputError(f"nvidia_prebake_kernels: {wanted!r}: {NEWEST} and {ALL} cannot be combined with others in a list")
     for choice in found:
         if choice not in (NEWEST, ALL) and not (isinstance(choice, str) and is_release(choice)):
-            several = "; several are given as a list" if isinstance(choice, str) and re.search(r"[,\s]", choice.strip()) else ""
+            several = "; give several as a list" if isinstance(choice, str) and re.search(r"[,\s]", choice.strip()) else ""
             raise InputError(
                 f"nvidia_prebake_kernels: {choice!r} is neither {NEWEST} nor {ALL} nor a kernel release as uname -r prints it{several}"
             )
@@ -131,7 +131,7 @@ def _one(root: Path, choice: str, present: Sequence[str]) -> str:
 
 
 def _booting(root: Path, present: Sequence[str]) -> str:
-    """The kernel that boots: the only one, or the one that the boot loader takes by default."""
+    """The kernel that boots: the only one, or the one that the boot loader starts by default."""
     if not present:
         raise _none(root)
     if len(present) == 1:
@@ -139,9 +139,9 @@ def _booting(root: Path, present: Sequence[str]) -> str:
     choice = bootloader.default_kernel(root)
     if choice.kver in present:
         return choice.kver
-    what = f"{choice.reason}, which boots {choice.kver}, not installed" if choice.kver else choice.reason
+    what = f"{choice.reason}, which boots {choice.kver}, but that kernel is not installed" if choice.kver else choice.reason
     raise PreflightError(
-        f"several kernels are installed ({_listing(present)}), and which one boots cannot be told: {what}. "
+        f"several kernels are installed ({_listing(present)}), and which one boots is unknown: {what}. "
         "Set nvidia_prebake_kernels to the release that will boot",
         code="kernel_unclear",
     )

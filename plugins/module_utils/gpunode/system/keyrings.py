@@ -1,8 +1,8 @@
-"""Whose signatures the running kernel takes on modules: its keyrings, by /proc/keys and keyctl(2).
+"""Which keys the running kernel trusts to sign modules: its keyrings, read through /proc/keys and keyctl(2).
 
-The kernel looks in ``.secondary_trusted_keys``, into which the built-in keys and the owner's (MOK, ``.machine``) are linked (kernel/module/
-signing.c, certs/system_keyring.c). Debian's and Ubuntu's kernels are patched to look in ``.platform`` too, the firmware's db. What
-``.blacklist`` holds counts nowhere. /proc/keys lists every key, and not in which ring it is: a ring's members are asked for.
+The kernel looks in ``.secondary_trusted_keys``, to which the built-in keys and the owner's (MOK, ``.machine``) are linked (kernel/module/
+signing.c, certs/system_keyring.c). Debian's and Ubuntu's kernels are patched to look in ``.platform`` too, the firmware's db. A key in
+``.blacklist`` is trusted nowhere. /proc/keys lists every key, but not its ring, so keyctl(2) is asked for each ring's members.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from ..util.files import read_text
 
-_TRUSTED = (".secondary_trusted_keys", ".builtin_trusted_keys")  # the first that is there; it holds the second
+_TRUSTED = (".secondary_trusted_keys", ".builtin_trusted_keys")  # the first of these that exists; it contains the second
 _PLATFORM, _REVOKED = ".platform", ".blacklist"
-_TAKES_PLATFORM = re.compile(r"debian-kernel@lists\.debian\.org|\(Ubuntu ")  # in /proc/version, who built the kernel
+_TRUSTS_PLATFORM = re.compile(r"debian-kernel@lists\.debian\.org|\(Ubuntu ")  # in /proc/version, who built the kernel
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
 _READ = 11
-_MOST = 4096
+_MAX_MEMBERS = 4096
 _GONE = set("RDNi")  # revoked, dead, negative, invalidated
 _KEY_ID = re.compile(r": ([0-9a-f]{2,}): X509\.")
 Members = Callable[[int], "tuple[int, ...]"]
@@ -48,12 +48,12 @@ def parse(text: str) -> tuple[Key, ...]:
 
 
 def members(serial: int) -> tuple[int, ...]:
-    """The keys that a keyring of the running kernel links to. Raises OSError."""
+    """The serial numbers of the keys in a keyring of the running kernel. Raises OSError."""
     number = _KEYCTL.get(os.uname().machine)
     if number is None:
-        raise OSError(f"keyctl(2) has no known number on {os.uname().machine}")
+        raise OSError(f"the number of keyctl(2) on {os.uname().machine} is not known")
     libc = ctypes.CDLL(None, use_errno=True)
-    ring = (ctypes.c_int32 * _MOST)()
+    ring = (ctypes.c_int32 * _MAX_MEMBERS)()
     size = libc.syscall(ctypes.c_long(number), ctypes.c_long(_READ), ctypes.c_long(serial), ring, ctypes.c_long(ctypes.sizeof(ring)))
     if size < 0:
         raise OSError(ctypes.get_errno(), "keyctl")
@@ -61,14 +61,14 @@ def members(serial: int) -> tuple[int, ...]:
 
 
 def read(root: Path, ring: Members | None = None) -> tuple[str, ...] | None:
-    """The ids of keys whose signatures the kernel takes on modules, as ``certificate`` names them; None where it cannot be told."""
+    """The ids of the keys whose signatures the kernel accepts on modules, in the form of ``certificate``; None if they are unknown."""
     keys = {key.serial: key for key in parse(read_text(root / "proc/keys") or "")}
     rings = {key.text.partition(":")[0]: key.serial for key in keys.values() if key.kind == "keyring" and key.text.startswith(".")}
     top = next((rings[name] for name in _TRUSTED if name in rings), None)
     if top is None:
         return None
     wanted = [top]
-    if _PLATFORM in rings and _TAKES_PLATFORM.search(read_text(root / "proc/version") or ""):
+    if _PLATFORM in rings and _TRUSTS_PLATFORM.search(read_text(root / "proc/version") or ""):
         wanted.append(rings[_PLATFORM])
     ask = ring or members
     try:

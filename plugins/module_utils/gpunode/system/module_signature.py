@@ -1,7 +1,7 @@
 """Signatures at the end of kernel modules. Format: kernel, include/linux/module_signature.h and scripts/sign-file.c.
 
-A signed module is the module, a PKCS#7 message, twelve bytes that end with the message's length (big endian), and a line. The kernel
-looks from the end; whatever is before the message is what was signed, an older signature too.
+A signed module consists of the module, a PKCS#7 message, twelve bytes that end with the message's length (big endian), and a line. The
+kernel reads from the end; everything before the message was signed, also an older signature.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Signature:
 
 
 def read(path: Path) -> Signature | None:
-    """The signature of an uncompressed module; None where it has none. Raises DataError for one that is cut off, OSError."""
+    """The signature of an uncompressed module; None if it has none. Raises DataError for an invalid one, OSError."""
     with path.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         end = size - len(MARKER)
@@ -40,7 +40,7 @@ def read(path: Path) -> Signature | None:
         start = end - _INFO.size
         found = _INFO.unpack(os.pread(stream.fileno(), _INFO.size, start)) if start >= 0 else ()
         if not found or found[2] != _PKCS7 or found[3] or found[4] or not 0 < found[5] <= start:
-            raise DataError(f"{path}: it ends like a signed module, and what stands before that is no signature", code="signing_failed")
+            raise DataError(f"{path}: it ends like a signed module, but has no valid signature before that", code="signing_failed")
         begin = start - found[5]
         return Signature(begin, os.pread(stream.fileno(), found[5], begin))
 
@@ -55,14 +55,14 @@ def strip(path: Path) -> int:
 
 
 def kernel_of(path: str) -> str:
-    """The kernel release that a path relative to the root holds a module for, in its own tree or in DKMS's; "" for any other path."""
+    """The kernel release of the module at a path relative to the root, in the kernel's folder or in DKMS's; "" for any other path."""
     match = _MODULE.fullmatch(path)
     return (match["kver"] or match["built"]) if match else ""
 
 
 @dataclass(frozen=True)
 class Signer:
-    """The certificate by which every module of a layer is signed: its name, the id by which a kernel knows its key, its SHA-256."""
+    """The certificate whose key signed every module of a layer: its name, the id by which a kernel knows its key, its SHA-256."""
 
     name: str
     key_id: str

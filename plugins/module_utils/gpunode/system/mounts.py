@@ -1,4 +1,4 @@
-"""The live mount table, and what a killed driver container leaves in it (B10)."""
+"""The live mount table, and the mounts that a killed driver container leaves behind (B10)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ..util.files import read_text
 from ..util.run import Runner
 from .host import TRIPLETS
 
-# What containers have mounted there comes and goes, and is no part of the image.
+# Mounts of containers below these folders come and go, and are not part of the image.
 CONTAINERS = ("/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")
 STACKED = ("aufs", "overlay", "fuse-overlayfs", "fuse.fuse-overlayfs")
-# Filesystems without names in a case of their own or with names that change from outside, which overlay refuses as a lower one.
+# Overlay refuses these as a lower filesystem: their names ignore case, or can be changed from outside.
 NO_LOWER = ("9p", "ceph", "cifs", "exfat", "fuse", "fuseblk", "msdos", "nfs", "nfs4", "ntfs3", "smb3", "vfat", "virtiofs")
 NO_IMAGE = ("squashfs", "tmpfs")
 NOT_FILES = (
@@ -55,14 +55,14 @@ class Mount:
 
 
 def parse(text: str) -> tuple[Mount, ...]:
-    """Reads mountinfo: ``id parent maj:min root point options… - fstype source options``; blanks come as ``\\040``."""
+    """Reads mountinfo: ``id parent maj:min root point options… - fstype source options``; blanks are written as ``\\040``."""
     found = []
     for line in text.splitlines():
         left, dash, right = line.partition(" - ")
         words, tail = left.split(), right.split()
         if dash and len(words) >= 6 and len(tail) >= 2:
             point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4])
-            # A mount and its filesystem can each be read-only: options of the one, options of the other.
+            # A mount and its filesystem have options of their own; either can be read-only.
             options = {*words[5].split(","), *(tail[2].split(",") if len(tail) > 2 else ())}
             found.append(Mount(int(words[0]), point, tail[0], tail[1], int(words[1]), "ro" in options))
     return tuple(found)
@@ -74,14 +74,14 @@ def current(root: Path = Path("/")) -> tuple[Mount, ...]:
 
 
 def visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
-    """Those that no other one lies over. The order says nothing: an initramfs mounts ``/proc`` before the root that it then lies in."""
+    """The mounts that no other one covers. Their order does not tell: an initramfs mounts ``/proc`` before the root that contains it."""
     parents = {m.id: m.parent for m in mounts}
 
     def is_over(other: Mount, mount: Mount) -> bool:
         above, seen = mount.id, {0}
         while above not in seen:
             if above == other.id:
-                return False  # it is what the mount lies on, or the mount itself
+                return False  # other is what the mount lies on, or the mount itself
             seen.add(above)
             above = parents.get(above, 0)
         return mount.point == other.point or mount.point.startswith(other.point.rstrip("/") + "/")
@@ -90,7 +90,7 @@ def visible(mounts: Sequence[Mount]) -> tuple[Mount, ...]:
 
 
 def left_by_container(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
-    """The contract's own mounts, newest first: the overlay over ``/usr/lib/<triplet>``, its tmpfs, and binds on its folders."""
+    """The contract's own mounts, newest first: the overlay over ``/usr/lib/<triplet>``, its tmpfs, and the binds on its folders."""
     libraries = {f"/usr/lib/{triplet}" for triplet in TRIPLETS.values()}
     ours = [
         m
@@ -103,12 +103,12 @@ def left_by_container(mounts: Iterable[Mount]) -> tuple[Mount, ...]:
 
 
 def unmount(runner: Runner, mounts: Sequence[Mount]) -> tuple[str, ...]:
-    """Takes ``mounts`` away, lazily as the contract does (a library in use makes a plain one busy); returns their points."""
+    """Unmounts ``mounts``, lazily as the contract does, because a library in use keeps a mount busy; returns their mount points."""
     for mount in mounts:
         runner.run(["umount", "-l", mount.point], timeout_s=30)
     return tuple(m.point for m in mounts)
 
 
 def elsewhere(table: Sequence[Mount]) -> tuple[str, ...]:
-    """Mount points of what is no part of the image: containers' and other stacked filesystems, those of other machines, snaps, memory."""
+    """Mount points that are not part of the image: containers' and other stacked filesystems, network filesystems, snaps, tmpfs."""
     return (*CONTAINERS, *(m.point for m in table if m.point != "/" and m.fstype in (*STACKED, *NO_LOWER, *NOT_FILES, *NO_IMAGE)))

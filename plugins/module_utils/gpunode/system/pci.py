@@ -1,4 +1,4 @@
-"""GPUs and NVSwitches by their PCI ids in sysfs: no metadata service, no VM name (D15)."""
+"""GPUs and NVSwitches, found by their PCI ids in sysfs, without a metadata service or the VM's name (D15)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BRIDGE_OTHER = "0680"  # NVSwitch
 
 @dataclass(frozen=True)
 class PciFunction:
-    """One function: ``address`` as 0000:01:00.0, ``device`` four hex digits, the driver bound to it or None."""
+    """A function on the PCI bus: ``address`` such as 0000:01:00.0, ``device`` in four hex digits, the driver bound to it or None."""
 
     address: str
     device: str
@@ -31,7 +31,7 @@ class PciFunction:
 
 
 def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
-    """NVIDIA's display and bridge functions on the bus, by address. An unreadable one is left out: it is not there."""
+    """NVIDIA's display and bridge functions on the bus, by address. One that cannot be read is left out, as if it were absent."""
     found = []
     for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
         if _hex(folder / "vendor") != NVIDIA:
@@ -49,7 +49,7 @@ def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
 
 
 def modalias(root: Path, function: PciFunction) -> str:
-    """What udev looks for in modules.alias when the function is found; "" where it cannot be read."""
+    """What udev looks up in modules.alias when it finds the function; "" if that cannot be read."""
     return (read_text(root / "sys/bus/pci/devices" / function.address / "modalias") or "").strip()
 
 

@@ -11,12 +11,12 @@ from ..paths import STORE
 from . import mounts
 
 _SETUID = stat.S_ISUID | stat.S_ISGID
-# Not part of the image, or inert by themselves; what is below them is not looked at.
+# Not part of the image, or inert; nothing below them is looked at.
 _SKIPPED = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/lib/containerd", STORE)
 
 
 def setuid(root: Path) -> tuple[str, ...]:
-    """Files of the system at ``root`` that are setuid or setgid, relative to it; those in containers' images are none."""
+    """The setuid and setgid files of the system at ``root``, relative to it, without those in containers' images."""
     return tuple(sorted(_special(root)))
 
 

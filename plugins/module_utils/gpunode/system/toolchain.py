@@ -1,4 +1,4 @@
-"""What a compile needs on the host, looked for before it starts: it would fail a minute in (B1, NVIDIA.md)."""
+"""What a compile needs on the host, checked before it starts, because it would fail only after a minute (B1)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..util.files import read_text
 from ..util.run import Runner
 from . import kernels
 
-# What the contract's install.sh and DKMS call, by the package that brings it in Debian and Ubuntu. gcc alone brings no libc headers.
+# The packages of Debian and Ubuntu with the programs that the contract's install.sh and DKMS call. gcc does not bring libc's headers.
 PACKAGES = ("dkms", "gcc", "initramfs-tools", "kmod", "libc6-dev", "lsof", "make", "mount")
-OPENSSL = "openssl"  # program and package; needed to sign only
+OPENSSL = "openssl"  # program and package; needed only to sign
 _PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs")
 _HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
 _LIMIT_S = 30
-# Ubuntu: "x86_64-linux-gnu-gcc-12 (Ubuntu …) 12.3.0". A plain "gcc (Debian …) 12.2.0" names no program that must be there.
+# Ubuntu: "x86_64-linux-gnu-gcc-12 (Ubuntu …) 12.3.0". A plain "gcc (Debian …) 12.2.0" names no particular program.
 _CONFIG_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="(?:[\w-]+-)?(gcc-\d+)[ "]', re.MULTILINE)
 
 
 def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple[str, ...]:
-    """Packages that are needed to compile for ``kver`` and not installed, for apt.
+    """The packages that a compile for ``kver`` needs and that are not installed, for apt.
 
-    The kernel's own compiler is among them when the headers, which name it, are there already and it is missing.
+    The kernel's own compiler is among them if it is missing and the headers, which name it, are installed.
     """
     wanted = (*PACKAGES, kernels.headers_package(kver))
     shown = runner.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted], ok=None, timeout_s=_LIMIT_S)
@@ -37,7 +37,7 @@ def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple
 
 
 def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
-    """What is missing or broken for a compile for ``kver``, each in words; empty when all is there."""
+    """What is missing or broken for a compile for ``kver``, a text for each; empty if nothing is."""
     found = []
     for program in _PROGRAMS:
         if not exists(runner, program):
@@ -60,7 +60,7 @@ def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
 
 
 def absent(root: Path, kver: str) -> tuple[str, ...]:
-    """What of it an image that lies mounted at ``root`` lacks, as far as files tell; nothing of the image is run."""
+    """What is missing for a compile in an image that is mounted at ``root``, as far as files show; no program of the image is run."""
     folders = ("usr/sbin", "usr/bin", "sbin", "bin")
     found = [f"{program} is missing" for program in _PROGRAMS if not any(os.path.lexists(root / folder / program) for folder in folders)]
     if not any(root.glob("usr/include/**/stdio.h")):
@@ -71,22 +71,22 @@ def absent(root: Path, kver: str) -> tuple[str, ...]:
 
 
 def require(runner: Runner, root: Path, kver: str, signs: bool = False) -> None:
-    """Raises PreflightError with everything that ``problems`` finds, and what signing needs where ``signs``."""
+    """Raises PreflightError with everything that ``problems`` finds, and if ``signs``, with what signing needs."""
     found = problems(runner, root, kver)
     if signs and not exists(runner, OPENSSL):
-        found = (*found, f"{OPENSSL} is missing, which signing needs")
+        found = (*found, f"{OPENSSL} is missing (needed to sign)")
     if found:
         raise PreflightError(
-            f"cannot compile for kernel {kver}: {'; '.join(found)}. Install these first, or leave nvidia_prebake_install_tools on",
+            f"cannot compile for kernel {kver}: {'; '.join(found)}. Install these first, or set nvidia_prebake_install_tools: true",
             code="tools_missing",
             details={"problems": list(found)},
         )
 
 
 def kernel_compiler(build: Path) -> str | None:
-    """The compiler's name (``gcc-12``), which is its package's too; None where the headers do not name one with a version.
+    """The compiler's name (``gcc-12``), which is also its package's; None if the headers name none with a version.
 
-    From Debian's ``.kernelvariables``, else from what the compiler called itself when the kernel was configured, in ``.config``.
+    From Debian's ``.kernelvariables``, or else from ``.config``, which has the compiler's name for itself from the kernel's configuration.
     """
     match = re.search(r"\bCC\s*:?=.*?(gcc-\d+)", read_text(build / ".kernelvariables") or "")
     match = match or _CONFIG_CC.search(read_text(build / ".config") or "")
@@ -94,7 +94,7 @@ def kernel_compiler(build: Path) -> str | None:
 
 
 def _needs_pahole(build: Path) -> bool:
-    # Without vmlinux beside the headers the kernel's build skips BTF and says so, which is harmless.
+    # Without vmlinux beside the headers the kernel's build skips BTF with a harmless message.
     return "CONFIG_DEBUG_INFO_BTF_MODULES=y" in (read_text(build / ".config") or "") and (build / "vmlinux").exists()
 
 

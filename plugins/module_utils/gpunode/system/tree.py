@@ -1,6 +1,6 @@
 """What a driver container did to the filesystem: a listing before, a listing after, and the difference as a record.
 
-The record serves verification at boot (hashes) and exact removal later: only what was put there, only while unchanged (R3).
+The record is used to verify files at boot (hashes), and to remove exactly what was placed, while it is unchanged (R3).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..util.files import sha256
 
-# Labels are the business of the node that a file is on, overlay's attributes that of one mount.
+# Labels belong to the node that a file is on, overlay's attributes to one mount.
 _LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm")
 
 
@@ -24,7 +24,7 @@ _LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64",
 class Entry:
     """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256.
 
-    ``attributes`` are extended attributes, name and base64 of the value, in order; without those that a system gives by itself.
+    ``attributes`` are extended attributes, name and base64 of the value, sorted; without those that a system sets by itself.
     """
 
     path: str
@@ -40,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """Paths that came, whose content or attributes changed, and that went."""
+    """Paths that were added, whose content or attributes changed, and that were deleted."""
 
     added: tuple[str, ...]
     replaced: tuple[str, ...]
@@ -54,7 +54,7 @@ def signature(status: os.stat_result) -> tuple[int, ...]:
     owner = (status.st_mode, status.st_uid, status.st_gid)
     if stat.S_ISDIR(status.st_mode):
         return owner
-    # A link's ctime changes when it is renamed there and back, as headers are that must be out of sight; its target cannot change.
+    # A link's ctime changes when it is renamed and renamed back, as a bake does to hide headers; its target cannot change.
     changed = () if stat.S_ISLNK(status.st_mode) else (status.st_ctime_ns,)
     return (*owner, status.st_size, status.st_mtime_ns, status.st_ino, *changed)
 
@@ -86,13 +86,13 @@ def difference(before: Listing, after: Listing) -> Difference:
 
 
 def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
-    """The entries at ``paths``, contents hashed in parallel. Raises OSError."""
+    """The entries at ``paths``; contents are hashed in parallel. Raises OSError."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return tuple(pool.map(lambda p: _describe(root, p), paths))
 
 
 def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None]:
-    """The same by path; None for one that is not there. Raises OSError."""
+    """The entry of each path; None for a path that does not exist. Raises OSError."""
 
     def describe_one(path: str) -> Entry | None:
         try:
@@ -113,7 +113,7 @@ def _describe(root: Path, path: str) -> Entry:
     mode = stat.S_IMODE(status.st_mode)
     found = attributes(file)
     if stat.S_ISLNK(status.st_mode):
-        target = os.readlink(file)  # noqa: PTH115 - a Path would tidy it up, and it must come back byte for byte
+        target = os.readlink(file)  # noqa: PTH115 - a Path would normalise it, and it must be restored byte for byte
         return Entry(path, "link", mode, status.st_uid, status.st_gid, target=target, attributes=found)
     if stat.S_ISDIR(status.st_mode):
         return Entry(path, "folder", mode, status.st_uid, status.st_gid, attributes=found)
@@ -139,7 +139,7 @@ def attribute_names(file: Path | str | int, follow_symlinks: bool) -> list[str]:
 
 
 def problems(root: Path, entries: Iterable[Entry]) -> tuple[str, ...]:
-    """What of ``entries`` is missing or differs now, in words; every content is read and hashed (D9, D10)."""
+    """Which of ``entries`` are missing or differ now, a text for each; all contents are read and hashed (D9, D10)."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return tuple(filter(None, pool.map(lambda e: _problem(root, e), entries)))
 
@@ -150,7 +150,7 @@ def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
     def problem(item: tuple[str, str]) -> str:
         path, wanted = item
         try:
-            return "" if sha256(root / path) == wanted else f"/{path}: its content is not what it was when it was recorded"
+            return "" if sha256(root / path) == wanted else f"/{path}: its content changed since it was recorded"
         except OSError as error:
             return f"/{path}: {error.strerror}"
 
@@ -164,11 +164,11 @@ def _problem(root: Path, entry: Entry) -> str:
     except OSError as error:
         return f"/{entry.path}: {error.strerror}"
     field = changed_field(now, entry)
-    return f"/{entry.path}: its {field} is not what it was when it was recorded" if field else ""
+    return f"/{entry.path}: its {field} changed since it was recorded" if field else ""
 
 
 def changed_field(now: Entry, entry: Entry) -> str:
-    """The first thing in which two entries differ; empty where they are equal."""
+    """The first field in which two entries differ; empty if they are equal."""
     for field in ("type", "sha256", "target", "mode", "uid", "gid", "size", "attributes"):
         if getattr(now, field) != getattr(entry, field):
             return field

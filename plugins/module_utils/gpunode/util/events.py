@@ -1,4 +1,4 @@
-"""Steps as events: a name, seconds, an outcome, some detail; told as they happen, returned at the end."""
+"""Steps as events: a name, seconds, an outcome, some detail; reported as each step ends, returned at the end of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..paths import LOGS
 
 
 class Events:
-    """Collects the timed steps of one run and hands each finished one to ``say`` as a line."""
+    """Collects the timed steps of one run, and passes a line for each finished one to ``say``."""
 
     def __init__(self, say: Callable[[str], None] = lambda _: None) -> None:
         self.steps: list[dict[str, Any]] = []
@@ -37,8 +37,8 @@ class Events:
 
 
 class ProgressLog:
-    """Calling it writes one line with the seconds since it was made; each run has a new file under the same
-    name, so that nothing grows, and that who follows knows one run's lines from another's by the file's inode."""
+    """Calling it writes one line with the seconds since it was created. Each run writes a new file under the same name, so that nothing
+    grows, and a program that follows the file can tell runs apart by its inode."""
 
     def __init__(self, root: Path, name: str) -> None:
         self._path = root / LOGS / name
@@ -46,7 +46,7 @@ class ProgressLog:
         self._start = time.monotonic()
 
     def __call__(self, line: str) -> None:
-        if self._stream is None:  # not before the first line: a run that is refused must not wipe another's log
+        if self._stream is None:  # not before the first line: a run that is refused must not replace another run's log
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._path.with_name(f".{self._path.name}.new")
             self._stream = fresh.open("w", encoding="utf-8")

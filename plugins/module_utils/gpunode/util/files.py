@@ -1,4 +1,4 @@
-"""Reading, hashing, locking, and writing files so that a reader sees the old or the new one, also after a power cut."""
+"""Reading, hashing and locking files, and writing them so that a reader sees the old or the new file, also after a power cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def read_text(path: Path) -> str | None:
-    """The file's text, undecodable bytes replaced; None where it cannot be read. For facts, never for what must be there."""
+    """The file's text, undecodable bytes replaced; None if it cannot be read. For facts, never for files that must exist."""
     try:
         return path.read_bytes().decode("utf-8", "replace")
     except OSError:
@@ -25,7 +25,7 @@ def read_text(path: Path) -> str | None:
 
 
 def leads_elsewhere(root: Path, folder: str) -> bool:
-    """Whether a folder of the system at ``root``, or one above it, is a link: what lies behind it was never put there by us."""
+    """Whether a folder of the system at ``root``, or one above it, is a link: nothing behind it was placed by us."""
     try:
         return (root / folder).resolve() != root.resolve() / folder
     except (OSError, RuntimeError):  # a loop of links
@@ -37,25 +37,25 @@ def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        at_once = _at_once(fd)
-        while chunk := os.read(fd, at_once):
+        buffer_size = _buffer_size(fd)
+        while chunk := os.read(fd, buffer_size):
             digest.update(chunk)
     finally:
         os.close(fd)
     return digest.hexdigest()
 
 
-def _at_once(fd: int) -> int:
-    """How many bytes to read at once: a large buffer for a small file costs more than reading it."""
+def _buffer_size(fd: int) -> int:
+    """How many bytes to read at once: allocating a large buffer for a small file takes longer than reading it."""
     return min(_CHUNK, os.fstat(fd).st_size + 1)
 
 
 def copy_hashed(source: int, target: int) -> tuple[str, int]:
-    """Copies what is left to read of one descriptor to another; returns its SHA-256 and its size in bytes. Raises OSError."""
+    """Copies the rest of one descriptor to another; returns the SHA-256 and the size in bytes of what was copied. Raises OSError."""
     digest = hashlib.sha256()
     size = 0
-    at_once = _at_once(source)
-    while chunk := os.read(source, at_once):
+    buffer_size = _buffer_size(source)
+    while chunk := os.read(source, buffer_size):
         digest.update(chunk)
         size += len(chunk)
         while chunk:
@@ -65,7 +65,7 @@ def copy_hashed(source: int, target: int) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """An OSError in the body names ``path``, where it names no file: a write or a flush fails by descriptor."""
+    """Adds ``path`` to an OSError of the body that names no file: a write or a flush only knows its descriptor."""
     try:
         yield
     except OSError as error:
@@ -74,7 +74,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes ``path`` by a temporary file, fsync, rename and fsync of the folder."""
+    """Writes ``path`` through a temporary file: fsync, rename, fsync of the folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
@@ -91,7 +91,7 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def remove_durably(path: Path) -> None:
-    """Removes a file, which may be gone already, and makes that last."""
+    """Removes a file, which may be gone already, and flushes the folder, so that a power cut does not bring it back."""
     try:
         path.unlink()
     except FileNotFoundError:
@@ -100,14 +100,14 @@ def remove_durably(path: Path) -> None:
 
 
 def sync_file(fd: int) -> None:
-    """Makes the contents of an open file last."""
+    """Flushes the contents of an open file to the disk."""
     os.fsync(fd)
 
 
 def sync_filesystem(path: Path) -> None:
-    """Makes all that was written to the filesystem of ``path`` last: contents and names, in one call instead of one for each file.
+    """Flushes all that was written to the filesystem of ``path``, contents and names, in one call instead of one for each file.
 
-    syncfs(2) has no name in Python. It reports what the disk could not take, unlike sync(2). Raises OSError.
+    Python has no function for syncfs(2). Unlike sync(2), it reports write errors of the disk. Raises OSError.
     """
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -119,7 +119,7 @@ def sync_filesystem(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Makes the names in a folder last."""
+    """Flushes the names in a folder to the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -128,22 +128,22 @@ def sync_folder(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Makes a folder that only root may enter (R9), whatever the umask."""
+    """Makes a folder that only its owner, root, may enter (R9), whatever the umask."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.chmod(0o700)
 
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
-    """Holds an exclusive lock on ``path`` for the body. Raises BusyError, which names the holder, when it is taken."""
+    """Holds an exclusive lock on ``path`` for the body. Raises BusyError, which names the holder, if it is taken."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "a process that did not say who it is"
-            raise BusyError(f"{doing} cannot begin: {holder} is already under way on this node (lock {path}); wait for it") from None
+            holder = stream.read().strip() or "an unknown process"
+            raise BusyError(f"{doing} cannot begin: {holder} is already running on this node (lock {path}); wait until it ends") from None
         stream.truncate(0)
         stream.write(f"{doing} (process {os.getpid()})\n")
         stream.flush()
@@ -151,7 +151,7 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 
 
 def relative(root: Path, path: Path) -> str:
-    """A path relative to the root by the names that merged /usr really has, the last part itself not followed."""
+    """A path relative to the root, with merged /usr resolved; a link as the last part is not followed."""
     return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
 
 

@@ -1,4 +1,4 @@
-"""Our own JSON documents: a schema version, strict reading, no duplicate keys (R8); anything wrong is a DataError."""
+"""Our own JSON documents: a layout version, strict reading, no duplicate keys (R8); anything invalid is a DataError."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, limits.h(0p)
 
 
 def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
-    """Parses a document of layout ``schema``. Raises DataError with ``code``; a newer layout is never guessed at (D13)."""
+    """Parses a document of layout version ``schema``. Raises DataError with ``code``; a newer layout is never guessed at (D13)."""
     try:
         document = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -31,7 +31,7 @@ def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
 
 
 def is_newer(error: DataError, schema: int) -> bool:
-    """Whether ``load`` refused a document for a later layout than ``schema``."""
+    """Whether ``load`` refused a document because its layout version is newer than ``schema``."""
     found = error.details.get("schema")
     return isinstance(found, int) and not isinstance(found, bool) and found > schema
 
@@ -46,7 +46,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def get(document: dict[str, Any], key: str, kind: type[T], where: str, code: str) -> T:
     """The value at ``key``, of exactly type ``kind``. Raises DataError."""
     value = document.get(key)
-    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):  # a bool is an int, too
+    if not isinstance(value, kind) or isinstance(value, bool) is not (kind is bool):  # in Python a bool is an int
         raise DataError(f"{where}: {key} is {value!r}, not of type {kind.__name__}; it is not used", code=code)
     return value
 
@@ -60,18 +60,18 @@ def texts(document: dict[str, Any], key: str, where: str, code: str) -> dict[str
 
 
 def check_path(path: str, roots: Collection[str], where: str, code: str) -> str:
-    """A path relative to the root, below one of ``roots``, that leads nowhere else. Raises DataError."""
+    """Returns ``path`` if it is relative, below one of ``roots``, and has no empty part, ``.`` or ``..``. Raises DataError otherwise."""
     if not is_possible(path):
-        raise DataError(f"{where}: {path[:80]!r} cannot be a path; it is not used", code=code)
+        raise DataError(f"{where}: {path[:80]!r} is not a valid path; it is not used", code=code)
     parts = path.split("/")
     is_below = (parts[0] in roots and len(parts) > 1) or any(path.startswith(f"{root}/") for root in roots)
     if not _ELSEWHERE.isdisjoint(parts) or not is_below:
-        raise DataError(f"{where}: the path {path!r} leads outside of where a driver may be; it is not used", code=code)
+        raise DataError(f"{where}: the path {path!r} leads outside the folders of a driver; it is not used", code=code)
     return path
 
 
 def is_possible(path: str) -> bool:
-    """Whether the kernel could take a path: short enough, and text that stands for bytes."""
+    """Whether the kernel accepts a path: short enough, no NUL byte, and text that can be encoded as bytes."""
     try:
         encoded = os.fsencode(path)
     except UnicodeEncodeError:
@@ -80,10 +80,10 @@ def is_possible(path: str) -> bool:
 
 
 def dump(document: dict[str, Any]) -> str:
-    """The document as text, stable and readable."""
+    """The document as text, in a stable and readable form."""
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 
 def dump_compact(document: dict[str, Any]) -> str:
-    """The document as text, stable, in the form that is fast to write: a node writes thousands of entries at boot."""
+    """The document as text, in a stable form that is fast to write: a node writes thousands of entries at boot."""
     return json.dumps(document, separators=(",", ":"), sort_keys=True) + "\n"

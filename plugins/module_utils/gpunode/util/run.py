@@ -1,4 +1,4 @@
-"""The only place that starts programs: an argv list, no shell, no input but a typed line, a limit on time, the whole group killed."""
+"""The only place that starts programs: no shell, no input except a typed line, and a time limit at which the process group is killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LineSink = Optional[Callable[[str], None]]
 
 @dataclass(frozen=True)
 class Result:
-    """What a program did: its exit status, its two outputs (one after the other where they were merged), seconds."""
+    """What a program did: its exit status, its outputs (all in ``stdout`` if they were merged), seconds."""
 
     rc: int
     stdout: str
@@ -30,17 +30,17 @@ class Result:
 
 
 class Running(Protocol):
-    """A program in the background. Its standard input is a pipe that closes when this process ends, however that is."""
+    """A program in the background. Its standard input is a pipe that closes when this process ends, for whatever reason."""
 
     def line(self, timeout_s: float) -> str:
-        """The next line of its output; "" where it ended, or said nothing within ``timeout_s``."""
+        """The next line of its output; "" if it ended, or wrote nothing within ``timeout_s``."""
 
     def end(self, timeout_s: float) -> int | None:
-        """Closes its input and waits; its exit status, None where it did not end within ``timeout_s`` and was killed."""
+        """Closes its input and waits; returns its exit status, None if it did not end within ``timeout_s`` and was killed."""
 
 
 class Runner(Protocol):
-    """The seam for tests: the real one is SystemRunner."""
+    """Starts programs. SystemRunner is the real one; tests have a fake one."""
 
     def run(
         self,
@@ -53,13 +53,13 @@ class Runner(Protocol):
     ) -> Result:
         """Runs ``argv``. ``ok`` names the exit statuses that are no error (None: all).
 
-        With ``on_line`` both outputs are merged and each line is handed on as it comes. ``typed`` is a line, at most 4094 bytes, that the
-        program reads from a terminal as its standard input: how a secret stays off the command line and out of the environment.
-        Raises CommandError: rc None when the program is missing (``missing``) or was killed at its limit (``timed out``).
+        With ``on_line`` both outputs are merged and each line is passed on as it comes. ``typed`` is a line, at most 4094 bytes, that the
+        program reads from a terminal as its standard input, so that a secret is neither on the command line nor in the environment.
+        Raises CommandError; its rc is None if the program is missing (``missing``) or was killed at its limit (``timed out``).
         """
 
     def start(self, argv: Sequence[str]) -> Running:
-        """Starts ``argv`` in the background, in a session of its own. Raises CommandError where it is missing."""
+        """Starts ``argv`` in the background, in a session of its own. Raises CommandError if it is missing."""
 
 
 class SystemRunner:
@@ -85,7 +85,7 @@ class SystemRunner:
 
 
 class Background:
-    """A started program whose input this process holds open."""
+    """A started program whose standard input this process holds open."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -124,7 +124,7 @@ def _await(
     ok: Collection[int] | None,
     on_line: LineSink,
 ) -> Result:
-    """The result of a program that was started at ``start``."""
+    """Waits for a program that was started at ``start``; returns its result."""
     try:
         if on_line:
             stdout, stderr = _follow(process, start + timeout_s, on_line), ""
@@ -144,7 +144,7 @@ def _await(
 
 def _popen(argv: Sequence[str], stdin: int, stderr: int, env: Mapping[str, str] | None) -> subprocess.Popen[bytes]:
     full_env = {**os.environ, "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "LANGUAGE": "", **(env or {})}
-    # A node's unit or an Ansible module may have been started without the administrator's folders.
+    # A systemd unit or an Ansible module may have been started with a PATH that lacks the sbin folders.
     full_env["PATH"] = full_env.get("PATH", "/usr/bin:/bin") + ":/usr/local/sbin:/usr/sbin:/sbin"
     try:
         return subprocess.Popen(list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=full_env, start_new_session=True)
@@ -153,7 +153,7 @@ def _popen(argv: Sequence[str], stdin: int, stderr: int, env: Mapping[str, str] 
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    """A pipe that was asked for, and is there."""
+    """The pipe, which the program must have been started with."""
     if stream is None:
         raise AssertionError("a program was started without a pipe that is needed")
     return stream
@@ -161,7 +161,7 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
 
 @contextlib.contextmanager
 def _terminal(typed: str) -> Iterator[int]:
-    """A terminal at which ``typed`` and a line end have been typed, without echo; it hangs up at the end."""
+    """A terminal at which ``typed`` and a newline have been typed, without echo; it is closed at the end."""
     ours, theirs = os.openpty()
     try:
         attributes = termios.tcgetattr(theirs)
@@ -181,7 +181,7 @@ def _text(output: bytes | str | None) -> str:
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    # One that hangs in the kernel (state D, as on a GPU that has fallen off the bus) takes no signal: it is left behind.
+    # A process that hangs in the kernel (state D, as on a GPU that has fallen off the bus) takes no signal: it is left behind.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=_DYING_S)
     for pipe in (process.stdout, process.stderr):
@@ -190,7 +190,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str], None]) -> str:
-    """Reads the merged output line by line until it is closed; raises TimeoutExpired with what came so far."""
+    """Reads the merged output line by line until it is closed; raises TimeoutExpired with the lines read so far."""
     output = _pipe(process.stdout)
     lines: list[str] = []
     pending = b""
@@ -202,7 +202,7 @@ def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str
                 raise subprocess.TimeoutExpired(process.args, 0, "\n".join(lines))
             if not selector.select(min(left, 1.0)):
                 if process.poll() is not None:
-                    break  # a background process of its own kept the pipe: the program itself is done
+                    break  # the program has ended; a background process that it started keeps the pipe open
                 continue
             chunk = os.read(output.fileno(), 65536)
             if not chunk:

@@ -38,7 +38,7 @@ from tests.kit.layer import (
     remove,
     snapshot,
 )
-from tests.kit.node import Reply
+from tests.kit.reply import Reply
 from tests.kit.values import KVER, LIBRARIES, MACHINE, VERSION
 
 DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
@@ -117,7 +117,7 @@ def test_with_selinux_what_is_in_place_is_labelled_by_the_policy() -> None:
     with layernode.fast_folder() as folder:
         node, asked = LayerNode(folder / "root"), list[list[str]]()
         here = staging.Staging(node.root, Store(node.root))
-        node._do_restorecon = lambda words: (asked.append(words), Reply())[1]  # type: ignore[attr-defined]
+        node.programs["restorecon"] = lambda node, words: (asked.append(words), Reply())[1]
         here.label(node, ["etc/x"], print)
         here.selinux = True
         here.label(node, ["etc/x"], print)
@@ -185,7 +185,7 @@ def test_an_index_that_the_layer_left_as_it_was_is_no_difference(node: LayerNode
 
 def other_module(node: LayerNode) -> None:
     node.put(f"{MODULES}/updates/other.ko", "other")
-    node._do_depmod([KVER])
+    layernode.depmod(node, [KVER])
 
 
 def index_gone(node: LayerNode) -> None:
@@ -329,7 +329,7 @@ def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(n
     flip(object_of(node, layer, LIBRARY))
     before = snapshot(node.root)
     activate.activate(node.root, node, layer, hash_user_space=False)
-    assert verify.verify(node.root) == (f"/{LIBRARY}: its sha256 is not what it was when it was recorded",)
+    assert verify.verify(node.root) == (f"/{LIBRARY}: its sha256 changed since it was recorded",)
     assert deactivate.deactivate(node.root, node).kept == []
     assert snapshot(node.root) == before
 
@@ -392,11 +392,11 @@ def test_a_read_only_filesystem_is_said_before_anything_is_touched(
 def test_a_program_that_fails_takes_it_back(node: LayerNode, layer: Manifest, program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(node.root)
 
-    def fails(words: list[str]) -> None:
+    def fails(node: LayerNode, words: list[str]) -> None:
         monkeypatch.undo()
         raise CommandError([program, *words], 1, "", "exit status 1")
 
-    monkeypatch.setattr(node, f"_do_{program}", fails)
+    monkeypatch.setitem(node.programs, program, fails)
     with pytest.raises(CommandError):
         activate.activate(node.root, node, replace(layer, indexes=()))
     assert snapshot(node.root) == before
@@ -408,12 +408,12 @@ def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(
 ) -> None:
     before = snapshot(node.root)
 
-    def breaks(words: list[str]) -> None:
+    def breaks(node: LayerNode, words: list[str]) -> None:
         node.put("etc/ld.so.cache", "half")
         raise CommandError(["ldconfig", *words], 1, "", "exit status 1")
 
     with monkeypatch.context() as patch:
-        patch.setattr(node, "_do_ldconfig", breaks)
+        patch.setitem(node.programs, "ldconfig", breaks)
         with pytest.raises(LayerError, match="ldconfig") as caught:
             activate.activate(node.root, node, layer)
     assert caught.value.code == "activation_unfinished"

@@ -16,6 +16,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import a
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 
+from tests.kit import layer as layernode
 from tests.kit.layer import (
     DELETED,
     LIBRARY,
@@ -130,7 +131,7 @@ def test_second_copies_are_found_by_name_and_content(node: LayerNode, layer: Man
     before = snapshot(node.root)
     activate.activate(node.root, node, layer)
     node.initialise_device()
-    node._do_ldconfig([])
+    layernode.ldconfig(node, [])
     other = node.put(f"{LOADER}/other.txt", "other")
     done = deactivate.deactivate(node.root, node)
     assert set(done.second_copies) == {

@@ -21,9 +21,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 
 from tests.kit import layer as layernode
 from tests.kit import values as support
+from tests.kit.faults import Counter, clone, die, killed_in_child, watched
 from tests.kit.layer import LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, set_aside, snapshot
 from tests.kit.values import KVER, LIBRARIES, LOADER, NEWER, VERSION
-from tests.unit.gpunode.activation.test_faults import Counter, clone, die, killed_in_child, watched
 
 Change = Callable[[LayerNode], object]
 
@@ -136,11 +136,11 @@ def test_a_kernel_that_was_removed_leaves_no_ghost(folder: Path, left: bool) -> 
 
     def before(node: LayerNode) -> None:
         node.put(own, "the kernel's own")
-        node._do_depmod([KVER])
+        layernode.depmod(node, [KVER])
 
     def build(node: LayerNode) -> None:
         (node.root / own).unlink()
-        node._do_depmod([KVER])
+        layernode.depmod(node, [KVER])
 
     node, layer = a_node_with(folder, before, build)
     activate.activate(node.root, node, layer)
@@ -301,7 +301,7 @@ def test_a_packages_own_library_that_the_driver_image_collects_is_no_second_copy
     def before(node: LayerNode) -> None:
         node.put(library, "the distribution's")
         node.link(link, "libmenuw.so.1.4")
-        node._do_ldconfig([])
+        layernode.ldconfig(node, [])
         node.put("var/lib/dpkg/info/libncurses6:amd64.list", f"/.\n/{library}\n/{link}\n")
         content = b"the distribution's" if as_packaged else b"another"
         node.put("var/lib/dpkg/info/libncurses6:amd64.md5sums", f"{hashlib.md5(content).hexdigest()}  {library}\n")
@@ -364,7 +364,7 @@ def test_of_layers_for_two_kernels_the_one_that_is_there_goes_first(folder: Path
     node.add_kernel(NEWER)
     capture(node, folder / "scratch")
     monkeypatch.setattr(layernode, "MODULES", f"usr/lib/modules/{NEWER}")
-    node._do_depmod([NEWER])
+    layernode.depmod(node, [NEWER])
     newer = capture(node, folder / "scratch", Newer, who=support.identity(kver=NEWER))
     was = snapshot(node.root)
     activate.activate(node.root, node, newer)

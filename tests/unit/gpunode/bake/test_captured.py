@@ -19,31 +19,14 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
-from tests.kit.node import KILLED, FakeNode, Reply, Script
+from tests.kit.bake import COMPILE_LOG, OTHER, bake, builds_newest, outside, request
+from tests.kit.node import FakeNode
+from tests.kit.reply import KILLED, Reply
 from tests.kit.values import IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, NEWER, OLDER, VERSION
-from tests.unit.gpunode.bake.test_flow import COMPILE_LOG, request
-
-OTHER = "580.159.04"
 
 
 def run(node: FakeNode, **changes: Any) -> Baked:
-    return flow.bake(node, request(mode="captured", **changes), root=node.root)
-
-
-def outside(node: FakeNode) -> dict[str, str]:
-    """All files except the store, logs, and run/gpu-prebake."""
-    return {p: t for p, t in node.tree().items() if not p.startswith((STORE, "var/log", "run/gpu-prebake"))}
-
-
-def builds(more: Script | None = None, **options: Any) -> Script:
-    """Builds for the newest kernel with visible headers, as an unmodified image does, then runs ``more``."""
-
-    def script(node: FakeNode, action: str) -> Reply:
-        in_sight = sorted(p.parent.name for p in (node.root / "lib/modules").glob("*/build"))
-        node.build(kver=in_sight[-1], **options)
-        return more(node, action) if more else Reply(out="done\n", seconds=92)
-
-    return script
+    return bake(node, mode="captured", **changes)
 
 
 def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: Any) -> GpuNodeError:
@@ -58,7 +41,7 @@ def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: An
 
 @pytest.fixture(autouse=True)
 def newest_in_sight(node: FakeNode) -> None:
-    node.scripts = [builds()]
+    node.scripts = [builds_newest()]
 
 
 def test_the_image_stays_as_it_is_and_the_layer_lies_in_the_store(node: FakeNode) -> None:
@@ -143,7 +126,7 @@ def test_the_report_says_what_was_setuid_before_also_after_a_bake_that_built_not
 def test_in_place_is_for_one_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     with pytest.raises(InputError, match="in_place bakes for exactly one kernel"):
-        flow.bake(node, request(kernels="all"), root=node.root)
+        bake(node, kernels="all")
 
 
 def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
@@ -173,7 +156,7 @@ def test_another_driver_replaces_ours_once_it_is_sealed(node: FakeNode) -> None:
     node.scripts = [lambda node, action: Reply(1, "config.sh: No such file or directory\n")]
     failed(node, image=other)
     assert [m.identity.version for m in layers.read_all(node.root)[0]] == [VERSION], "the old one stays until then"
-    node.scripts = [builds(version=OTHER)]
+    node.scripts = [builds_newest(version=OTHER)]
     (layer,) = run(node, image=other).layers
     assert layers.read_all(node.root) == ((layer,), ())
     held = {p.name for p in (node.root / "var/lib/gpu-prebake/objects").glob("*/*")}
@@ -241,7 +224,7 @@ def test_a_layer_whose_original_has_changed_is_baked_again(node: FakeNode) -> No
         return Reply()
 
     node.put(f"{LOADER}/libGL.so.1", "the distribution's")
-    node.scripts = [builds(replaces)]
+    node.scripts = [builds_newest(replaces)]
     assert run(node).layers[0].replaced == (f"{LOADER}/libGL.so.1",)
     assert not run(node).changed
     node.put(f"{LOADER}/libGL.so.1", "the distribution's next")
@@ -251,7 +234,7 @@ def test_a_layer_whose_original_has_changed_is_baked_again(node: FakeNode) -> No
 def test_another_mode_replaces_the_layer_of_the_first(node: FakeNode) -> None:
     plain = outside(node)
     run(node)
-    in_place = flow.bake(node, request(), root=node.root)
+    in_place = bake(node)
     assert [m.mode for m in layers.read_all(node.root)[0]] == ["in_place"]
     assert list((node.root / "var/lib/gpu-prebake/objects").glob("*/*")) == []
     assert in_place.changed
@@ -268,7 +251,7 @@ def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: 
     activate.activate(node.root, node, layer)
     assert (node.root / MARKER).exists()
     node.add_image(image)
-    node.scripts = [builds(version=VERSION if image == IMAGE else OTHER)]
+    node.scripts = [builds_newest(version=VERSION if image == IMAGE else OTHER)]
     baked = run(node, image=image)
     assert "deactivate-old-layer" in [step["name"] for step in baked.report["steps"]]
     assert outside(node) == plain
@@ -289,16 +272,16 @@ def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: 
     ],
 )
 def test_what_is_not_as_asked_is_an_error(node: FakeNode, options: dict[str, Any], code: str) -> None:
-    node.scripts = [builds(**options)]
+    node.scripts = [builds_newest(**options)]
     assert failed(node, flavour="open").code == code
 
 
 def test_a_stale_marker_in_the_image_is_no_success(node: FakeNode) -> None:
     right = f"kernel={KVER}\ndriver_version={VERSION}\ndriver_kind=cuda\narch=x86_64\n"
     node.put(MARKER, right)
-    node.scripts = [builds(without=("marker",))]
+    node.scripts = [builds_newest(without=("marker",))]
     assert failed(node).code == "marker_missing"
-    node.scripts = [builds()]
+    node.scripts = [builds_newest()]
     node.put(MARKER, right.replace(VERSION, "570.1"))
     assert run(node).layers[0].replaced == (MARKER,)
 
@@ -328,7 +311,7 @@ def test_each_try_has_a_sandbox_of_its_own(node: FakeNode) -> None:
         node.put("usr/bin/left-by-the-first-try", "x")
         return Reply(seconds=KILLED)
 
-    node.scripts = [hangs, builds()]
+    node.scripts = [hangs, builds_newest()]
     (layer,) = run(node).layers
     assert layer.tries == 2
     assert "usr/bin/left-by-the-first-try" not in {e.path for e in layer.files}
@@ -338,7 +321,7 @@ def test_each_try_has_a_sandbox_of_its_own(node: FakeNode) -> None:
 
 def test_one_kernel_that_fails_seals_none(node: FakeNode) -> None:
     node.add_kernel(NEWER)
-    node.scripts = [builds(), lambda node, action: Reply(1, COMPILE_LOG)]
+    node.scripts = [builds_newest(), lambda node, action: Reply(1, COMPILE_LOG)]
     assert failed(node, kernels="all").code == "compile_failed"
     assert layers.read_all(node.root) == ((), ())
 
@@ -348,7 +331,7 @@ def test_packages_that_were_installed_are_warned_of(node: FakeNode) -> None:
         node.put("var/lib/dpkg/status", "Package: libx\nStatus: install ok installed\n")
         return Reply()
 
-    node.scripts = [builds(installs)]
+    node.scripts = [builds_newest(installs)]
     baked = run(node)
     assert "packages were installed or removed during the build" in baked.report["warnings"][0]
     assert (node.root / "var/lib/dpkg/status").read_text() == ""
@@ -378,7 +361,7 @@ def test_what_is_not_ours_in_the_store_is_kept(node: FakeNode) -> None:
     node.put(beside, "somebody's")
     other = IMAGE.replace(VERSION, OTHER)
     node.add_image(other)
-    node.scripts = [builds(version=OTHER)]
+    node.scripts = [builds_newest(version=OTHER)]
     assert run(node, image=other).changed
     kept = node.tree(STORE)
     assert [kept.get(path) for path in (*foreign, beside)] == ["644 somebody's"] * 7

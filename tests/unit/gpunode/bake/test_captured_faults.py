@@ -15,11 +15,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
 
+from tests.kit.bake import bake, builds_newest, in_store, outside
+from tests.kit.faults import CHANGES, GROWING, MOST_EFFECTS, Broken, opens, watched
 from tests.kit.node import FakeNode
 from tests.kit.values import NEWER
-from tests.unit.gpunode.activation.test_faults import CHANGES, GROWING, MOST_EFFECTS, Broken, opens, watched
-from tests.unit.gpunode.bake.test_captured import builds, outside, run
-from tests.unit.gpunode.bake.test_interrupted import in_store
 
 # The fake node writes these itself, for its overlays. A real watcher removes files in a process of its own.
 NOT_OURS = re.compile(r".*/captures/[^/]+/(merged|upper/\d+)(/.*)?")
@@ -66,9 +65,9 @@ def test_a_store_that_breaks_is_named_and_nothing_is_half_done(
     node: FakeNode, step: int, number: int, names: tuple[str, ...], code: str
 ) -> None:
     node.add_kernel(NEWER)
-    node.scripts = [builds()]
+    node.scripts = [builds_newest()]
     before = outside(node)
-    run(node, kernels="all")
+    bake(node, mode="captured", kernels="all")
     wanted = in_store(node)
     failed = 0
     for first in range(1, MOST_EFFECTS, step):
@@ -85,7 +84,7 @@ def test_a_store_that_breaks_is_named_and_nothing_is_half_done(
         # On a read-only filesystem nothing can be undone either; each recorded layer is complete by itself.
         allowed = (0, 1, 2) if code == "read_only" else (0, 2)
         assert (len(layers) in allowed, problems) == (True, ()), "both kernels, or none"
-        run(node, kernels="all")
+        bake(node, mode="captured", kernels="all")
         assert in_store(node) == wanted
     assert failed > 3
     assert outside(node) == before
@@ -94,7 +93,7 @@ def test_a_store_that_breaks_is_named_and_nothing_is_half_done(
 def fails(node: FakeNode, at: BrokenStore) -> BuildError | None:
     try:
         with broken(at):
-            run(node, kernels="all")
+            bake(node, mode="captured", kernels="all")
     except BuildError as error:
         return error
     return None

@@ -1,7 +1,7 @@
 """A captured bake whose machine loses power at any effect: no manifest names missing objects, the next bake leaves the same as an
 undisturbed one, and the image is unchanged.
 
-Effects are counted as in activation/test_faults.py; those of the fake node's own overlays and containers are among them.
+Effects are counted as in tests/kit/faults.py; those of the fake node's own overlays and containers are among them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ from unittest import mock
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, sandbox
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from tests.kit import layer as layernode
+from tests.kit.bake import OTHER, bake, builds_newest
+from tests.kit.faults import Counter, Disk, PowerCut, clone, die, watched
 from tests.kit.node import FakeNode
 from tests.kit.values import IMAGE, VERSION
-from tests.unit.gpunode.activation.test_faults import Counter, Disk, PowerCut, clone, die, watched
-from tests.unit.gpunode.bake.test_captured import OTHER, builds
-from tests.unit.gpunode.bake.test_flow import request
 
 LAST = 60
 OLD_IMAGE = IMAGE.replace(VERSION, OTHER)
@@ -53,8 +52,8 @@ class Machine:
         self.store = held(done.root)
 
     def bakes(self, node: FakeNode, image: str = IMAGE, version: str = VERSION) -> None:
-        node.scripts = [builds(version=version)]
-        flow.bake(node, request(mode="captured", image=image), root=node.root)
+        node.scripts = [builds_newest(version=version)]
+        bake(node, mode="captured", image=image)
 
     def on(self, root: Path) -> FakeNode:
         node = FakeNode.__new__(FakeNode)

@@ -11,7 +11,6 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow, in_place, preflight
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.report import release_note
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import BakeRequest, request_from
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
@@ -21,19 +20,16 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
-from tests.kit.node import KILLED, FakeNode, Reply, Script, bake_layer
-from tests.kit.values import DATA, IMAGE, KVER, LIBRARIES, MARKER, NEWER, OLDER, VERSION
+from tests.kit.bake import COMPILE_LOG, bake, builds, request
+from tests.kit.node import FakeNode, bake_layer
+from tests.kit.reply import KILLED, Reply
+from tests.kit.values import IMAGE, KVER, LIBRARIES, MARKER, NEWER, OLDER, VERSION
 
-COMPILE_LOG = (DATA / "dkms/make-3.0.10-pci_resize_resource.log").read_text(encoding="utf-8")
 BUILD = "build-only"
 
 
-def request(**changes: Any) -> BakeRequest:
-    return request_from({"image": IMAGE, "mode": "in_place", "min_free_mb": 0, "delay_s": 0, **changes})
-
-
 def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]:
-    baked = flow.bake(node, request(**changes), root=node.root)
+    baked = bake(node, **changes)
     assert len(baked.layers) == 1
     return baked.layers[0], baked.changed, baked.report
 
@@ -48,15 +44,6 @@ def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: An
     assert layers.read_all(node.root) == ((), ())
     assert not (node.root / "opt/gpu").exists() or not node.driver_runs
     return caught.value
-
-
-def builds(**options: Any) -> Script:
-    def script(node: FakeNode, action: str) -> Reply:
-        assert action == BUILD
-        node.build(**options)
-        return Reply(out="done\n", seconds=92)
-
-    return script
 
 
 def test_what_was_baked_is_recorded_and_reported(node: FakeNode) -> None:
@@ -396,7 +383,7 @@ def refuses_journal(node: FakeNode, text: str) -> None:
 
 
 def test_a_second_bake_at_the_same_time_is_refused(node: FakeNode) -> None:
-    with files.locked(paths.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already under way") as caught:
+    with files.locked(paths.LOCK, "a bake"), pytest.raises(GpuNodeError, match="already running") as caught:
         run(node)
     assert caught.value.code == "busy"
 

@@ -7,7 +7,6 @@ a content that is written. The process ends as after SIGKILL: no handler and no 
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,9 +18,6 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     BAKE_JOURNAL,
-    BAKE_REPORT,
-    INSTALLED_FILES,
-    NODE_RECORD,
     STORE,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow as removal_flow
@@ -29,11 +25,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, node_record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
 
+from tests.kit.bake import bake, builds, builds_newest, in_store
+from tests.kit.boot import boot
 from tests.kit.node import FakeNode, bake_layer
 from tests.kit.values import IMAGE, KVER, NEWER, VERSION
-from tests.unit.gpunode.bake import test_captured as test_capturing
-from tests.unit.gpunode.bake import test_flow as test_bake
-from tests.unit.gpunode.boot import test_apply
 
 KILLED, DONE = 9, 0
 MOST_EFFECTS = 700
@@ -144,19 +139,6 @@ def state(node: FakeNode) -> dict[str, Any]:
     }
 
 
-def in_store(node: FakeNode) -> dict[str, Any]:
-    """Everything in the store, temporary files included; of documents only what is the same in every run."""
-    found: dict[str, Any] = {}
-    for path, text in node.tree(STORE).items():
-        if path.endswith("/manifest.json"):
-            found[path] = {key: value for key, value in json.loads(text.partition(" ")[2]).items() if key not in ("created", "build_s")}
-        elif path == BAKE_REPORT:
-            found[path] = [layer["identity"] for layer in json.loads(text.partition(" ")[2])["layers"]]
-        else:
-            found[path] = "" if path in (NODE_RECORD, INSTALLED_FILES) else text
-    return found
-
-
 def gpu(node: FakeNode) -> None:
     node.add_gpu()
 
@@ -179,12 +161,12 @@ def newer_kernel(node: FakeNode) -> None:
 
 
 def boots(node: FakeNode) -> object:
-    return test_apply.boot(node)
+    return boot(node)
 
 
 def bakes(node: FakeNode) -> object:
-    node.scripts = [test_bake.builds()]
-    return test_bake.run(node, kernels=KVER)
+    node.scripts = [builds()]
+    return bake(node, kernels=KVER)
 
 
 def brought_up(node: FakeNode) -> None:
@@ -206,13 +188,13 @@ def captured_before(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     other = IMAGE.replace(VERSION, "550.90.07")
     node.add_image(other)
-    node.scripts = [test_capturing.builds(version="550.90.07")]
-    test_capturing.run(node, image=other, kernels=KVER)
+    node.scripts = [builds_newest(version="550.90.07")]
+    bake(node, mode="captured", image=other, kernels=KVER)
 
 
 def captures(node: FakeNode) -> object:
-    node.scripts = [test_capturing.builds()]
-    return test_capturing.run(node, kernels="all")
+    node.scripts = [builds_newest()]
+    return bake(node, mode="captured", kernels="all")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +219,6 @@ def test_killed_at_every_effect_the_next_run_recovers(
     at_least: int,
     stride: int,
 ) -> None:
-    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("sync", "fsync"):  # the process is killed, the machine keeps running

@@ -28,11 +28,11 @@ class Inside:
         self.box = box
 
     def put(self, path: str, text: str = "x", mode: int = 0o644) -> None:
-        with self.node._in_sandbox(self.box.merged):
+        with self.node.in_sandbox(self.box.merged):
             self.node.put(path, text, mode)
 
     def do(self, change: Callable[[Path], object]) -> None:
-        with self.node._in_sandbox(self.box.merged):
+        with self.node.in_sandbox(self.box.merged):
             change(self.box.merged)
 
     def copy_up(self, path: str) -> None:

@@ -12,7 +12,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.overlays 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, CommandError, UnsupportedError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import KVER, NEWER, OLDER
 
 SEPARATE = "30 28 8:2 / /usr rw - xfs /dev/sda2 rw\n31 28 8:3 / /home rw - ext4 /dev/sda3 rw\n"
@@ -71,7 +72,7 @@ def test_other_kernels_headers_are_out_of_sight_and_the_real_ones_stay(node: Fak
 def test_a_mount_that_fails_is_reported_and_what_was_mounted_is_removed(node: FakeNode, number: int) -> None:
     node.put("proc/self/mountinfo", node.mountinfo + SEPARATE)
     replies = [Reply()] * number + [Reply(32, err="mount: wrong fs type\n")] + [Reply()] * 3
-    node._do_mount = lambda words: replies.pop(0)  # type: ignore[method-assign]
+    node.programs["mount"] = lambda node, words: replies.pop(0)
     with pytest.raises(BuildError, match=r"cannot be mounted.*wrong fs type") as caught, sandbox.opened(node.root, node, KVER, "x"):
         raise AssertionError("never entered")
     assert caught.value.code == "sandbox_failed"
@@ -101,7 +102,7 @@ def test_a_killed_watchers_work_is_done_here(node: FakeNode) -> None:
 
 def test_a_sandbox_that_cannot_be_removed_is_an_error(node: FakeNode) -> None:
     node.watcher_dies = True
-    node._do_flock = lambda words: Reply(1)  # type: ignore[method-assign]
+    node.programs["flock"] = lambda node, words: Reply(1)
     with (
         pytest.raises(BuildError, match="cannot be removed: find what uses it") as caught,
         sandbox.opened(node.root, node, KVER, "x"),
@@ -119,7 +120,7 @@ def test_the_next_run_removes_what_killed_ones_left(node: FakeNode) -> None:
 
 
 def test_apts_timers_are_stopped_for_the_time(node: FakeNode) -> None:
-    node._do_systemctl = lambda words: Reply(3 if words[-1] == "apt-daily.timer" else 0)  # type: ignore[method-assign]
+    node.programs["systemctl"] = lambda node, words: Reply(3 if words[-1] == "apt-daily.timer" else 0)
     with sandbox.opened(node.root, node, KVER, "gpuprebuild-1"):
         assert node.called("systemctl", "stop") == [["systemctl", "stop", "apt-daily-upgrade.timer"]]
         (folder,) = folders(node)

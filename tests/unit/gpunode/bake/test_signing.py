@@ -22,10 +22,11 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, module_signature
 
-from tests.kit.node import FakeNode, Reply, Script
+from tests.kit.bake import builds_newest, request
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.signer import SIGN_FILE, Pair, SigningNode, make_pair, openssl
 from tests.kit.values import IMAGE, KVER, NEWER, VERSION
-from tests.unit.gpunode.bake.test_flow import request
 
 pytestmark = pytest.mark.subprocess
 
@@ -52,18 +53,9 @@ def other(keys: Path) -> Pair:
 @pytest.fixture
 def node(node: FakeNode, tmp_path: Path) -> Iterator[SigningNode]:
     made = SigningNode(tmp_path / "signing")
-    made.scripts = [builds()]
+    made.scripts = [builds_newest()]
     yield made
     assert made.secrets() == [], "nothing of a key stays"
-
-
-def builds(**options: Any) -> Script:
-    def script(node: FakeNode, action: str) -> Reply:
-        in_sight = sorted(p.parent.name for p in (node.root / "lib/modules").glob("*/build"))
-        node.build(kver=in_sight[-1], **options)
-        return Reply(out="done\n", seconds=92)
-
-    return script
 
 
 def run(node: SigningNode, mode: str = "captured", **options: Any) -> Manifest:
@@ -160,7 +152,7 @@ def bake_ends(node: SigningNode) -> None:
 
 def test_a_signature_of_dkms_own_is_replaced_and_no_key_of_its_stays(node: SigningNode, pair: Pair, other: Pair, tmp_path: Path) -> None:
     def signs(node: FakeNode, action: str) -> Reply:
-        reply = builds()(node, action)
+        reply = builds_newest()(node, action)
         for folder in (MODULES, TREE):
             for name in ("nvidia", "nvidia-uvm"):
                 file = node.root / f"{folder}/{name}.ko"
@@ -190,7 +182,7 @@ def test_without_a_key_nothing_is_signed_and_no_tool_for_it_is_asked(node: Signi
 def test_a_module_that_is_for_another_kernel_is_not_recorded_unsigned(node: SigningNode, pair: Pair) -> None:
     def strays(node: FakeNode, action: str) -> Reply:
         node.put(f"usr/lib/modules/{NEWER}/updates/dkms/nvidia.ko", "for another")
-        return builds()(node, action)
+        return builds_newest()(node, action)
 
     node.scripts = [strays]
     with pytest.raises(BuildError, match=f"not signed: /usr/lib/modules/{re.escape(NEWER)}") as caught:
@@ -257,7 +249,7 @@ def test_a_pair_that_does_not_belong_together_is_refused(node: SigningNode, pair
         pytest.param("key", b"words", "signing_key", "neither as PEM nor as DER", id="key of words"),
         pytest.param("key", b"\x30\x82junk", "signing_key", "cannot read a private key", id="broken key"),
         pytest.param("certificate", None, "signing_certificate", "cannot be read (No such file", id="no certificate file"),
-        pytest.param("certificate", b"words", "signing_certificate", "neither as PEM nor as DER", id="certificate of words"),
+        pytest.param("certificate", b"words", "signing_certificate", "not an X.509 certificate in PEM or DER", id="certificate of words"),
         pytest.param("certificate", b"\x30\x82junk", "signing_certificate", "cannot read it as an X.509", id="broken certificate"),
     ],
 )
@@ -459,7 +451,7 @@ def test_the_seal_says_what_a_node_with_secure_boot_does(node: SigningNode, pair
     run(node)
     report = sealed(node)
     assert [(r["action"], r["code"], r["signer"]) for r in report.secure_boot] == [("none", "module_unsigned", "")]
-    assert [note for note in report.notes if "is not signed by a bake" in note]
+    assert [note for note in report.notes if "was not signed in the bake" in note]
     bake_ends(node)
 
 

@@ -1,4 +1,4 @@
-"""The boot side as one call."""
+"""A boot as one call: check mode, lock, late GPUs, and errors before the decision."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ READ_ONLY = ("modinfo", "containerd")
 
 
 @pytest.mark.parametrize("is_baked", [True, False], ids=["baked", "never baked"])
-def test_check_mode_says_the_plan_and_touches_nothing(node: FakeNode, is_baked: bool) -> None:
+def test_check_mode_returns_the_plan_and_changes_nothing(node: FakeNode, is_baked: bool) -> None:
     node.add_gpu()
     if is_baked:
         bake_layer(node)
@@ -41,7 +41,7 @@ def test_boots_once_and_then_changes_nothing(node: FakeNode) -> None:
     assert first.steps[0]["name"] == "probe-and-decide"
 
 
-def test_a_node_without_a_gpu_is_not_even_looked_into(node: FakeNode) -> None:
+def test_on_a_node_without_a_gpu_nothing_baked_is_read(node: FakeNode) -> None:
     bake_layer(node)
     before = node.tree()
     _, outcome = boot(node, policy(), root=node.root)
@@ -63,13 +63,13 @@ def test_two_boots_at_once_are_refused(node: FakeNode) -> None:
         boot(node, policy(), root=node.root)
 
 
-def test_not_root_is_said_first(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_not_root_is_refused_first(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(PreflightError, match="become: true"):
         boot(node, policy(), root=node.root)
 
 
-def test_gpus_that_do_not_come_are_an_error_of_their_own(node: FakeNode) -> None:
+def test_gpus_that_do_not_appear_are_an_error_of_their_own(node: FakeNode) -> None:
     with pytest.raises(BootError) as caught:
         boot(node, policy(expected_gpus=1), root=node.root)
     assert caught.value.code == "gpu_missing"
@@ -81,6 +81,6 @@ def test_the_expected_number_of_gpus(value: object, number: int | None) -> None:
 
 
 @pytest.mark.parametrize("value", [True, "-1", "two", 1.5, "²", [1]], ids=repr)
-def test_what_is_no_number_of_gpus(value: object) -> None:
+def test_invalid_numbers_of_gpus(value: object) -> None:
     with pytest.raises(InputError):
         expected_gpus(value)

@@ -1,7 +1,7 @@
-"""A boot over a captured layer, killed at any effect: the next boot ends where an uninterrupted one does.
+"""A boot of a node with a captured layer, killed at any effect: the next boot ends as an uninterrupted one does.
 
-An effect is one change of the filesystem, one flush, or a program that is started or has ended; the container's own are among them. The
-whole series run behind the marker ``faults`` (``make test-all PART=faults``), a part of each always.
+An effect is one change of the filesystem, one flush, or the start or end of a program, those of the container included. The whole
+series run with the marker ``faults`` (``make test-all PART=faults``), a part of each always.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from unittest import mock
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow as boot_flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import apply
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.context import BootRun
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Outcome
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import leftovers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
@@ -33,16 +35,18 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, installed_files, node_record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.activation_record import Activation
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.kit import layer as layernode
+from tests.kit.boot import INSTALL, SKIP, boot, flow_boot, lose_gpu, refuses, restarts
 from tests.kit.layer import LIBRARY, LayerNode, alter, snapshot
-from tests.kit.values import LOADER, VERSION, policy
-from tests.unit.gpunode.activation.test_faults import SOME, Counter, clone, die, killed_in_child, watched
-from tests.unit.gpunode.boot.test_attempts import lose_gpu, refuses
+from tests.kit.node import FakeNode
+from tests.kit.values import LIBRARIES, LOADER, VERSION, policy
+from tests.kit.faults import SOME, Counter, clone, die, killed_in_child, watched
 
-# What differs from boot to boot: the kernel's own, logs with times, and documents that are compared by what they say.
+# What differs from boot to boot: the kernel's files, logs with times, and documents that are compared by their fields.
 PASSING = ("proc/", "sys/", "dev/", "run/", "var/log/", *(f"{path}/" for path in (NODE_RECORD, INSTALLED_FILES, ACTIVATION)))
 
 
@@ -77,12 +81,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield Bench(folder, monkeypatch)
 
 
-def boot(node: LayerNode, managed: bool = True) -> Outcome:
-    return boot_flow.boot(node, policy(delay_s=0, managed=managed), root=node.root)[1]
-
-
 def opted_out(node: LayerNode) -> Outcome:
-    return boot(node, managed=False)
+    return flow_boot(node, policy(delay_s=0, managed=False))
 
 
 def removes(node: LayerNode) -> Removed:
@@ -90,7 +90,7 @@ def removes(node: LayerNode) -> Removed:
 
 
 def counted(node: LayerNode, count: Callable[[str, tuple[Any, ...]], None]) -> LayerNode:
-    """The node, with its programs' starts and ends as effects."""
+    """The node, with the starts and ends of its programs counted as effects."""
     run = node.run
 
     def effects(*args: Any, **options: Any) -> Any:
@@ -108,36 +108,36 @@ def nothing(node: LayerNode) -> None:
 
 
 def brought_up(node: LayerNode) -> None:
-    boot(node)
+    flow_boot(node)
 
 
 def lost_its_gpu(node: LayerNode) -> None:
-    boot(node)
+    flow_boot(node)
     lose_gpu(node)
 
 
 def anothers_disk(node: LayerNode) -> None:
-    boot(node)
+    flow_boot(node)
     node.put("etc/machine-id", "f" * 32 + "\n")
     node.put("proc/modules")
 
 
 def look(node: LayerNode) -> dict[str, Any]:
-    """All that a later run and an operator would find."""
+    """Everything that a later run or an operator would find."""
     Store(node.root).collect()  # what no document names stays until the next bake or discard
     done, noted, active = node_record.read(node.root), installed_files.read_or_empty(node.root), activation_record.read(node.root)
     return {
         **{path: what for path, what in snapshot(node.root, "none").items() if not f"{path}/".startswith(PASSING)},
         "loaded": sorted(node.loaded_names()),
         "record": done and (done.machine_id, done.state, done.identity, done.built_here, done.modules, done.libraries),
-        # Folders of a compile that was cut off are known by their place only: an empty one may stay after a later removal.
+        # Folders of an interrupted compile are known only by their place: an empty one may stay after a later removal.
         **{f"placed: {path}": what for path, what in {**noted.files, **noted.links}.items()},
         **{f"active: {name}": what for name, what in (_without_times(active) if active else {}).items()},
     }
 
 
 def _without_times(active: Activation) -> dict[str, Any]:
-    """What was put in place and kept; when something was changed is anew with each run of depmod."""
+    """The activation record without times, which differ with each run of depmod."""
     untimed = replace(
         active,
         activated="",
@@ -148,7 +148,7 @@ def _without_times(active: Activation) -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """By name: what is, and what should be; cut short, since some of it is long."""
+    """Each name that differs, with what was found and what should be there, both cut short."""
     differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
     return "\n".join(f"{name}: {str(found.get(name))[:300]}, not {str(wanted.get(name))[:300]}" for name in differing[:10])
 
@@ -157,10 +157,10 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("prepare", "work", "scripts"),
     [
-        pytest.param(nothing, boot, (), id="fast path"),
-        pytest.param(nothing, boot, (refuses,), id="fast path that fails"),
-        pytest.param(anothers_disk, boot, (), id="another machine's layer"),
-        pytest.param(lost_its_gpu, boot, (), id="lost its gpu"),
+        pytest.param(nothing, flow_boot, (), id="fast path"),
+        pytest.param(nothing, flow_boot, (refuses,), id="fast path that fails"),
+        pytest.param(anothers_disk, flow_boot, (), id="another machine's layer"),
+        pytest.param(lost_its_gpu, flow_boot, (), id="lost its gpu"),
         pytest.param(brought_up, opted_out, (), id="opted out"),
         pytest.param(brought_up, removes, (), id="gpu_remove"),
     ],
@@ -199,14 +199,14 @@ def _dies(node: LayerNode, work: Callable[[LayerNode], object], number: int) -> 
     work(counted(node, count))
 
 
-def test_what_an_owner_changed_stays_and_is_named_also_by_the_run_that_ends_an_interrupted_removal(bench: Bench) -> None:
-    """Killed when the layer has gone, and the rest of the driver not yet."""
+def test_the_run_that_finishes_an_interrupted_removal_names_what_an_owner_changed(bench: Bench) -> None:
+    """Killed after the layer was deactivated, before the rest of the driver was removed."""
     root = bench.prepared("try", brought_up)
     marker = "opt/azure/aks-gpu/dkms-marker"
     alter(bench.on(root), LIBRARY, mode=0o600)
     alter(bench.on(root), marker, text="the owner's\n")
 
-    dies_when_the_layer_has_gone(bench.on(root))
+    dies_once_the_layer_is_deactivated(bench.on(root))
     outcome = opted_out(bench.on(root))
     assert outcome.result == "removed"
     assert (root / marker).read_text() == "the owner's\n"
@@ -216,17 +216,17 @@ def test_what_an_owner_changed_stays_and_is_named_also_by_the_run_that_ends_an_i
     assert node_record.read(root) is None
 
 
-def test_gpu_remove_ends_what_a_boot_had_begun(bench: Bench) -> None:
+def test_gpu_remove_finishes_a_removal_that_a_boot_began(bench: Bench) -> None:
     root = bench.prepared("try", brought_up)
-    dies_when_the_layer_has_gone(bench.on(root))
+    dies_once_the_layer_is_deactivated(bench.on(root))
     assert (root / BOOT_REMOVAL_JOURNAL).exists()
     removes(bench.on(root))
     assert [path for path in (BOOT_REMOVAL_JOURNAL, NODE_RECORD, INSTALLED_FILES, leftovers.DROPIN) if (root / path).exists()] == []
 
 
 @pytest.mark.parametrize("version", [VERSION, "550.54.15"])
-def test_what_another_provisioner_has_installed_since_is_not_taken_for_the_rest_of_a_removal(bench: Bench, version: str) -> None:
-    """Its driver container leaves a marker too."""
+def test_what_another_provisioner_has_installed_since_is_not_removed(bench: Bench, version: str) -> None:
+    """The other provisioner's driver container leaves a marker too."""
     root = bench.prepared("try", brought_up)
     node = bench.on(root)
 
@@ -248,7 +248,7 @@ def test_what_another_provisioner_has_installed_since_is_not_taken_for_the_rest_
     assert not (root / BOOT_REMOVAL_JOURNAL).exists()
 
 
-def test_modules_that_udev_has_loaded_before_an_interrupted_removal_is_ended_go_too(bench: Bench) -> None:
+def test_modules_that_udev_loaded_before_an_interrupted_removal_is_finished_are_unloaded(bench: Bench) -> None:
     root = bench.prepared("try", brought_up)
     node = bench.on(root)
 
@@ -264,8 +264,8 @@ def test_modules_that_udev_has_loaded_before_an_interrupted_removal_is_ended_go_
     assert node.loaded_names() == []
 
 
-def dies_when_the_layer_has_gone(node: LayerNode) -> None:
-    """Killed before the deactivation's journal goes."""
+def dies_once_the_layer_is_deactivated(node: LayerNode) -> None:
+    """A boot that is killed just before it deletes the deactivation's journal."""
     unlink = Path.unlink
 
     def dies(path: Path, missing_ok: bool = False) -> None:
@@ -278,3 +278,49 @@ def dies_when_the_layer_has_gone(node: LayerNode) -> None:
             opted_out(node)
 
     assert killed_in_child(run)
+
+
+# --- killed before one certain step ----------------------------------------------------------------------------------
+
+
+def killed_before_the_restart(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first run that is killed between the container and the restart."""
+
+    def killed(_: BootRun) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(apply, "restart_containerd", killed)
+        with pytest.raises(KeyboardInterrupt):
+            boot(node)
+    assert restarts(node) == 0
+
+
+def test_the_next_run_makes_the_restart_that_an_interrupted_run_did_not_make(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_before_the_restart(baked, monkeypatch)
+    assert boot(baked).containerd_restarted
+    assert boot(baked).code == "already_initialised"
+    assert restarts(baked) == 1
+
+
+def test_the_next_run_makes_that_restart_also_where_it_removes_the_driver_first(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_before_the_restart(baked, monkeypatch)
+    baked.put(f"{LIBRARIES}/libcuda.so.{VERSION}", "damaged")
+    outcome = boot(baked)
+    assert (outcome.code, baked.driver_runs) == ("contents_mismatch", [SKIP, INSTALL])
+    assert outcome.containerd_restarted
+
+
+def test_an_interrupted_activation_is_rolled_back_first(layered: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(activation_record, "write", stop)
+        patch.setattr(activate, "finish_taking_away", stop)
+        with pytest.raises(KeyboardInterrupt):
+            activate.activate(layered.root, layered, layer)
+    assert (layered.root / ACTIVATION_JOURNAL).exists()
+    outcome = flow_boot(layered)
+    assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
+    assert not (layered.root / ACTIVATION_JOURNAL).exists()

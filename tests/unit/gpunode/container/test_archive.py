@@ -1,4 +1,4 @@
-"""What an image archive holds, against what is wanted."""
+"""An image archive is accepted only if it holds exactly the wanted image, undamaged."""
 
 from __future__ import annotations
 
@@ -58,30 +58,40 @@ def test_the_wanted_image_is_accepted(tmp_path: Path, make: Make) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        pytest.param(lambda p: archives.layout(p, OTHER), rf"holds {OTHER} with digest \S+ for linux/amd64, wanted is {IMAGE}", id="other"),
+        pytest.param(
+            lambda p: archives.layout(p, OTHER), rf"holds {OTHER} with digest \S+ for linux/amd64, but {IMAGE} is wanted", id="other"
+        ),
         pytest.param(lambda p: archives.layout(p, "1.2-3"), "holds 1.2-3 with digest", id="other tag"),
-        pytest.param(lambda p: archives.docker(p, OTHER), f"holds {OTHER} for linux/amd64, wanted is {IMAGE}", id="other, docker"),
+        pytest.param(lambda p: archives.docker(p, OTHER), f"holds {OTHER} for linux/amd64, but {IMAGE} is wanted", id="other, docker"),
         pytest.param(lambda p: archives.docker(p, IMAGE, OTHER), f"holds {IMAGE} {OTHER} for", id="another name beside it"),
-        pytest.param(lambda p: archives.layout(p, ""), "an image without a name.*: write the reference into it", id="nameless"),
-        pytest.param(archives.docker, "an image without a name.*: write the reference into it", id="nameless, docker"),
-        pytest.param(lambda p: archives.layout(p, IMAGE, OTHER), rf"holds 2 images \({IMAGE} .*; {OTHER} .*\), wanted is", id="two"),
+        pytest.param(lambda p: archives.layout(p, ""), "an image without a name.*: write the reference into the archive", id="nameless"),
+        pytest.param(archives.docker, "an image without a name.*: write the reference into the archive", id="nameless, docker"),
+        pytest.param(
+            lambda p: archives.layout(p, IMAGE, OTHER), rf"holds 2 images \({IMAGE} .*; {OTHER} .*\), but {IMAGE} is wanted", id="two"
+        ),
         pytest.param(lambda p: archives.docker(p, IMAGE, images=2), "holds 2 images", id="two, docker"),
         pytest.param(archives.layout, r"holds 0 images \(no image\)", id="none"),
-        pytest.param(lambda p: archives.layout(p, IMAGE, arch="arm64"), "for linux/arm64, wanted is linux/amd64", id="platform"),
-        pytest.param(lambda p: archives.layout(p, IMAGE, os="windows"), "for windows/amd64, wanted is linux/amd64", id="system"),
-        pytest.param(lambda p: archives.docker(p, IMAGE, arch="arm64"), "for linux/arm64, wanted is", id="platform, docker"),
-        pytest.param(lambda p: archives.multi_platform(p, IMAGE, "arm64", "s390x"), "for linux/arm64, linux/s390x, wanted", id="index"),
-        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="layer"), "is missing in it", id="no layer"),
-        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="config"), "is missing in it", id="no config"),
-        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="manifest"), "is missing in it", id="no manifest"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, arch="arm64"), "for linux/arm64, but linux/amd64 is wanted", id="platform"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, os="windows"), "for windows/amd64, but linux/amd64 is wanted", id="system"),
+        pytest.param(
+            lambda p: archives.docker(p, IMAGE, arch="arm64"), "for linux/arm64, but linux/amd64 is wanted", id="platform, docker"
+        ),
+        pytest.param(
+            lambda p: archives.multi_platform(p, IMAGE, "arm64", "s390x"),
+            "for linux/arm64, linux/s390x, but linux/amd64 is wanted",
+            id="index",
+        ),
+        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="layer"), "is missing: the archive is truncated", id="no layer"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="config"), "is missing$", id="no config"),
+        pytest.param(lambda p: archives.layout(p, IMAGE, leave_out="manifest"), "is missing$", id="no manifest"),
         pytest.param(lambda p: archives.write(p, {"x": b"1"}), "neither oci-layout nor manifest.json", id="some tar file"),
-        pytest.param(lambda p: archives.write(p, {"manifest.json": b"{"}), "manifest.json in it is no JSON", id="no JSON"),
-        pytest.param(lambda p: archives.write(p, {"manifest.json": b'[{"a": 1}]'}), "lacks what it must say", id="no Config"),
-        pytest.param(lambda p: archives.write(p, {"manifest.json": b"7"}), "lacks what it must say", id="no list"),
+        pytest.param(lambda p: archives.write(p, {"manifest.json": b"{"}), "manifest.json is not valid JSON", id="no JSON"),
+        pytest.param(lambda p: archives.write(p, {"manifest.json": b'[{"a": 1}]'}), "list of contents is incomplete", id="no Config"),
+        pytest.param(lambda p: archives.write(p, {"manifest.json": b"7"}), "list of contents is incomplete", id="no list"),
         pytest.param(lambda p: p, "cannot be read on this machine", id="missing"),
         pytest.param(lambda p: filled(p, b""), "it is empty", id="empty"),
-        pytest.param(lambda p: filled(p, b"text" * 500), "is no tar file", id="text"),
-        pytest.param(lambda p: filled(p, gzip.compress(b"x")), "is compressed with gzip: unpack it first", id="gzip"),
+        pytest.param(lambda p: filled(p, b"text" * 500), "not a tar file", id="text"),
+        pytest.param(lambda p: filled(p, gzip.compress(b"x")), "is compressed with gzip: decompress it first", id="gzip"),
     ],
 )
 def test_anything_else_is_refused_and_says_what_it_is(tmp_path: Path, make: Make, said: str) -> None:
@@ -107,7 +117,7 @@ def test_a_damaged_part_is_refused(tmp_path: Path) -> None:
     path = archives.layout(tmp_path / "a.tar", IMAGE)
     data = path.read_bytes()
     path.write_bytes(data.replace(archives.LAYER, b"X" + archives.LAYER[1:]))
-    with pytest.raises(ImageError, match="has other contents than its name says"):
+    with pytest.raises(ImageError, match="does not have the contents that its name says"):
         check(path)
 
 
@@ -119,7 +129,7 @@ def test_a_digest_says_more_than_a_name(tmp_path: Path) -> None:
     check(archives.layout(path, OTHER), IMAGE, pull=f"mirror.local/x/y@{found}")
     with pytest.raises(ImageError, match=f"holds {re.escape(IMAGE)} with digest {found}"):
         check(archives.layout(path, IMAGE), f"{IMAGE}@sha256:{'0' * 64}")
-    with pytest.raises(ImageError, match=r"a docker archive, which keeps no digest.*make an OCI archive"):
+    with pytest.raises(ImageError, match=r"a docker archive, which has no digest.*create an OCI archive"):
         check(archives.docker(path, IMAGE), f"{IMAGE}@{found}")
 
 

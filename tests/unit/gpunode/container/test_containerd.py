@@ -1,4 +1,4 @@
-"""containerd through ctr."""
+"""containerd, driven by ctr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.cont
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import ImageError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import CONFIG_DIGEST, IMAGE, digest
 
 MIRROR = IMAGE.replace("registry.lab:5000", "mirror.local")
@@ -24,7 +25,7 @@ def test_finds_an_image_by_its_exact_name(node: FakeNode) -> None:
 
 def test_a_longer_name_in_the_listing_is_another_image(node: FakeNode) -> None:
     listing = f"REF TYPE DIGEST SIZE PLATFORMS LABELS\n{IMAGE}-x application/x {digest('a')} 1.0 MiB linux/amd64 -\n"
-    node._do_ctr = lambda words: Reply(out=listing)  # type: ignore[method-assign]
+    node.programs["ctr"] = lambda node, words: Reply(out=listing)
     assert Containerd(node).target_digest(IMAGE) is None
 
 

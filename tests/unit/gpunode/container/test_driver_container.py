@@ -1,4 +1,4 @@
-"""The driver-container contract."""
+"""Running a driver container by the contract."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driv
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, ImageError
 
-from tests.kit.node import ENTRYPOINT, KILLED, FakeNode, Reply
+from tests.kit.node import ENTRYPOINT, FakeNode
+from tests.kit.reply import KILLED, Reply
 from tests.kit.values import IMAGE
 
 
@@ -54,7 +55,7 @@ def test_actions_are_exact_words(text: str, actions: tuple[str, ...]) -> None:
 
 
 def test_an_image_without_an_entrypoint_is_no_driver_image(node: FakeNode) -> None:
-    node._ctr = lambda words: Reply(1, err="cat: no such file\n") if words[0] == "run" else Reply()  # type: ignore[method-assign]
+    node.programs["ctr"] = lambda node, words: Reply(1, err="cat: no such file\n") if "run" in words else Reply()
     with pytest.raises(ImageError) as caught:
         container(node).known_actions(IMAGE)
     assert caught.value.code == "image_not_a_driver"
@@ -109,7 +110,7 @@ def test_nothing_of_the_scratch_folders_stays(node: FakeNode) -> None:
 
 
 def test_an_image_is_asked_without_a_folder_in_the_root(node: FakeNode) -> None:
-    """A run that is killed while it asks leaves none."""
+    """A run that is killed at this point then leaves no folder behind."""
     before = node.tree()
     node.put("opt/gpu/left-by-a-killed-run")
     assert container(node).known_actions(IMAGE) == ("copy", "install", "build-only", "install-skip-build")

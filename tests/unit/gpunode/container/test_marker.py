@@ -1,4 +1,4 @@
-"""The marker that a driver container leaves."""
+"""Reading the marker that a driver container writes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_refuses_a_bad_marker(text: str, message: str) -> None:
 
 @pytest.mark.parametrize("length", range(len(FULL)))
 def test_cut_off_at_any_byte_it_matches_nothing_more(length: int) -> None:
-    """Whatever is asked for, a cut-off marker must not be equal to it where the whole one is not (D3, D11)."""
+    """A truncated marker must never match what the whole marker does not match."""
     try:
         found = marker.parse(FULL[:length], "marker")
     except DataError:

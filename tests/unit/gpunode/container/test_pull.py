@@ -1,4 +1,4 @@
-"""Having the driver image: from a registry as companies have them, or from an archive."""
+"""Fetching the driver image: from a registry with login, own authority or mirrors, or from an archive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit import archives
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import CONFIG_DIGEST, DATA, IMAGE, digest
 
 MIRROR = IMAGE.replace("registry.lab:5000", "mirror.local")
@@ -208,7 +209,7 @@ STATUS = "pulling from host registry.lab:5000 failed with status code [manifests
             id="wrong login at a token server",
         ),
         pytest.param(LOGIN, STATUS + "403 Forbidden", "image_refused", "whether puller may read it", id="login without permission"),
-        pytest.param(ImageSource(""), X509, "registry_certificate", "give the certificate", id="unknown authority"),
+        pytest.param(ImageSource(""), X509, "registry_certificate", "set registry_ca to the certificate", id="unknown authority"),
         pytest.param(ImageSource("", ca=AUTHORITY), X509, "registry_certificate", "did not issue it", id="another authority"),
         pytest.param(
             ImageSource(""),
@@ -221,14 +222,14 @@ STATUS = "pulling from host registry.lab:5000 failed with status code [manifests
             ImageSource(""),
             "http: server gave HTTP response to HTTPS client",
             "registry_scheme",
-            "asked by HTTPS and seems to speak plain HTTP: set registry_plain_http",
+            "contacted by HTTPS and seems to use plain HTTP: set registry_plain_http",
             id="https to http",
         ),
         pytest.param(
             ImageSource("", plain_http=True),
             STATUS + "400 Bad Request",
             "registry_scheme",
-            "asked by plain HTTP and seems to speak HTTPS: leave registry_plain_http off",
+            "contacted by plain HTTP and seems to use HTTPS: leave registry_plain_http off",
             id="http to https",
         ),
     ],
@@ -294,7 +295,7 @@ def test_an_archive_is_not_touched_where_the_image_is_here(node: FakeNode) -> No
 def test_an_archive_of_something_else_is_refused_before_the_import(node: FakeNode, tmp_path: Path) -> None:
     node.images.clear()
     source = ImageSource("", archive=str(archives.layout(tmp_path / "image.tar", MIRROR)))
-    with pytest.raises(ImageError, match=f"holds {MIRROR} with digest .*, wanted is {IMAGE}") as caught:
+    with pytest.raises(ImageError, match=f"holds {MIRROR} with digest .*, but {IMAGE} is wanted") as caught:
         ensure(node, source=source)
     assert caught.value.code == "image_archive"
     assert not [argv for argv in node.calls if "import" in argv or "pull" in argv]

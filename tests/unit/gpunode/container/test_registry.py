@@ -1,4 +1,4 @@
-"""Login, authority, plain HTTP and mirrors: what is refused before anything is asked, and how the rest is handed on."""
+"""Login, authority, plain HTTP and mirrors: which options are refused before any pull, and how the others are passed on."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_a_password_is_not_shown() -> None:
         pytest.param({"username": "u", "password": SECRET + "\n" + SECRET}, "registry_password: .*_json_key_base64", id="two lines"),
         pytest.param({"username": "u", "password": SECRET + "\x03"}, "registry_password: ", id="what a terminal takes for a signal"),
         pytest.param({"username": "u", "password": SECRET * 500}, "longer than 4094 bytes", id="too long"),
-        pytest.param({"ca": "ca.pem"}, "registry_ca: the text that is given is not the certificate of an authority", id="a name of a file"),
+        pytest.param({"ca": "ca.pem"}, "registry_ca: the given text is not the PEM certificate of", id="a name of a file"),
         pytest.param({"ca": AUTHORITY[:200]}, "registry_ca: ", id="cut off"),
-        pytest.param({"ca": AUTHORITY + "-----BEGIN PRIVATE KEY-----\n"}, "a private key is in it", id="a key"),
+        pytest.param({"ca": AUTHORITY + "-----BEGIN PRIVATE KEY-----\n"}, "it contains a private key", id="a key"),
         pytest.param({"image_archive": "image.tar"}, "'image.tar' is not an absolute path", id="relative archive"),
     ],
 )
@@ -122,7 +122,7 @@ def test_plain_http_must_not_contradict_the_hosts_folder(tmp_path: Path, text: s
     ImageSource(str(tmp_path)).check_hosts("x/y")
     asked = ImageSource(str(tmp_path), plain_http=True)
     if contradicts:
-        with pytest.raises(InputError, match="says that this registry is spoken to by https"):
+        with pytest.raises(InputError, match="says that this registry uses https"):
             asked.check_hosts("x/y")
     else:
         asked.check_hosts("x/y")

@@ -1,4 +1,4 @@
-"""Which modules are loaded: those that a driver needs, and those that udev loads on every later boot."""
+"""Which modules a boot loads: those that a driver needs, and those that udev loads on every later boot."""
 
 from __future__ import annotations
 

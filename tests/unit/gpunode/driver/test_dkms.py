@@ -1,4 +1,4 @@
-"""DKMS's tree read as files."""
+"""DKMS's tree, read as files."""
 
 from __future__ import annotations
 

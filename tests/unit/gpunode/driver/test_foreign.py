@@ -1,4 +1,4 @@
-"""Drivers that are not ours."""
+"""Finding drivers that are not ours."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_packages_that_serve_a_driver_of_their_own_version(node: FakeNode) -> No
     assert foreign.service_packages(node.root) == (("nvidia-fabricmanager-580", "580.126.09"), ("nvidia-persistenced", "535.171.04"))
 
 
-# As on a machine with an H200, whose driver lies in a read-only filesystem of its own below /usr/local/nvidia.
+# As on a machine with an H200, whose driver is in a read-only filesystem of its own below /usr/local/nvidia.
 ELSEWHERE = "usr/local/nvidia/lib64"
 
 

@@ -67,4 +67,4 @@ def test_every_refusal_says_why() -> None:
             for version in ("450.1", "550.90.07", "580.126.09", "595.58.03", "x"):
                 refusal = generation.refusal(flavour, version)
                 assert (refusal == "") == (generation in gpus.supported(flavour, version))
-                assert refusal == "" or generation.name in refusal or "open kernel modules begin" in refusal
+                assert refusal == "" or generation.name in refusal or "open kernel modules exist from" in refusal

@@ -1,4 +1,4 @@
-"""Kernel modules: parsing and order."""
+"""Kernel modules: parsing, order of unloading, loading, check of symbols."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_loading_says_what_modprobe_says(node: FakeNode) -> None:
 def test_modules_are_compared_as_a_set(node: FakeNode, module: str, what: str, counts: str) -> None:
     path = f"/lib/modules/{KVER}/{module}"
     node.depmod_says = f"depmod: WARNING: could not open modules.order at {node.root}\ndepmod: WARNING: {node.root}{path} {what}\n"
-    assert kmod.symbol_problems(node, node.root, KVER) == ((), ()), "without headers, nothing can be said"
+    assert kmod.symbol_problems(node, node.root, KVER) == ((), ()), "without headers nothing is known"
     node.put(f"usr/src/linux-headers-{KVER}/Module.symvers")
     said = (f"{path} {what}",)
     assert kmod.symbol_problems(node, node.root, KVER) == (said if counts == "needed" else (), said if counts == "others" else ())

@@ -1,4 +1,4 @@
-"""A GPU that nouveau drives: it is taken from it where nobody uses it, and a reboot is asked for otherwise (D18)."""
+"""A GPU that is bound to nouveau: it is unbound if nobody uses it; otherwise a reboot is asked for (D18)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def booted(node: FakeNode) -> Outcome:
 
 
 def changes(node: FakeNode) -> list[str]:
-    """What was done to nouveau and the modules, in order."""
+    """The changes to nouveau and the modules, in order."""
     found = []
     for argv in node.calls:
         if argv[-1].startswith(FOLDER):
@@ -110,7 +110,7 @@ def test_one_that_cannot_be_unloaded_gets_its_gpus_back(taken: FakeNode) -> None
 
 def test_one_that_does_not_let_go_ends_at_its_limit(taken: FakeNode) -> None:
     taken.bound_for_good = True
-    with pytest.raises(BootError, match=f"nouveau does not let go of GPU {GPU}: .* timed out") as caught:
+    with pytest.raises(BootError, match=f"GPU {GPU} cannot be unbound from nouveau: .* timed out") as caught:
         booted(taken)
     assert caught.value.code == "nouveau_in_use"
 

@@ -26,10 +26,11 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.reques
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, layers
 
 from tests.kit import layer as layernode
+from tests.kit.boot import boot
 from tests.kit.layer import LayerNode
-from tests.kit.node import FakeNode, Reply, bake_layer
+from tests.kit.node import FakeNode, bake_layer, behave
+from tests.kit.reply import Reply
 from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
-from tests.unit.gpunode.boot import test_apply
 
 RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
 TOOLKIT = "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n"
@@ -72,11 +73,11 @@ def before(node: FakeNode) -> dict[str, str]:
 
 def brought_up_baked(node: FakeNode) -> None:
     bake_layer(node)
-    test_apply.boot(node)
+    boot(node)
 
 
 def installed(node: FakeNode) -> None:
-    test_apply.boot(node)
+    boot(node)
 
 
 COMES = [pytest.param(brought_up_baked, id="baked"), pytest.param(installed, id="never baked"), pytest.param(bake_layer, id="an image")]
@@ -186,7 +187,7 @@ def test_a_file_that_was_there_before_the_first_container_stays(node: FakeNode) 
     node.add_gpu()
     bake_layer(node)
     node.put(DROPIN, "the image builder's")
-    test_apply.boot(node)
+    boot(node)
     take(node)
     assert (node.root / DROPIN).exists()
 
@@ -299,10 +300,10 @@ def test_a_blacklist_that_somebody_changed_stays_and_is_named(blacklisted: FakeN
 
 
 def test_a_removal_that_was_killed_before_the_initramfs_is_finished(blacklisted: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(words: list[str]) -> Reply:
+    def killed(node: FakeNode, words: list[str]) -> Reply:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blacklisted, "_do_update_initramfs", killed)
+    monkeypatch.setitem(blacklisted.programs, "update-initramfs", killed)
     with pytest.raises(KeyboardInterrupt):
         take(blacklisted)
     assert not (blacklisted.root / nouveau_blacklist.PATH).exists()
@@ -367,7 +368,7 @@ def test_device_nodes_and_the_cdi_specification_go_with_the_modules(node: FakeNo
 def test_a_boot_afterwards_installs_from_the_start(node: FakeNode, before: dict[str, str]) -> None:
     brought_up_baked(node)
     take(node)
-    assert test_apply.boot(node).code == "never_baked"
+    assert boot(node).code == "never_baked"
     take(node)
     assert all_files(node) == before
 
@@ -386,10 +387,10 @@ def test_what_a_container_compiled_over_a_layer_goes_too(node: FakeNode, before:
     def compiles_all_the_same(made: FakeNode, action: str) -> Any:
         made.build(marker={"extra": "1"})
         made.put("usr/bin/nvidia-smi", "compiled here", 0o755)
-        return test_apply.behave(made, "install-skip-build")
+        return behave(made, "install-skip-build")
 
     node.scripts = [compiles_all_the_same]
-    assert test_apply.boot(node).code == "skip_refused"
+    assert boot(node).code == "skip_refused"
     done = take(node)
     assert left(done) == {f"driver image {IMAGE}"}
     assert all_files(node) == before

@@ -196,7 +196,7 @@ def test_the_records_go_last(node: FakeNode, monkeypatch: pytest.MonkeyPatch) ->
     def fails(*_: object) -> None:
         raise OSError("depmod is not to be had")
 
-    monkeypatch.setattr(uninstall, "regenerate_indexes", fails)
+    monkeypatch.setattr(uninstall, "regenerate", fails)
     with pytest.raises(OSError, match="depmod"):
         take_out(node)
     assert node_record.read(node.root) is not None

@@ -1,4 +1,4 @@
-"""The seal on a fake image: inert, covered, usable, right; and what each refusal names."""
+"""The seal on a fake image: its checks (inert, covered, usable, right), and what each refusal says."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def sealed(node: FakeNode, offline: bool = False, **request: Any) -> Report:
 
 
 def refusals(node: FakeNode, **request: Any) -> dict[str, str]:
-    """What each check refused, all in one text."""
+    """All that each check refused, as one text for each check."""
     with pytest.raises(SealError) as caught:
         sealed(node, **request)
     found: dict[str, str] = {}
@@ -89,7 +89,7 @@ def test_offline_containerd_is_not_asked(node: LayerNode) -> None:
 def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is_not(
     node: LayerNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nodes of the image have a filesystem of their own; a machine that is read-only itself could not put a layer in place."""
+    """Nodes of the image will have their own filesystem; on a machine whose own root is read-only no layer could be put in place."""
     real = os.statvfs
 
     def read_only(path: Any) -> Any:
@@ -120,30 +120,30 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
         ),
         pytest.param(lambda n: n.put("usr/local/bin/helper", "x", 0o4755), "/usr/local/bin/helper: setuid", id="setuid"),
         pytest.param(lambda n: n.put("usr/bin/nvidia-smi", "x"), "/usr/bin/nvidia-smi: a file of layer", id="program of the layer"),
+        pytest.param(lambda n: n.put("usr/local/bin/nvidia-smi", "x"), "/usr/local/bin/nvidia-smi: a driver program in PATH", id="program"),
         pytest.param(
-            lambda n: n.put("usr/local/bin/nvidia-smi", "x"), "/usr/local/bin/nvidia-smi: a driver's program in PATH", id="program"
-        ),
-        pytest.param(
-            lambda n: n.put("usr/lib/x86_64-linux-gnu/libcuda.so.1", "x"), "libcuda.so.1: a driver's library where the loader", id="library"
+            lambda n: n.put("usr/lib/x86_64-linux-gnu/libcuda.so.1", "x"), "libcuda.so.1: a driver library where the loader", id="library"
         ),
         pytest.param(
             lambda n: (n.put("etc/ld.so.conf.d/own.conf", "/opt/own\n"), n.link("opt/own/libnvidia-ml.so.1", "gone")),
-            "/opt/own/libnvidia-ml.so.1: a driver's library where the loader",
+            "/opt/own/libnvidia-ml.so.1: a driver library where the loader",
             id="dangling library in a configured folder",
         ),
         pytest.param(
-            lambda n: n.put("etc/ld.so.cache", "x\0libcuda.so.1\0"), "/etc/ld.so.cache: the loader would find", id="loader's cache"
+            lambda n: n.put("etc/ld.so.cache", "x\0libcuda.so.1\0"), "/etc/ld.so.cache: it contains a driver library", id="loader's cache"
         ),
         pytest.param(
             lambda n: n.put("var/lib/dpkg/status", "Package: libcuda1\nStatus: install ok installed\n"), "package libcuda1: ", id="package"
         ),
         pytest.param(lambda n: n.containers.append("gpuprebuild-2"), "container gpuprebuild-2 in containerd", id="container"),
         pytest.param(lambda n: n.containers.append("gpuinstall"), "container gpuinstall in containerd", id="another's container"),
-        pytest.param(lambda n: n.put("var/lib/gpu-prebake/bake-under-way.json", "{}"), "a run did not end: bake again", id="journal"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/bake-under-way.json", "{}"), "a run was interrupted: bake again", id="journal"),
         pytest.param(
-            lambda n: n.put("var/lib/gpu-prebake/boot-removal-under-way.json", "{}"), "a removal did not end: run", id="a boot's removal"
+            lambda n: n.put("var/lib/gpu-prebake/boot-removal-under-way.json", "{}"),
+            "a removal was interrupted: run",
+            id="a boot's removal",
         ),
-        pytest.param(lambda n: n.put("var/lib/gpu-prebake/removal-under-way.json", "{}"), "a removal did not end: run", id="removal"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/removal-under-way.json", "{}"), "a removal was interrupted: run", id="removal"),
         pytest.param(lambda n: n.put("var/lib/dkms/mok.key", "x"), "/var/lib/dkms/mok.key: a private key", id="key"),
         pytest.param(
             lambda n: (n.put("etc/dkms/framework.conf", 'mok_signing_key="/etc/keys/dkms.key"\n'), n.put("etc/keys/dkms.key", "x")),
@@ -211,9 +211,9 @@ def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/kernel/video/nvidiafb.ko\n")
     assert sealed(node).refusals == []
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko.zst\n")
-    assert f"/boot/initrd.img-{KVER}: holds a module" in refusals(node)["inert"]
+    assert f"/boot/initrd.img-{KVER}: contains a module" in refusals(node)["inert"]
     node.missing_programs.add("lsinitramfs")
-    assert f"/boot/initrd.img-{KVER}: what it holds cannot be told" in refusals(node)["inert"]
+    assert f"/boot/initrd.img-{KVER}: its contents cannot be listed" in refusals(node)["inert"]
 
 
 def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_else(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ GENERIC = "6.1.0-56-amd64"
 
 
 def with_nouveau(node: LayerNode) -> None:
-    """As a bake leaves an image in which a generic kernel is too."""
+    """Adds a generic kernel with nouveau, and the blacklist that a bake then writes."""
     node.put("usr/bin/lsinitramfs")
     node.add_kernel(GENERIC)
     node.put(f"usr/lib/modules/{GENERIC}/kernel/drivers/gpu/drm/nouveau/nouveau.ko")
@@ -257,7 +257,7 @@ def with_nouveau(node: LayerNode) -> None:
 
 def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
     report = sealed(node)
-    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a module nouveau: nothing is written")
+    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a nouveau module: nothing is written")
     with_nouveau(node)
     report = sealed(node, kernels=[KVER])
     assert report.outside_store == [f"/{nouveau_blacklist.PATH}"]
@@ -288,20 +288,20 @@ def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
         pytest.param(
             lambda n: n.put(f"boot/initrd.img-{GENERIC}", "init\n"),
             True,
-            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau_blacklist.PATH}: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: lacks /{nouveau_blacklist.PATH}: run update-initramfs -u -k {GENERIC}",
             id="initramfs lacks it",
         ),
-        pytest.param(lambda n: None, False, f"/{nouveau_blacklist.PATH}: not to be here (", id="not chosen"),
+        pytest.param(lambda n: None, False, f"/{nouveau_blacklist.PATH}: must not be here (", id="not chosen"),
         pytest.param(
             lambda n: (n.root / nouveau_blacklist.PATH).unlink(),
             False,
-            f"/boot/initrd.img-{GENERIC}: holds /{nouveau_blacklist.PATH}: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: contains /{nouveau_blacklist.PATH}: run update-initramfs -u -k {GENERIC}",
             id="not chosen, still in the initramfs",
         ),
         pytest.param(
             lambda n: (n.put("etc/modprobe.d/mine.conf", "blacklist nouveau\n"), (n.root / nouveau_blacklist.PATH).unlink()),
             True,
-            f"/boot/initrd.img-{GENERIC}: lacks /etc/modprobe.d/mine.conf: update-initramfs -u -k {GENERIC}",
+            f"/boot/initrd.img-{GENERIC}: lacks /etc/modprobe.d/mine.conf: run update-initramfs -u -k {GENERIC}",
             id="the owner's own, not in the initramfs",
         ),
     ],
@@ -332,22 +332,22 @@ def test_an_image_that_need_not_be_baked_is_looked_at_only_with_a_layer(node: La
     assert "package libcuda1" in refusals(node, must_be_baked=False)["inert"]
     shutil.rmtree(node.root / LAYERS)
     report = sealed(node, must_be_baked=False)
-    assert (report.refusals, report.summary) == ([], "nothing was baked, so that nothing is proven")
+    assert (report.refusals, report.summary) == ([], "nothing was baked, so there is nothing to prove")
 
 
 def test_a_kernel_that_boots_must_have_a_layer(node: LayerNode) -> None:
     node.add_kernel(NEWER)
-    assert "which one boots cannot be told" in refusals(node)["covered"]
+    assert "it is not known which one boots" in refusals(node)["covered"]
     node.put("boot/grub/grub.cfg", f"menuentry 'x' {{\n\tlinux /boot/vmlinuz-{NEWER}\n}}\n")
-    assert f"kernel {NEWER} boots or was asked for, and no layer" in refusals(node)["covered"]
+    assert f"kernel {NEWER} boots by default or was requested, and has no layer" in refusals(node)["covered"]
 
 
 def test_another_kernel_is_reported_or_refused(node: LayerNode) -> None:
     node.add_kernel(NEWER)
     node.put("boot/grub/grub.cfg", f"menuentry 'x' {{\n\tlinux /boot/vmlinuz-{KVER}\n}}\n")
-    assert f"no layer is for kernel {NEWER}" in " ".join(sealed(node).notes)
+    assert f"no layer for kernel {NEWER}" in " ".join(sealed(node).notes)
     assert f"kernel {NEWER} can be booted and has no layer" in refusals(node, uncovered="fail")["covered"]
-    assert f"kernel {NEWER} boots or was asked for" in refusals(node, kernels=("all",))["covered"]
+    assert f"kernel {NEWER} boots by default or was requested" in refusals(node, kernels=("all",))["covered"]
 
 
 def test_a_node_must_find_the_driver_image(node: LayerNode) -> None:
@@ -381,12 +381,12 @@ def test_a_driver_that_is_known_to_drive_no_gpu_is_not_right(tmp_path: Path) -> 
     node.pinned.add(image)
     layer = bake_layer(node, version="340.108")
     layers.write(node.root, replace(layer, image=image))
-    assert "no known GPU is driven by its open modules of 340.108" in refusals(node)["right"]
+    assert "its open modules of 340.108 support no known GPU" in refusals(node)["right"]
 
 
 def test_generations_that_the_modules_do_not_drive_are_refused(node: LayerNode) -> None:
     assert sealed(node, generations=("hopper",)).refusals == []
-    assert "volta GPUs are driven by proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
+    assert "volta GPUs need proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
 
 
 def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None:
@@ -417,7 +417,7 @@ def test_bad_input_is_named(params: dict[str, Any], said: str) -> None:
 
 
 def test_an_image_with_every_object_is_needed_to_boot(node: LayerNode) -> None:
-    """A library's content is part of what is proven, although a boot hashes it later."""
+    """The seal verifies a library's content too, although a boot hashes it later."""
     for path in (node.root / "var/lib/gpu-prebake/objects").rglob("*"):
         if path.is_file() and path.read_bytes().startswith(b"libcuda"):
             path.write_bytes(b"x" * path.stat().st_size)

@@ -1,4 +1,4 @@
-"""The manifest of a layer: strict reading."""
+"""Reading a layer's manifest: everything that is not exactly right is refused."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("identity.more", "x", "wrong shape", id="more identity"),
         pytest.param("identity.arch", ..., "wrong shape", id="less identity"),
         pytest.param("actions", "install", "actions is 'install'", id="actions are a word"),
-        pytest.param("actions", [1], "actions holds something that is not text", id="an action is a number"),
+        pytest.param("actions", [1], "actions contains something that is not text", id="an action is a number"),
         pytest.param("accept_no_device", "false", "accept_no_device is 'false', not of type bool", id="text for a truth value"),
         pytest.param("accept_no_device", 1, "accept_no_device is 1, not of type bool", id="number for a truth value"),
         pytest.param("tries", "1", "tries is '1'", id="tries is text"),
@@ -100,10 +100,10 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("files.0.path", "home/x", "leads outside", id="path elsewhere"),
         pytest.param("files.0.path", "usr", "leads outside", id="a root itself"),
         pytest.param("files.0.path", "usr//x", "leads outside", id="empty part"),
-        pytest.param("files.0.path", "usr/x\0", "cannot be a path", id="nul"),
-        pytest.param("files.0.path", "usr/" + "x" * 256, "cannot be a path", id="a name that is too long"),
-        pytest.param("files.0.path", "usr/" + "x/" * 2046 + "x", "cannot be a path", id="a path that is too long"),
-        pytest.param("files.0.path", "usr/\ud800", "cannot be a path", id="no bytes"),
+        pytest.param("files.0.path", "usr/x\0", "is not a valid path", id="nul"),
+        pytest.param("files.0.path", "usr/" + "x" * 256, "is not a valid path", id="a name that is too long"),
+        pytest.param("files.0.path", "usr/" + "x/" * 2046 + "x", "is not a valid path", id="a path that is too long"),
+        pytest.param("files.0.path", "usr/\ud800", "is not a valid path", id="no bytes"),
         pytest.param("files.0.path", "var/lib/dkmsx/y", "leads outside", id="a longer name"),
         pytest.param("files.0.path", 7, "path is 7", id="path is a number"),
         pytest.param("files.0.mode", "0644", "mode is '0644'", id="mode is text"),
@@ -154,14 +154,14 @@ CAPTURED = support.captured()
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        pytest.param("mode", "in_place", "originals, indexes (there in mode in_place)", id="in place with originals"),
+        pytest.param("mode", "in_place", "originals, indexes (not allowed in mode in_place)", id="in place with originals"),
         pytest.param("originals", [], "originals (not those of replaced and deleted)", id="no guards"),
         pytest.param("originals.0.path", "etc/z", "originals (not those of replaced and deleted)", id="a guard of something else"),
         pytest.param("originals.0.sha256", "0", "wrong for a file: sha256", id="a guard without a hash"),
         pytest.param("replaced", ["etc/deleted.conf"], "replaced, deleted (contradict files)", id="replaced by nothing"),
         pytest.param("deleted", ["etc/replaced.conf"], "replaced, deleted (contradict files)", id="deleted and there"),
-        pytest.param("indexes.0.path", "usr/lib/modules/6.0/modules.dep", "not described as one", id="another path inside an index"),
-        pytest.param("indexes.0.before", "x", "not described as one", id="an index's earlier hash is none"),
+        pytest.param("indexes.0.path", "usr/lib/modules/6.0/modules.dep", "the entry of the index", id="another path inside an index"),
+        pytest.param("indexes.0.before", "x", "the entry of the index", id="an index's earlier hash is none"),
         pytest.param("indexes.0.after.type", "folder", "wrong for a folder", id="an index is a folder"),
         pytest.param("indexes.0.after", None, "wrong shape", id="an index is nothing"),
         pytest.param("indexes.0.more", 1, "wrong shape", id="more of an index"),
@@ -181,7 +181,9 @@ def test_refuses_a_captured_layer_that_contradicts_itself(path: str, value: Any,
     [
         pytest.param({"files": (*CAPTURED.files, CAPTURED.files[0])}, "files (a path twice)", id="a file twice"),
         pytest.param(
-            {"files": (*CAPTURED.files, support.entry(f"{CAPTURED.files[0].path}/x"))}, "is below what is no folder", id="below a file"
+            {"files": (*CAPTURED.files, support.entry(f"{CAPTURED.files[0].path}/x"))},
+            "is below something that is not a folder",
+            id="below a file",
         ),
         pytest.param({"originals": CAPTURED.originals * 2}, "originals (a path twice)", id="a guard twice"),
         pytest.param({"indexes": CAPTURED.indexes * 2}, "indexes (a path twice)", id="an index twice"),
@@ -194,7 +196,7 @@ def test_refuses_a_captured_layer_that_contradicts_itself(path: str, value: Any,
     ],
 )
 def test_refuses_lists_that_contradict_each_other(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """Nor is one written: a bake does not end well with a layer that no node would take."""
+    """Such a manifest is not written either: a bake must not succeed with a layer that every node would refuse."""
     with pytest.raises(DataError) as caught:
         store_layers.write(tmp_path, replace(CAPTURED, **changes))
     assert message in str(caught.value)

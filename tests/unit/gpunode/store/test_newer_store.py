@@ -1,4 +1,4 @@
-"""A store of a later layout: bake, boot and seal say so and delete nothing of it. Activation and discard: transactions/test_discard.py."""
+"""A store with a newer layout: bake, boot and seal say so and delete nothing in it. Activation and discard: activation/test_discard.py."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import a
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 
 from tests.kit import layer as layernode
+from tests.kit.bake import request
 from tests.kit.layer import STORE, LayerNode
 from tests.kit.values import policy
-from tests.unit.gpunode.bake.test_flow import request
 
 
 @pytest.fixture

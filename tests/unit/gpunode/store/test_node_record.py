@@ -1,4 +1,4 @@
-"""The node record."""
+"""Reading and writing the node record."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_no_file_is_no_record(tmp_path: Path) -> None:
         pytest.param("machine_id", 7, "machine_id", id="machine id is a number"),
         pytest.param("identity", {}, "wrong shape", id="empty identity"),
         pytest.param("identity", None, "identity", id="no identity"),
-        pytest.param("identity", {**vars(support.identity()), "version": "../x"}, "version", id="version leads out"),
-        pytest.param("identity", {**vars(support.identity()), "version": ""}, "version", id="no version"),
+        pytest.param("identity", {**vars(support.identity()), "version": "../x"}, "is not a driver version", id="version leads out"),
+        pytest.param("identity", {**vars(support.identity()), "version": ""}, "is not a driver version", id="no version"),
         pytest.param("identity", {**vars(support.identity()), "version": 580.1}, "version", id="version is a number"),
         pytest.param("modules", [], "modules", id="modules are a list"),
         pytest.param("modules", {"6.1": ["usr/x"]}, "modules", id="a kernel's modules are a list"),

@@ -1,4 +1,4 @@
-"""The store's objects: what names them, what may be linked, what is wrong with one, what is dropped."""
+"""The store's objects: their keys, which may be linked, the checks of an object, garbage collection."""
 
 from __future__ import annotations
 
@@ -109,10 +109,10 @@ def test_put_leaves_a_good_object_and_mends_a_bad_one(tmp_path: Path) -> None:
     ("change", "problem", "by_status"),
     [
         pytest.param(lambda p: p.unlink(), "No such file", True, id="gone"),
-        pytest.param(lambda p: p.write_text("ab"), "not the size", True, id="cut off"),
-        pytest.param(lambda p: p.chmod(0o4755), "another mode", True, id="chmodded"),
-        pytest.param(lambda p: (p.unlink(), p.symlink_to("/etc/passwd")), "not the size", True, id="a link"),
-        pytest.param(lambda p: p.write_text("abd"), "another content", False, id="other content"),
+        pytest.param(lambda p: p.write_text("ab"), "not have the recorded size", True, id="cut off"),
+        pytest.param(lambda p: p.chmod(0o4755), "not have the mode", True, id="chmodded"),
+        pytest.param(lambda p: (p.unlink(), p.symlink_to("/etc/passwd")), "not have the recorded size", True, id="a link"),
+        pytest.param(lambda p: p.write_text("abd"), "not have the recorded content", False, id="other content"),
     ],
 )
 def test_problems_of_an_object_are_named(tmp_path: Path, change: Any, problem: str, by_status: bool) -> None:
@@ -133,7 +133,7 @@ def test_an_attribute_on_a_linkable_object_is_a_problem(tmp_path: Path) -> None:
     assert "attribute" in kept.problems([library])[0]
     (tmp_path / LIBRARY).unlink()
     os.link(path, tmp_path / LIBRARY)
-    assert tree.problems(tmp_path, [library]) == (f"/{LIBRARY}: its attributes is not what it was when it was recorded",)
+    assert tree.problems(tmp_path, [library]) == (f"/{LIBRARY}: its attributes changed since it was recorded",)
 
 
 def test_collect_drops_what_nothing_names(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which kernel boots by default: a real grub.cfg and grubenv of Debian 12 with two kernels, and what can be set in them."""
+"""Which kernel boots by default: a real grub.cfg and grubenv of Debian 12 with two kernels, and the settings in them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_default_entry_tells_the_kernel(tmp_path: Path, default: str, kver: 
 
 
 def test_a_default_that_begins_with_a_number_is_that_number(tmp_path: Path) -> None:
-    """As GRUB reads it, whatever follows; in the notation of C."""
+    """As GRUB reads it: whatever follows the number, and in C's notation."""
     menu = "".join(f"menuentry 'Linux {kver}' {{\n\tlinux /vmlinuz-{kver}\n}}\n" for kver in (NEW, OLD))
     for default, kver in ((f"1 {NEW}", OLD), (f"0 {OLD}", NEW), ("01", OLD), ("0x1", OLD), (OLD, NEW), (f"Linux {OLD}", OLD)):
         root = make_root(tmp_path / default.replace(" ", "-"), f'set default="{default}"\n{menu}', defaults="")
@@ -83,12 +83,12 @@ def test_a_saved_entry_counts_where_grub_asks_for_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "environment", "why"),
     [
-        pytest.param(None, "", "is not there", id="no GRUB"),
+        pytest.param(None, "", "does not exist", id="no GRUB"),
         pytest.param("", "", "no entry that boots a Linux kernel", id="an empty file"),
         pytest.param("submenu 'Empty' {\n}\n", "", "no entry that boots a Linux kernel", id="an empty submenu"),
-        pytest.param(CONFIG, "next_entry=1>2\n", "for the next boot alone", id="another one, once"),
+        pytest.param(CONFIG, "next_entry=1>2\n", "for the next boot only", id="another one, once"),
         pytest.param(
-            with_default("${saved_entry}"), "prev_saved_entry=1>2\nsaved_entry=0\n", "for the next boot alone", id="the same, old way"
+            with_default("${saved_entry}"), "prev_saved_entry=1>2\nsaved_entry=0\n", "for the next boot only", id="the same, old way"
         ),
         pytest.param(f"{CONFIG}\nblscfg\n", "", "blscfg", id="entries elsewhere"),
         pytest.param("menuentry 'Windows' {\n\tchainloader +1\n}\n", "", "no entry that boots", id="another system"),
@@ -127,4 +127,4 @@ def test_a_configuration_that_is_not_in_force_is_said(tmp_path: Path, defaults: 
 def test_a_kernel_that_grub_does_not_know_yet_is_said(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     (root / "boot/vmlinuz-6.12.99+deb12-cloud-amd64").touch()
-    assert "kernel 6.12.99+deb12-cloud-amd64 is installed and not in" in " ".join(bootloader.default_kernel(root).warnings)
+    assert "kernel 6.12.99+deb12-cloud-amd64 is installed but not in" in " ".join(bootloader.default_kernel(root).warnings)

@@ -1,4 +1,4 @@
-"""Locks: our own, and dpkg's, which another process holds."""
+"""Locks: our own, and dpkg's while another process holds it."""
 
 from __future__ import annotations
 

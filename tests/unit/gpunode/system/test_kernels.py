@@ -67,11 +67,11 @@ def test_the_one_that_boots_is_the_target(node: FakeNode, wanted: Any) -> None:
 
 def test_which_of_several_boots_is_not_guessed(node: FakeNode) -> None:
     node.add_kernel(NEWER)
-    with pytest.raises(PreflightError, match=r"grub\.cfg is not there.*Set nvidia_prebake_kernels") as caught:
+    with pytest.raises(PreflightError, match=r"grub\.cfg does not exist.*Set nvidia_prebake_kernels") as caught:
         kernels.targets(node.root, "newest")
     assert caught.value.code == "kernel_unclear"
     node.put("boot/grub/grub.cfg", grub_menu("6.99.0-gone"))
-    with pytest.raises(PreflightError, match=r"which boots 6\.99\.0-gone, not installed"):
+    with pytest.raises(PreflightError, match=r"which boots 6\.99\.0-gone, but that kernel is not installed"):
         kernels.targets(node.root, "newest")
 
 
@@ -102,9 +102,9 @@ def test_a_named_one_is_the_target(node: FakeNode) -> None:
     [
         pytest.param([KVER, KVER], InputError, "name each kernel once", id="twice"),
         pytest.param([], InputError, "name each kernel once", id="none"),
-        pytest.param([KVER, "all"], InputError, "newest and all stand alone", id="all in a list"),
-        pytest.param(["newest", KVER], InputError, "newest and all stand alone", id="newest in a list"),
-        pytest.param(f"{KVER},{NEWER}", InputError, "as uname -r prints it; several are given as a list", id="several in a text"),
+        pytest.param([KVER, "all"], InputError, "newest and all cannot be combined", id="all in a list"),
+        pytest.param(["newest", KVER], InputError, "newest and all cannot be combined", id="newest in a list"),
+        pytest.param(f"{KVER},{NEWER}", InputError, "as uname -r prints it; give several as a list", id="several in a text"),
         pytest.param({KVER: True}, InputError, "neither newest nor all nor a kernel release", id="mapping"),
         pytest.param(6.1, InputError, "neither newest nor all nor a kernel release", id="number"),
         pytest.param("../x", InputError, "neither newest nor all nor a kernel release", id="leads out"),
@@ -186,7 +186,7 @@ def test_the_flavour_in_use_is_the_target_though_another_is_newer(node: FakeNode
 def test_the_boot_loaders_kernel_of_another_flavour_than_the_one_in_use_is_the_target_and_is_said(node: FakeNode) -> None:
     assert {kver: kernels.kernel_flavour(kver) for kver in KERNEL_FLAVOURS} == KERNEL_FLAVOURS
     azure, generic = "5.15.0-1051-azure", "6.8.0-31-generic"
-    assert kernels.of_another_flavour(node.root, generic, azure) == "", "in a folder, another machine's kernel runs"
+    assert kernels.of_another_flavour(node.root, generic, azure) == "", "in a folder, the running kernel is another machine's"
     node.add_kernel(azure)
-    assert f"takes {generic}, a kernel of another flavour than {azure}" in kernels.of_another_flavour(node.root, generic, azure)
+    assert f"starts {generic} by default, a kernel of another flavour than {azure}" in kernels.of_another_flavour(node.root, generic, azure)
     assert kernels.of_another_flavour(node.root, "5.15.0-1052-azure", azure) == ""

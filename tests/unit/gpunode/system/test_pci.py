@@ -1,4 +1,4 @@
-"""GPUs by their PCI ids in sysfs."""
+"""GPUs and NVSwitches, found by their PCI ids in sysfs."""
 
 from __future__ import annotations
 

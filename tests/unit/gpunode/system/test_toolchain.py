@@ -1,4 +1,4 @@
-"""What a compile needs."""
+"""What a compile needs on the host."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import toolchain
 
-from tests.kit.node import FakeNode, Reply
+from tests.kit.node import FakeNode
+from tests.kit.reply import Reply
 from tests.kit.values import KVER
 
 HEADERS = f"usr/src/linux-headers-{KVER}"
@@ -84,7 +85,7 @@ def test_the_kernels_compiler_is_installed_when_the_headers_name_it(node: FakeNo
 
 def test_a_host_tool_that_cannot_run_is_named(node: FakeNode) -> None:
     node.put(f"{HEADERS}/tools/objtool/objtool")
-    node._do_ldd = lambda words: Reply(out="\tlibelf.so.1 => not found\n")  # type: ignore[method-assign]
+    node.programs["ldd"] = lambda node, words: Reply(out="\tlibelf.so.1 => not found\n")
     assert "libelf.so.1 => not found" in toolchain.problems(node, node.root, KVER)[0]
 
 

@@ -1,4 +1,4 @@
-"""What came, changed and went."""
+"""Which files were added, changed and deleted."""
 
 from __future__ import annotations
 

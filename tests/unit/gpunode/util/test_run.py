@@ -78,7 +78,7 @@ def test_a_program_left_behind_does_not_hold_up_the_end() -> None:
 
 
 def test_a_process_that_takes_no_signal_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As nvidia-smi in state D on a GPU that has fallen off the bus."""
+    """Such as nvidia-smi in state D on a GPU that has fallen off the bus."""
 
     class Hung:
         pid, stdout, stderr = 2**22, None, None
@@ -94,7 +94,7 @@ def test_a_process_that_takes_no_signal_is_left_behind(monkeypatch: pytest.Monke
 def test_a_program_in_the_background_ends_with_its_input() -> None:
     running = RUNNER.start(["sh", "-c", "echo ready 7; cat; exit 5"])
     assert running.line(10) == "ready 7"
-    assert running.line(0.1) == "", "it says nothing more"
+    assert running.line(0.1) == "", "it writes nothing more"
     assert running.end(10) == 5
 
 
@@ -104,7 +104,7 @@ def test_a_program_in_the_background_that_does_not_end_is_killed() -> None:
     pid = int(running.line(10))
     assert running.end(0.2) is None
     assert not Path(f"/proc/{pid}").exists()
-    assert RUNNER.start(["true"]).line(10) == "", "one that ends without a word"
+    assert RUNNER.start(["true"]).line(10) == "", "one that ends without output"
 
 
 @pytest.mark.subprocess

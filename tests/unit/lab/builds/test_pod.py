@@ -1,4 +1,4 @@
-"""lab/builds/pod.py: what goes over the wire, and what is read from a container's log."""
+"""lab/builds/pod.py: the bytes of its messages, and what it reads from a container's log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import grpc
 from lab.builds import pod
 
 
-def test_messages_are_on_the_wire_as_the_interface_numbers_them() -> None:
+def test_messages_have_the_field_numbers_of_the_interface() -> None:
     with grpc.insecure_channel("unix:///nowhere") as channel:
         types = pod.Cri(channel).types
     network = types.NamespaceOption(network=types.NODE)
@@ -18,6 +18,6 @@ def test_messages_are_on_the_wire_as_the_interface_numbers_them() -> None:
     assert request.SerializeToString() == b"\x0a\x0c\x1a\x02/l\x42\x06\x12\x04\x0a\x02\x08\x02\x12\x06nvidia"
 
 
-def test_only_full_lines_of_a_containers_output_count() -> None:
+def test_reads_only_full_lines_of_a_containers_output() -> None:
     log = "2026-11-25T03:00:00.1+00:00 stdout F hello\n2026-11-25T03:00:00.2+00:00 stderr F oops\n2026-11-25T03:00:00.3+00:00 stdout P cut"
     assert pod.printed(log) == ["hello"]

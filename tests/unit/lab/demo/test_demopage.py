@@ -1,4 +1,4 @@
-"""The demo's page: complete, escaped, and without anything from elsewhere. How it looks, a browser says (tests/page)."""
+"""The demo's page: complete, escaped, and without anything from elsewhere. tests/page checks in a browser how it looks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lab.machine import paths
 
 @pytest.fixture
 def report() -> dict[str, Any]:
-    """A report of a real run."""
+    """The report of a real run."""
     return dict(json.loads((paths.TOP / "tests/data/demo/report.json").read_text()))
 
 
-def test_the_page_tells_of_each_node_what_it_did_and_why(report: dict[str, Any]) -> None:
+def test_the_page_shows_what_each_node_did_and_why(report: dict[str, Any]) -> None:
     page = demopage.render(report)
     for node in report["nodes"]:
         for key in ("name", "action", "reason_code", "reason", "result", "module_version"):
@@ -38,7 +38,7 @@ def test_the_page_loads_nothing_and_runs_nothing(report: dict[str, Any]) -> None
     assert set(re.findall(r"https?://[^\s\"'<]+", page)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_what_a_node_says_is_no_markup(report: dict[str, Any]) -> None:
+def test_texts_that_come_from_a_node_are_escaped(report: dict[str, Any]) -> None:
     report["nodes"][0]["warnings"] = ["<script>alert(1)</script>"]
     report["nodes"][0]["name"] = "<b>node</b>"
     page = demopage.render(report)

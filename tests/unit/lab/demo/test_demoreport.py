@@ -1,4 +1,4 @@
-"""The demo's table."""
+"""The demo's report in the terminal: the order of its steps, and its conclusions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def node(name: str, *steps: tuple[str, float, str]) -> dict[str, Any]:
     return {"name": name, "baked_at": "today", "steps": [{"name": n, "seconds": s, "kind": k} for n, s, k in steps]}
 
 
-def test_steps_of_all_nodes_stand_in_the_order_in_which_they_came() -> None:
+def test_steps_of_all_nodes_are_in_the_order_in_which_they_happened() -> None:
     assert demoreport.merged([["boot", "run", "load"], ["boot", "pull", "run", "compile", "load", "end"]]) == [
         "boot",
         "pull",
@@ -22,7 +22,7 @@ def test_steps_of_all_nodes_stand_in_the_order_in_which_they_came() -> None:
     ]
 
 
-def test_ratios_stay_within_one_kind() -> None:
+def test_only_times_of_one_kind_are_compared() -> None:
     nodes = [
         node(
             "baked-stand-in",

@@ -1,4 +1,4 @@
-"""The demo's timeline: bars that add up, and what the headline may claim."""
+"""The demo's timeline: bars that add up, and a headline that claims no more than the figures show."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def node(name: str, *steps: dict[str, Any], **fields: Any) -> dict[str, Any]:
     }
 
 
-def test_bars_of_a_boot_follow_each_other_and_the_compile_stands_apart() -> None:
+def test_bars_of_a_boot_follow_each_other_and_the_compile_has_its_own() -> None:
     lane = timeline.lane(node("n", *BUILD_STEPS, *NODE_STEPS), "emulated")
     assert lane.bars == (
         Bar("power", 0.0, 14.0),
@@ -75,11 +75,13 @@ def test_a_node_that_was_not_baked_has_no_bar_on_the_native_clock() -> None:
             "Baked nodes boot without a compile",
             id="as-it-should-be",
         ),
-        pytest.param([node("baked", *BUILD_STEPS, *NODE_STEPS)], "Baked and compiled on the node all the same: baked", id="compiled-twice"),
+        pytest.param(
+            [node("baked", *BUILD_STEPS, *NODE_STEPS)], "Baked, but compiled on the node nevertheless: baked", id="compiled-twice"
+        ),
         pytest.param([node("never", *NODE_STEPS)], "No node was baked", id="none-baked"),
     ],
 )
-def test_the_headline_claims_only_what_the_steps_say(nodes: list[dict[str, Any]], said: str) -> None:
+def test_the_headline_claims_only_what_the_steps_show(nodes: list[dict[str, Any]], said: str) -> None:
     assert timeline.headline({"nodes": nodes}).startswith(said)
 
 

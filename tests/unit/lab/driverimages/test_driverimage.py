@@ -35,7 +35,7 @@ def test_table_has_every_image() -> None:
     assert sorted(driverimage.RECIPES) == sorted(NAMES)
 
 
-def test_unknown_image_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_image_is_refused_with_the_known_names() -> None:
     with pytest.raises(LabError, match=r"no driver image 'standing'; there are: standin, "):
         driverimage.find("standing")
 
@@ -74,14 +74,14 @@ def test_config_sh_shows_the_build_arguments(name: str, line: str) -> None:
     assert line in driverimage.config_sh(recipe, recipe.version or "535.309.01").splitlines()
 
 
-def test_labels_say_that_a_standin_is_one() -> None:
+def test_labels_say_which_image_is_a_standin() -> None:
     recipe = driverimage.find("standin")
     labels = driverimage.labels(recipe, recipe.version)
     assert labels["gpu-prebake.lab.standin"] == "1"
     assert "stand-in" in labels["org.opencontainers.image.description"]
 
 
-def test_image_has_no_entrypoint_that_ctr_would_put_before_its_command() -> None:
+def test_image_has_no_entrypoint_because_ctr_would_put_it_before_the_command() -> None:
     config = ocilayout.image_config(["sha256:0"], {}, ["/entrypoint.sh"])["config"]
     assert "Entrypoint" not in config
     assert config["Cmd"] == ["/entrypoint.sh"]

@@ -1,4 +1,4 @@
-"""Cache entries are complete or absent, built once, and never dropped while in use."""
+"""Cache entries are complete or absent, built once, and never deleted while in use."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_failed_build_leaves_no_entry(own_cache: Path) -> None:
     assert [path.name for path in (own_cache / "kind").iterdir() if path.is_dir()] == []
 
 
-def test_what_a_killed_build_left_never_counts(own_cache: Path) -> None:
+def test_the_remains_of_a_killed_build_are_not_an_entry(own_cache: Path) -> None:
     leftover = own_cache / "kind" / f".{cache.key(['a'])}.tmp"
     leftover.mkdir(parents=True)
     (leftover / "stale").write_text("")
@@ -61,11 +61,11 @@ def test_what_a_killed_build_left_never_counts(own_cache: Path) -> None:
     assert sorted(path.name for path in entry.iterdir()) == ["file"]
 
 
-def test_where_parts_end_counts() -> None:
+def test_differently_divided_parts_have_different_keys() -> None:
     assert cache.key(["ab", "c"]) != cache.key(["a", "bc"])
 
 
-def test_drops_the_entry_used_longest_ago() -> None:
+def test_deletes_the_least_recently_used_entry() -> None:
     entries = [cache.entry("kind", [part], fill, keep=9) for part in "abc"]
     release()
     for age, entry in enumerate(entries):
@@ -83,7 +83,7 @@ def test_keeps_an_entry_in_use() -> None:
     assert (in_use, entry.is_dir()) == (True, False)
 
 
-def test_keeps_a_build_that_another_process_is_at(own_cache: Path) -> None:
+def test_keeps_a_build_of_another_process(own_cache: Path) -> None:
     cache.entry("kind", ["a"], fill)
     building = own_cache / "kind/.other.tmp"
     building.mkdir()

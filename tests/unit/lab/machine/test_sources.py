@@ -1,4 +1,4 @@
-"""Apt sources: both file formats read, the lab's own text derived from the machine's mirror."""
+"""Apt sources: both file formats are read, and the lab's own text is derived from the machine's mirror."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_reads_one_line_style(line: str, expected: list[Source]) -> None:
     assert list(sources.parse_one_line(line)) == expected
 
 
-def test_reads_deb822_style_and_passes_over_disabled_stanzas() -> None:
+def test_reads_deb822_style_and_skips_disabled_stanzas() -> None:
     assert list(sources.parse_deb822(DEB822)) == [
         Source("http://mirror.example/debian", "bookworm"),
         Source("http://mirror.example/debian", "bookworm-updates"),

@@ -1,4 +1,4 @@
-"""Size of a disk by what its root takes."""
+"""The size of a disk, from the space that its root takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_measures_blocks_and_counts_hard_links_once(tmp_path: Path) -> None:
     assert disk.measure(tmp_path).inodes == 3
 
 
-def test_leaves_the_room_that_was_asked_for() -> None:
+def test_leaves_the_requested_free_space() -> None:
     size = disk.filesystem_bytes(Usage(1000 * MIB, 1000), 500 * MIB)
     assert size % MIB == 0
     assert 1600 * MIB < size < 1750 * MIB

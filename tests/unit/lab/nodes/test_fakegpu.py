@@ -1,4 +1,4 @@
-"""The fake GPU: configuration space as a PCI driver probes it, and QEMU's messages over a socket pair."""
+"""The fake GPU: its configuration space as a PCI driver reads it, and QEMU's messages over a socket pair."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_capability_list_is_power_management_then_express() -> None:
     assert found == [0x01, 0x10]
 
 
-def test_a_write_across_the_end_changes_only_what_is_there() -> None:
+def test_a_write_across_the_end_changes_only_the_bytes_before_it() -> None:
     function = Function(MODELS["h100"])
     function.config_write(0xFE, 0xFFFFFFFF, 4)
     assert function.config_read(0xFE, 4) == 0
 
 
-def test_reset_forgets_bars_and_registers() -> None:
+def test_reset_clears_bars_and_registers() -> None:
     function = Function(MODELS["h100"])
     function.config_write(0x10, 0xFD000000, 4)
     function.bar_write(0xFD000010, 7)

@@ -1,4 +1,4 @@
-"""What a boot in the lab changes in a root is undone before the root is used."""
+"""Native nodes: what a boot in the lab changes in a root is undone before the root is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_root(root: Path) -> Path:
     return root
 
 
-def test_puts_a_resolver_link_back(tmp_path: Path) -> None:
+def test_restores_a_resolver_link(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     target = Path("../run/systemd/resolve/stub-resolv.conf")
     (root / "etc/resolv.conf").symlink_to(target)
@@ -51,5 +51,5 @@ def test_a_series_does_not_match_a_longer_one() -> None:
     available = [kernel("6.1.0-56-cloud-amd64"), kernel("6.12.95+deb12-cloud-amd64")]
     assert base.choose(available, "6.1").kver == "6.1.0-56-cloud-amd64"
     assert base.choose(available, "6.12").kver == "6.12.95+deb12-cloud-amd64"
-    with pytest.raises(LabError, match="names 0 of the kernels there"):
+    with pytest.raises(LabError, match="matches 0 of the kernels here"):
         base.choose(available, "6.6")

@@ -1,4 +1,4 @@
-"""Which panics of a VM are the emulator's and not what is tested."""
+"""VMs: which panics are the emulator's fault, the list of GPUs, and booting without a kernel."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def test_reads_a_list_of_gpus(names: str | None, expected: list[str]) -> None:
     assert vm.gpus(names) == expected
 
 
-def test_names_the_gpus_there_are() -> None:
+def test_an_unknown_gpu_is_refused_with_the_known_names() -> None:
     with pytest.raises(LabError, match="there are a100, h100, nvswitch, t4 and none"):
         vm.gpus("v100")
 
 
-def test_without_a_kernel_the_disk_starts_by_itself(tmp_path: Path) -> None:
+def test_without_a_kernel_the_disk_boots_by_itself(tmp_path: Path) -> None:
     kernel = Kernel("6.1.0-9-amd64", tmp_path / "vmlinuz", tmp_path / "initrd")
     places = (tmp_path / "overlay", tmp_path / "serial", tmp_path / "monitor")
     argv = {

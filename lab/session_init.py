@@ -1,4 +1,4 @@
-"""PID 1 of a session's pid namespace: starts the registry and the command, reaps orphans, ends with the command."""
+"""PID 1 of a session's pid namespace: starts the registry and the command, reaps orphans, and ends when the command ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lab.machine.errors import LabError
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command after `--` and return its exit status; when this process ends, the kernel ends all others."""
+    """Runs the command after `--` and returns its exit status. When this process ends, the kernel kills all others of the session."""
     if os.getpid() != 1:
-        raise SystemExit("lab.init is started by `python -m lab session`, not by hand")
-    # The command gets the terminal's Ctrl-C by itself; a PID 1 without handlers would get none.
+        raise SystemExit("lab.session_init is started by `python -m lab session`: do not start it by hand")
+    # The terminal sends Ctrl-C to the command too, so here it does nothing. Not SIG_IGN: the command would inherit that.
     signal.signal(signal.SIGINT, lambda *_: None)
     try:
         registry.ensure()
