@@ -30,7 +30,7 @@ def run(node: FakeNode, **changes: Any) -> Baked:
 
 
 def refused(node: FakeNode, error: type[GpuNodeError], **changes: Any) -> GpuNodeError:
-    """The error, after a look that the image is as it was."""
+    """The error of a failed bake; asserts that the image is unchanged."""
     before = outside(node)
     with pytest.raises(error) as caught:
         run(node, **changes)
