@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from ..paths import STORE
 from ..store.manifest import Index
 from ..system import tree
 from ..system.tree import Entry
+from ..util.expressions import expression
 from ..util.files import read_text
 from .sandbox import Sandbox
 
@@ -31,8 +31,8 @@ _NEVER = (
     *("opt/actions", "opt/gpu", "var/lib/containerd", STORE),
 )
 _PACKAGES = ("var/lib/apt", "var/lib/dpkg")  # on a node this would list packages that are not installed there
-_DKMS_BUILD = re.compile(r"var/lib/dkms/[^/]+/[^/]+/build(/|$)")
-_INDEX = re.compile(r"(usr/)?lib/modules/(?P<kver>[^/]+)/modules\.[^/]+")
+_DKMS_BUILD = expression(r"var/lib/dkms/[^/]+/[^/]+/build(/|$)")
+_INDEX = expression(r"(usr/)?lib/modules/(?P<kver>[^/]+)/modules\.[^/]+")
 _INITRAMFS = ("etc/dracut.conf.d/", "etc/initramfs-tools/", "usr/lib/dracut/", "usr/share/initramfs-tools/")
 _MODPROBE = ("etc/modprobe.d/", "lib/modprobe.d/", "usr/lib/modprobe.d/")
 _PACKAGE_STATUS = "var/lib/dpkg/status"

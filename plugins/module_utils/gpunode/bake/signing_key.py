@@ -17,6 +17,7 @@ from ..system import certificate as system_certificate
 from ..system import mounts
 from ..system.certificate import Certificate, refused
 from ..util import files
+from ..util.expressions import expression
 from ..util.run import Runner
 
 # In memory. Each bake has a folder of its own below it for secrets; so has each key that was sent from the controller.
@@ -30,10 +31,10 @@ _OBJECT = ("object", "id")
 _WARN_BEFORE = timedelta(days=30)
 _MEMORY = ("tmpfs", "ramfs")
 TOOL_S = 120.0
-_PEM_KEY = re.compile(rb"-----BEGIN (\w+ )?PRIVATE KEY-----|-----BEGIN ENCRYPTED PRIVATE KEY-----")
-_ENCRYPTED = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
-HASH = re.compile(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', re.MULTILINE)
-ECDSA = re.compile(r"^CONFIG_CRYPTO_ECDSA=[ym]", re.MULTILINE)
+_PEM_KEY = expression(rb"-----BEGIN (\w+ )?PRIVATE KEY-----|-----BEGIN ENCRYPTED PRIVATE KEY-----")
+_ENCRYPTED = expression(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
+HASH = expression(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', re.MULTILINE)
+ECDSA = expression(r"^CONFIG_CRYPTO_ECDSA=[ym]", re.MULTILINE)
 _ALGORITHMS = ("rsaEncryption", "id-ecPublicKey")
 
 
