@@ -6,7 +6,6 @@ identical tree its output is identical.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..store.manifest import Index, Manifest
 from ..store.objects import Store
 from ..system import kernels, tree
 from ..system.tree import Entry
+from ..util.expressions import expression
 from ..util.run import Runner
 
 # The files that depmod(8) writes. The other modules.* are part of the kernel's package.
@@ -26,7 +26,7 @@ _INDEXES = (
 _LOADER_CACHE = "etc/ld.so.cache"
 _LOADER_CONFIG = "etc/ld.so.conf"
 _TOOL_S = 120.0
-_TEMPORARY = re.compile(r"modules\.[a-z.]+(\.\d+){3}")
+_TEMPORARY = expression(r"modules\.[a-z.]+(\.\d+){3}")
 
 
 def back_up(root: Path, store: Store, entries: Iterable[Entry]) -> tuple[Kept, ...]:

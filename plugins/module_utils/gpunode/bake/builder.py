@@ -1,4 +1,4 @@
-"""One bake's builds: what is asked of the driver container, how a failed try is judged, and what a good one must have left."""
+"""The builds of one bake: run the driver container, decide whether to retry a failure, check the result, and make the layer's manifest."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTAINER = "gpuprebuild"
 
 @dataclass(frozen=True)
 class Built:
-    """What a build is, once it has passed every check."""
+    """The result of a build that has passed every check."""
 
     identity: Identity
     accept_no_device: bool
@@ -42,7 +42,7 @@ class Built:
 
 @dataclass
 class Builder:
-    """What all builds of one bake share. ``root`` is the system that is baked, this machine's own except in tests."""
+    """What all builds of one bake share. ``root`` is the system to bake: ``/``, except in tests."""
 
     root: Path
     runner: Runner
@@ -54,7 +54,7 @@ class Builder:
     actions: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
     runs: int = 0
-    setuid_before: tuple[str, ...] | None = None  # what was setuid or setgid before the builds; None where nothing was built
+    setuid_before: tuple[str, ...] | None = None  # files that were setuid or setgid before the builds; None if nothing was built
     certificate: Certificate | None = None
     signer: ModuleSigner | None = None
     nouveau: nouveau_blacklist.Change | None = None
@@ -63,7 +63,7 @@ class Builder:
         return DriverContainer(self.containerd, self.runner, self.root, self.events.say, place)
 
     def ask_image(self) -> None:
-        """Learns the image's digest and what it can do. Raises ImageError."""
+        """Finds out which actions the image knows. Raises ImageError if ``build-only`` is not among them."""
         reference = self.request.wanted.image.text
         with self.events.step("ask-image"):
             container = self.container()
@@ -72,35 +72,35 @@ class Builder:
         if BUILD_ONLY not in self.actions:
             raise ImageError(
                 f"driver image {reference} does not know the action build-only (it knows {', '.join(self.actions) or 'none'}): "
-                "it is older than prebaking; use a newer one, or do not bake",
+                "it is older than this action; use a newer image, or do not bake",
                 code="image_without_build_only",
             )
 
     def image_digest(self) -> str:
-        """The digest of the image's config. Raises ImageError."""
+        """The image's config digest for this architecture. Raises ImageError."""
         reference = self.request.wanted.image.text
         if not self.containerd.target_digest(reference):
             raise ImageError(f"driver image {reference} is not in containerd's k8s.io namespace: pull it first", code="image_missing")
         digest = self.containerd.config_digest(reference, self.arch)
         if not digest:
-            raise ImageError(f"driver image {reference} has no manifest for linux on {self.arch}", code="image_no_platform")
+            raise ImageError(f"driver image {reference} has no manifest for linux on {self.arch}: use another", code="image_no_platform")
         return digest
 
     # --- one try -----------------------------------------------------------------------------------------------------
 
     def next_container(self) -> str:
-        """An id that no other run of this bake has (B11)."""
+        """A container id that no other run of this bake has."""
         self.runs += 1
         return f"{CONTAINER}-{self.runs}"
 
     def attempt(self, container: DriverContainer, name: str, kver: str, number: int) -> ContainerRun:
-        """Runs ``build-only`` once, try ``number`` of those for this kernel."""
+        """Runs ``build-only`` once; it is try ``number`` for this kernel."""
         request = self.request
         self.events.say(f"building for kernel {kver}, try {number} of {request.tries}, at most {request.try_s:.0f} s")
         return container.run(request.wanted.image.text, name, BUILD_ONLY, request.try_s)
 
     def judge_failure(self, root: Path, kver: str, run: ContainerRun, number: int) -> None:
-        """Raises BuildError where the next try would fail again, or there is none. ``root`` is where the container installed."""
+        """Raises BuildError if the next try would fail again, or this was the last. ``root`` is where the container installed."""
         version = self.request.wanted.version
         log = dkms.build_log(root, version)
         error = build_log.first_error(run.output, log)
@@ -121,8 +121,8 @@ class Builder:
         gone = build_log.deleted_library(run.output)
         if gone:
             raise BuildError(
-                f"{what} deletes the distribution's library {gone}, and no node could take a deletion from where the contract collects "
-                "libraries: remove the package of that library from this image first, or use another driver image",
+                f"{what} deletes the distribution's library {gone}, and the folder in which a driver container collects libraries cannot "
+                "express a deletion: remove the package of that library from this image first, or use another driver image",
                 code="library_deleted",
                 details=details,
             )
@@ -143,20 +143,20 @@ class Builder:
             )
 
     def pause(self) -> None:
-        """The time between two tries."""
+        """Waits between two tries."""
         Deadline(self.request.delay_s + 1).pause(self.request.delay_s)
 
-    # --- what it left ------------------------------------------------------------------------------------------------
+    # --- checks of the result ----------------------------------------------------------------------------------------
 
     def check(self, root: Path, kver: str) -> Built:
-        """Asserts what the build left in ``root``. Raises BuildError, DataError."""
+        """Checks what the build left in ``root``. Raises BuildError, DataError."""
         found = self._assert_marker(root, kver)
         flavour = self._assert_modules(root, kver)
         wanted = self.request.wanted
         return Built(Identity(kver, self.arch, wanted.kind, wanted.version, flavour, self.digest), found.accept_no_device)
 
     def marker_problems(self, root: Path, kver: str) -> tuple[str, ...]:
-        """What of the marker in ``root`` is not what is asked for (B7), in words. Raises DataError."""
+        """How the marker in ``root`` differs from the request, in words. Raises DataError."""
         wanted = self.request.wanted
         found = marker.read(root, self.request.marker_path)
         return marker.differences(found, kver, wanted.version, wanted.kind, self.arch) if found else ("the marker is missing",)
@@ -165,14 +165,14 @@ class Builder:
         path = self.request.marker_path
         found = marker.read(root, path)
         if found is None:
-            raise BuildError(f"the container ended well and left no marker at {path}: nothing was built", code="marker_missing")
+            raise BuildError(f"the container succeeded but left no marker at {path}: nothing was built", code="marker_missing")
         wrong = self.marker_problems(root, kver)
         if wrong:
             raise BuildError(f"the marker at {path} is not what was asked for: {'; '.join(wrong)}", code="marker_mismatch")
         return found
 
     def _assert_modules(self, root: Path, kver: str) -> str:
-        """The modules, their registration and the libraries; returns the flavour (B14, B15, B20)."""
+        """Checks the modules, their registration with DKMS, and the libraries; returns the flavour (rules B14, B15, B20)."""
         version = self.request.wanted.version
         problems = []
         flavour = ""
@@ -193,22 +193,22 @@ class Builder:
             problems.append(f"DKMS has no installed nvidia/{version} for kernel {kver}")
         misfits, others = kmod.symbol_problems(self.runner, root, kver)
         problems += misfits[:5]
-        self.warnings += [f"a module does not fit: {said}: it may not load there" for said in others[:5]]
+        self.warnings += [f"a module that the driver can do without may not load: {said}" for said in others[:5]]
         problems += libraries.version_problems(root, self.arch, version)
         if problems:
-            raise BuildError(f"the container ended well, and what it left is not right: {'; '.join(problems)}", code="build_incomplete")
+            raise BuildError(f"the container succeeded, but its result is not right: {'; '.join(problems)}", code="build_incomplete")
         if self.request.flavour not in ("any", flavour):
             raise BuildError(
-                f"the modules are {flavour}, nvidia_prebake_flavour asks for {self.request.flavour}: the installer chooses by the GPU it "
-                "sees, and none is here; use a driver image of that flavour",
+                f"the modules are {flavour}, but nvidia_prebake_flavour is {self.request.flavour}: the installer chooses by the GPU that "
+                "it finds, and this machine has none; use a driver image of that flavour",
                 code="flavour_refused",
             )
         return flavour
 
-    # --- its signatures ----------------------------------------------------------------------------------------------
+    # --- signatures --------------------------------------------------------------------------------------------------
 
     def sign(self, root: Path, kver: str, made: Collection[str]) -> None:
-        """Signs each kernel module for ``kver`` in ``root`` among the paths ``made``, where that is asked for. Raises BuildError."""
+        """Signs the kernel modules for ``kver`` in ``root`` among the paths ``made``, if the bake has a signing key. Raises BuildError."""
         if self.signer is None:
             return
         modules = [path for path in modules_in(root, kver) if path in made]
@@ -216,36 +216,36 @@ class Builder:
             self.signer.sign(root, kver, modules)
 
     def _assert_signed(self, files: Iterable[Entry]) -> None:
-        """Every module of a layer is one that ``sign`` looked at."""
-        strange = [
+        """Raises BuildError if a layer has a module that ``sign`` did not sign."""
+        unsigned = [
             e.path
             for e in files
             if self.signer and e.path not in self.signer.signed and module_signature.kernel_of(e.path) and e.type == "file"
         ]
-        if strange:
+        if unsigned:
             raise BuildError(
-                f"the layer holds kernel modules that were not signed: {', '.join('/' + p for p in strange[:3])}; use another driver image",
+                f"the layer has kernel modules that were not signed: {', '.join('/' + p for p in unsigned[:3])}; use another driver image",
                 code="signing_failed",
             )
 
     # --- nouveau ---------------------------------------------------------------------------------------------------
 
     def would_change_nouveau(self) -> bool:
-        """Whether image or initramfs images are not yet as the choice says. Raises GpuNodeError."""
+        """Whether the choice about nouveau requires a change of the image or of an initramfs. Raises GpuNodeError."""
         found = nouveau_blacklist.look(self.root, drivers_files(self.root), self.runner)
         return nouveau_blacklist.decide(found, self.request.blacklist_nouveau).is_needed
 
     @contextlib.contextmanager
-    def nouveau_settled(self) -> Iterator[None]:
-        """The image is as the choice about nouveau says for the body and after it; if that or the body fails, it is as before."""
+    def nouveau_choice_applied(self) -> Iterator[None]:
+        """Applies the choice about nouveau to the image before the body; if that or the body fails, rolls it back."""
         drivers = drivers_files(self.root)
         with nouveau_blacklist.carried_out(self.root, self.runner, self.request.blacklist_nouveau, drivers, self.events) as self.nouveau:
             yield
 
-    # --- its layer ---------------------------------------------------------------------------------------------------
+    # --- the layer ---------------------------------------------------------------------------------------------------
 
     def asked_for(self, layers: Iterable[Manifest], mode: str, kver: str) -> Manifest | None:
-        """The layer among ``layers`` that is what this bake asks for, whatever its contents are."""
+        """The layer among ``layers`` that this bake requests; its contents are not checked. None if there is none."""
         wanted = self.request.wanted
         asked = (kver, self.arch, wanted.kind, wanted.version, self.digest)
         for layer in layers:
@@ -257,7 +257,7 @@ class Builder:
         return None
 
     def layer(self, root: Path, built: Built, run: ContainerRun, tries: int, mode: str, **lists: Any) -> Manifest:
-        """The manifest of a good build, whose files are below ``root``; ``lists`` are those of its fields that differ by mode."""
+        """The manifest of a successful build, whose files are below ``root``; ``lists`` are the manifest's fields that differ by mode."""
         self._assert_signed(lists["files"])
         made = Manifest(
             layer=manifest.layer_name(built.identity),
@@ -277,7 +277,7 @@ class Builder:
 
 
 def modules_in(root: Path, kver: str) -> list[str]:
-    """Every kernel module for ``kver`` in ``root``, in its own tree and in DKMS's, relative to it with merged /usr resolved."""
+    """The paths of all kernel modules for ``kver`` below ``root``, in the kernel's folder and in DKMS's tree, with merged /usr resolved."""
     own = root / relative(root, root / "lib/modules" / kver)
     places = (own.glob("**/*.ko*"), (root / dkms.TREE).glob(f"*/*/{kver}/*/module/*.ko*"))
     paths = (str(path.relative_to(root)) for place in places for path in place if path.is_file() and not path.is_symlink())
@@ -285,12 +285,12 @@ def modules_in(root: Path, kver: str) -> list[str]:
 
 
 def module_facts(runner: Runner, root: Path, modules: Iterable[Entry]) -> tuple[ModuleFact, ...]:
-    """What modinfo says of each of a layer's modules, which lie below ``root``. Raises DataError for one that is none."""
+    """What modinfo says about each module of a layer, whose files are below ``root``. Raises DataError for a file that is not a module."""
     found = []
     for entry in modules:
         info = modinfo_of_file(runner, root / entry.path)
         if info is None:
-            raise DataError(f"/{entry.path}: modinfo finds no kernel module in it; the layer is not recorded", code=INVALID)
+            raise DataError(f"/{entry.path}: modinfo does not recognise it as a kernel module; the layer is not recorded", code=INVALID)
         name = entry.path.rsplit("/", 1)[-1].partition(".ko")[0]
         found.append(ModuleFact(entry.path, name, info.version, info.kver, info.licence, info.signer))
     return tuple(found)

@@ -1,7 +1,7 @@
-"""Baking captured: each kernel's build runs in a sandbox, and what it wrote becomes an inert layer in the store.
+"""The mode ``captured``: each kernel's build runs in a sandbox, and what it wrote becomes an inert layer in the store.
 
-Nothing needs to be taken back. Until the manifests are written, last of all, the store holds objects that no document names; a failure
-drops them, and so does the next bake after one that was killed.
+The image itself is not changed, so nothing needs to be rolled back in it. The manifests are written last; until then the store only has
+objects that no document names. A bake that fails removes them; if it is killed, the next bake does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DEPMOD_S = 120.0
 
 
 class Capturing:
-    """The mode ``captured``: a layer for each of several kernels."""
+    """Bakes captured layers, one for each kernel."""
 
     def __init__(self, builder: Builder) -> None:
         self.builder = builder
@@ -39,14 +39,14 @@ class Capturing:
         self.store = Store(builder.root)
 
     def present(self, kver: str) -> Manifest | None:
-        """The layer that is asked for, if it is in the store, whole, and its guards still hold."""
+        """The requested layer, if the store has it undamaged and the files that it replaces or deletes are unchanged; else None."""
         layer = self.builder.asked_for(read_all(self.root)[0], CAPTURED, kver)
         if layer and not self.store.problems(objects_of(layer)) and not tree.problems(self.root, layer.originals):
             return layer
         return None
 
     def sweep(self) -> None:
-        """What a killed bake left: its sandbox, and objects that nothing names. Raises BuildError."""
+        """Removes what a killed bake left: its sandbox, and objects that no document names. Raises BuildError."""
         left = sandbox.sweep(self.root, self.builder.runner)
         dropped = self.store.sweep() + self._collect()
         if left or dropped:
@@ -54,25 +54,25 @@ class Capturing:
                 pass
 
     def bake(self, kernels: Sequence[str]) -> list[Manifest]:
-        """Builds for each of ``kernels``, then writes their manifests. Raises GpuNodeError; the store then is as it was."""
+        """Builds for each of ``kernels``, then writes their manifests. Raises GpuNodeError, and leaves the store as it was."""
         made: list[Manifest] = []
         before: dict[Path, Path | None] = {}
         try:
             made += [self._bake_one(kver) for kver in kernels]
-            with self.builder.nouveau_settled(), self.builder.events.step("record", layers=[layer.layer for layer in made]):
+            with self.builder.nouveau_choice_applied(), self.builder.events.step("record", layers=[layer.layer for layer in made]):
                 for layer in made:
                     path = path_of(self.root, layer.layer)
-                    before[path] = self._keep_beside(path)
+                    before[path] = self._keep_old_manifest(path)
                     store_layers.write(self.root, layer)
         except BaseException:
-            self._forget(before)
+            self._undo_record(before)
             raise
         self.store.sweep()
         return made
 
     @staticmethod
-    def _keep_beside(path: Path) -> Path | None:
-        """Gives a manifest a second name, which needs no space; None where there is none. ``Store.sweep`` knows such a name."""
+    def _keep_old_manifest(path: Path) -> Path | None:
+        """Gives a manifest a second name, a hard link, which needs no space. None if there is no manifest. ``Store.sweep`` removes it."""
         beside = path.with_name(f".old-manifest.json.{os.getpid()}.tmp")
         beside.unlink(missing_ok=True)
         try:
@@ -81,33 +81,33 @@ class Capturing:
             return None
         return beside
 
-    def _forget(self, before: Mapping[Path, Path | None]) -> None:
-        """Makes the manifests that a bake has written what they were ``before``, and drops what nothing names. A new one that cannot be
-        replaced by the old one stays: it is whole too. What made the bake fail counts, not what this meets."""
+    def _undo_record(self, before: Mapping[Path, Path | None]) -> None:
+        """Puts back the manifests as they were ``before`` this bake, and removes objects that no document names. A new manifest that cannot
+        be replaced by the old one stays: it is complete too. An OSError here is only shown; the caller raises what made the bake fail."""
         for path, old in before.items():
-            with self._not_worse():
+            with self._errors_only_shown():
                 if old:
                     old.replace(path)
-                    old.unlink(missing_ok=True)  # rename(2) does nothing where both are one file still
+                    old.unlink(missing_ok=True)  # rename(2) does nothing if both names are still the same file
                     files.sync_folder(path.parent)
                 else:
                     files.remove_durably(path)
-        with self._not_worse():
+        with self._errors_only_shown():
             self._collect()
 
     @contextlib.contextmanager
-    def _not_worse(self) -> Iterator[None]:
+    def _errors_only_shown(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self.builder.events.say(f"{error}: the next bake drops what this one has left in the store")
+            self.builder.events.say(f"{error}: the next bake removes what this one left in the store")
 
-    def leftover(self, wanted: Collection[str]) -> list[Manifest]:
-        """Layers of ours that are captured and not among the ``wanted`` names."""
+    def not_requested(self, wanted: Collection[str]) -> list[Manifest]:
+        """The captured layers in the store whose names are not in ``wanted``."""
         return [m for m in read_all(self.root)[0] if m.mode == CAPTURED and m.layer not in wanted]
 
     def discard(self, layers: Sequence[Manifest]) -> None:
-        """Drops layers, the record first, and every object that no document names any more."""
+        """Discards layers, the manifest first, and removes every object that no document names any more."""
         runner, events = self.builder.runner, self.builder.events
         with events.step("discard-old-layers", layers=[m.layer for m in layers]) as event:
             for layer in layers:
@@ -115,7 +115,7 @@ class Capturing:
             event["dropped"] = self._collect()
 
     def deactivate(self) -> None:
-        """Takes an active layer out of the image, as one made from a used node has it: it would be built upon, and be in its way."""
+        """Deactivates a layer that is active in the image, as after a copy of a used node: the build would start from its files."""
         if activation_record.read(self.root) or activation_record.read_journal(self.root):
             with self.builder.events.step("deactivate-old-layer") as event:
                 event["layer"] = activation_deactivate.deactivate(self.root, self.builder.runner, self.builder.events.say).layer
@@ -123,7 +123,7 @@ class Capturing:
     def _collect(self) -> int:
         try:
             return self.store.collect()
-        except DataError as error:  # what an unreadable document names cannot be told from garbage, which is only kept longer
+        except DataError as error:  # an unreadable document may name any object, so all are kept until it is repaired or removed
             self.builder.events.say(str(error))
             return 0
 
@@ -134,7 +134,8 @@ class Capturing:
         for number in range(1, builder.request.tries + 1):
             name = builder.next_container()
             with self._sandbox(kver, name) as box:
-                (box.merged / builder.request.marker_path.lstrip("/")).unlink(missing_ok=True)  # an inherited one is no success (B7)
+                # A marker that came with the image must not count as this build's.
+                (box.merged / builder.request.marker_path.lstrip("/")).unlink(missing_ok=True)
                 with builder.events.step("build", kernel=kver) as event:
                     container = builder.container(Place(str(box.merged), box.pid))
                     run = builder.attempt(container, name, kver, number)
@@ -159,7 +160,7 @@ class Capturing:
     def _capture(self, box: Sandbox, kver: str, run: ContainerRun, tries: int) -> Manifest:
         builder = self.builder
         with builder.events.step("assert", kernel=kver):
-            # In there, so that a depmod.d(5) of the driver's counts; a container need not have run it after its last module.
+            # Inside, so that the driver's own depmod.d(5) files apply. A container need not have run depmod after its last module.
             builder.runner.run(["nsenter", "-t", str(box.pid), "-m", "depmod", kver], timeout_s=_DEPMOD_S)
             built = builder.check(box.merged, kver)
         builder.sign(box.merged, kver, overlay_diff.changes_in(self.root, box).written if builder.signer else ())
@@ -167,7 +168,7 @@ class Capturing:
             found = overlay_diff.read(self.root, box, kver)
             if overlay_diff.packages_changed(self.root, box.merged):
                 builder.warnings.append(
-                    "packages were installed or removed during the build: their files are captured, their registration is not"
+                    "packages were installed or removed during the build: the layer has their files, but not dpkg's record of them"
                 )
             event.update(
                 files=len(found.files), bytes=sum(e.size for e in found.files), replaced=list(found.replaced), deleted=list(found.deleted)

@@ -1,4 +1,4 @@
-"""The bake as one call: look, build for each kernel in the mode that is asked for, record last, report."""
+"""One bake from start to end: check, build for each kernel in the requested mode, record last, report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DPKG_WAIT_S = 300.0
 
 @dataclass(frozen=True)
 class Baked:
-    """The layers that were asked for, in the order of the kernels, and the names of those that were baked now."""
+    """The requested layers, in the order of the kernels, and the names of those that this bake built."""
 
     layers: tuple[Manifest, ...]
     new: tuple[str, ...]
@@ -46,43 +46,43 @@ def bake(
 ) -> Baked:
     """Bakes a layer for each kernel that ``request`` asks for. Raises GpuNodeError.
 
-    What a failed build wrote is then gone again; in mode in_place, what it replaced or deleted is named. A second bake at the same
-    time is refused with BusyError.
+    After a failure, what the build wrote has been removed; in mode in_place, the error lists what it replaced or deleted. A second
+    bake at the same time is refused with BusyError.
     """
-    with files.locked(paths.LOCK, "a bake"), signing_key.swept(root, request.signing):
+    with files.locked(paths.LOCK, "a bake"), signing_key.secrets_removed(root, request.signing):
         events = Events(say)
         builder = Builder(root, runner, Containerd(runner), request, events)
         try:
             layers, new, changed = _run(builder)
             report = report_of(layers, new, builder)
-            # A bake that was killed after its manifests has not told of them.
-            told = [write_if_new(root, report, changed), write_release_notes(root, request, layers)]
+            # A bake that was killed after it wrote its manifests has written neither report nor release notes.
+            written = [write_if_new(root, report, changed), write_release_notes(root, request, layers)]
         except CommandError as error:
             raise BuildError(f"the bake stopped: {error}", code="command_failed", details=error.details) from error
         except OSError as error:
             raise _disk_error(root, events, error) from error
-        return Baked(layers, new, changed or any(told), report)
+        return Baked(layers, new, changed or any(written), report)
 
 
 def look(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> preflight.Preflight:
-    """Returns what a bake would find on this build machine; changes nothing. Raises GpuNodeError where a bake would refuse it.
+    """What a bake would find on this build machine. Raises GpuNodeError if a bake would be refused.
 
-    A signing key that was brought here for the bake is removed.
+    Changes nothing, except that a signing key that was sent from the controller is removed.
     """
     try:
         return preflight.check(root, runner, Containerd(runner), request)
     finally:
-        signing_key.take_away(root, request.signing)
+        signing_key.remove_sent(root, request.signing)
 
 
 def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:
-    """Whether ``bake`` would build; changes nothing. Raises GpuNodeError when it would refuse."""
+    """Whether ``bake`` would build or apply the choice about nouveau; changes nothing. Raises GpuNodeError if it would be refused."""
     builder = Builder(root, runner, Containerd(runner), request, Events())
     checked = preflight.check(root, runner, builder.containerd, request)
     builder.arch = checked.arch
     builder.certificate = checked.certificate
     if request.signing and not checked.certificate:
-        return True  # without openssl, which the role installs, it cannot be looked at
+        return True  # the certificate cannot be read without openssl, which the role installs
     digest = builder.containerd.config_digest(request.wanted.image.text, checked.arch)
     if digest is None:
         return True
@@ -118,42 +118,42 @@ def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]
         with dpkg.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say):
             made = capturing.bake(missing) if request.mode == CAPTURED else _in_place(builder, missing)
     else:
-        _settle_nouveau(builder)
+        _apply_nouveau_choice(builder)
     new = {layer.identity.kver: layer for layer in made}
     layers = tuple(layer for kver in checked.kernels if (layer := new.get(kver) or present[kver]))
-    old = capturing.leftover([layer.layer for layer in layers])
+    old = capturing.not_requested([layer.layer for layer in layers])
     if old or made:
         capturing.discard(old)
-    settled = builder.nouveau is not None and builder.nouveau.is_needed
-    return layers, tuple(layer.layer for layer in made), bool(made or old or settled)
+    nouveau_changed = builder.nouveau is not None and builder.nouveau.is_needed
+    return layers, tuple(layer.layer for layer in made), bool(made or old or nouveau_changed)
 
 
 def _in_place(builder: Builder, missing: Sequence[str]) -> list[Manifest]:
     """Nouveau is settled around the build: taking back what was live must not leave its traces in an initramfs that was made meanwhile."""
-    with builder.nouveau_settled():
+    with builder.nouveau_choice_applied():
         return [InPlace(builder).bake(kver) for kver in missing]
 
 
-def _settle_nouveau(builder: Builder) -> None:
-    """The choice about nouveau where nothing is built: packages are kept from making the same initramfs meanwhile."""
+def _apply_nouveau_choice(builder: Builder) -> None:
+    """Applies the choice about nouveau if nothing is built; holds dpkg's lock, so that no package writes the same initramfs meanwhile."""
     held = dpkg.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say)
-    with held if builder.would_change_nouveau() else contextlib.nullcontext(), builder.nouveau_settled():
+    with held if builder.would_change_nouveau() else contextlib.nullcontext(), builder.nouveau_choice_applied():
         pass
 
 
 def _disk_error(root: Path, events: Events, error: OSError) -> BuildError:
-    """A full or read-only filesystem by name: which file, in which step, what to do."""
+    """The BuildError for an OSError: which file, in which step, and what to do."""
     step = f" in step {events.steps[-1]['name']}" if events.steps and events.steps[-1]["outcome"] == "failed" else ""
     what = f"the bake stopped{step}: {error.filename or 'the system'}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BuildError(f"{what}: {disk_space.free_space(root)}. Give the build machine a larger disk", code="no_space")
     if error.errno == errno.EROFS:
-        return BuildError(f"{what}: mount its filesystem writable, and look in the kernel's log for why it is not", code="read_only")
-    return BuildError(f"{what}: look at this file and its filesystem", code="os_error")
+        return BuildError(f"{what}: mount its filesystem writable; the kernel's log may say why it is read-only", code="read_only")
+    return BuildError(f"{what}: check this file and its filesystem", code="os_error")
 
 
 def _prepare_signing(builder: Builder, kernels: Sequence[str]) -> None:
-    """A key that cannot sign is told before the first compile. Raises PreflightError."""
+    """Makes a trial signature for each kernel, so that an unusable key is found before the first compile. Raises PreflightError."""
     request = builder.request
     if request.signing and builder.certificate:
         builder.signer = signing.ModuleSigner(builder.root, builder.runner, request.signing, builder.certificate)

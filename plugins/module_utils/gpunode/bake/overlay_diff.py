@@ -1,14 +1,13 @@
-"""What a driver container wrote in a sandbox, as the parts of a layer: the upper folders of its overlays against the real root.
+"""Turns what a driver container wrote in a sandbox into the lists of a layer, by comparing the overlays' upper folders with the real root.
 
-Format of an upper folder: kernel documentation, filesystems/overlayfs. A character device 0:0 is a whiteout (deleted), a folder
-with ``trusted.overlay.opaque`` hides all that is below it; whatever else is there was written, or only copied up.
+Format of an upper folder: kernel documentation, filesystems/overlayfs. A character device 0:0 is a whiteout: the path was deleted. A
+folder with ``trusted.overlay.opaque`` hides everything below it in the lower folder. Anything else was written, or only copied up.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,19 +19,20 @@ from ..paths import STORE
 from ..store.manifest import Index
 from ..system import tree
 from ..system.tree import Entry
+from ..util.expressions import expression
 from ..util.files import read_text
 from .sandbox import Sandbox
 
 _OPAQUE = "trusted.overlay.opaque"
 _REFERENCES = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
-# Scratch, logs and caches; containers; ours; what another root has of its own.
+# Never part of a layer: scratch, logs and caches, what the sandbox has mounted itself, containers, and the store.
 _NEVER = (
     *("dev", "proc", "run", "sys", "tmp", "var/cache", "var/log", "var/tmp"),
     *("opt/actions", "opt/gpu", "var/lib/containerd", STORE),
 )
-_PACKAGES = ("var/lib/apt", "var/lib/dpkg")  # a database that names packages which are not there yet would be wrong
-_DKMS_BUILD = re.compile(r"var/lib/dkms/[^/]+/[^/]+/build(/|$)")
-_INDEX = re.compile(r"(usr/)?lib/modules/(?P<kver>[^/]+)/modules\.[^/]+")
+_PACKAGES = ("var/lib/apt", "var/lib/dpkg")  # on a node this would list packages that are not installed there
+_DKMS_BUILD = expression(r"var/lib/dkms/[^/]+/[^/]+/build(/|$)")
+_INDEX = expression(r"(usr/)?lib/modules/(?P<kver>[^/]+)/modules\.[^/]+")
 _INITRAMFS = ("etc/dracut.conf.d/", "etc/initramfs-tools/", "usr/lib/dracut/", "usr/share/initramfs-tools/")
 _MODPROBE = ("etc/modprobe.d/", "lib/modprobe.d/", "usr/lib/modprobe.d/")
 _PACKAGE_STATUS = "var/lib/dpkg/status"
@@ -40,8 +40,8 @@ _PACKAGE_STATUS = "var/lib/dpkg/status"
 
 @dataclass(frozen=True)
 class Captured:
-    """``files`` are to be put in place, ``originals`` what each path of ``replaced`` and ``deleted`` was; ``left_out`` says what of
-    the driver's is not part of the layer, and why."""
+    """The lists of a layer. ``files`` are to be put in place; ``originals`` describe each path of ``replaced`` and ``deleted`` as it was
+    before; ``left_out`` says which of the driver's files are not part of the layer, and why."""
 
     files: tuple[Entry, ...]
     replaced: tuple[str, ...]
@@ -53,15 +53,15 @@ class Captured:
 
 @dataclass
 class Changes:
-    """Paths relative to the root, straight from the upper folders: written or copied up, and gone."""
+    """What the upper folders say, by path relative to the root: ``written`` or only copied up, and ``deleted``."""
 
     written: set[str]
     deleted: set[str]
 
 
 def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
-    """What is in the open ``sandbox`` and not in ``root``, for a layer of kernel ``kver``. Raises BuildError, which names what
-    cannot be carried."""
+    """The differences between the open ``sandbox`` and ``root``, for a layer of kernel ``kver``. Raises BuildError, which names what
+    cannot be part of a layer."""
     changes = changes_in(root, sandbox)
     left_out: list[str] = []
     own_keys = {name for top in (root, sandbox.merged) for key in dkms.own_keys(top) for name in (key, _behind_links(top, key))}
@@ -70,9 +70,9 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
     before = {e.path: e for e in tree.describe(root, sorted(p for p in now if os.path.lexists(root / p)))}
     changed = {p: e for p, e in now.items() if before.get(p) != e}
     indexes = {p for p in changed if _INDEX.fullmatch(p)}
-    strange = sorted(p for p in changed if "other" in (now[p].type, before[p].type if p in before else ""))
-    left_out += [f"/{p}: neither a file, a link nor a folder" for p in strange]
-    files = {p: e for p, e in changed.items() if p not in indexes and p not in strange}
+    special = sorted(p for p in changed if "other" in (now[p].type, before[p].type if p in before else ""))
+    left_out += [f"/{p}: neither a file, a link nor a folder" for p in special]
+    files = {p: e for p, e in changed.items() if p not in indexes and p not in special}
     _refuse_changed_kind(files, before)
     _prune(files, before, changes.written - carried)
     deleted = sorted(p for p in changes.deleted if _is_carried(p, root, own_keys, left_out) and not _INDEX.fullmatch(p))
@@ -90,7 +90,7 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
 
 
 def packages_changed(root: Path, merged: Path) -> bool:
-    """Whether a package was installed, changed or removed in the sandbox: its files are captured, its registration is not."""
+    """Whether a package was installed, changed or removed in the sandbox. Its files are captured; dpkg's record of it is not."""
     return read_text(root / _PACKAGE_STATUS) != read_text(merged / _PACKAGE_STATUS)
 
 
@@ -98,7 +98,7 @@ def packages_changed(root: Path, merged: Path) -> bool:
 
 
 def changes_in(root: Path, sandbox: Sandbox) -> Changes:
-    """Every path in the upper folders, whiteouts and opaque folders resolved against ``root``. Raises BuildError."""
+    """Every path in the upper folders; whiteouts and opaque folders become the paths of ``root`` that they delete. Raises BuildError."""
     changes = Changes(set(), set())
     for top, upper in sandbox.uppers.items():
         for path in _walk(upper, top, sandbox.hidden, changes, root):
@@ -107,7 +107,7 @@ def changes_in(root: Path, sandbox: Sandbox) -> Changes:
 
 
 def _walk(folder: Path, path: str, hidden: Collection[str], changes: Changes, root: Path, opaque: bool = False) -> Iterator[str]:
-    """Every path that is in ``folder``, the upper one of ``path``; ``opaque`` below an opaque folder, since only the topmost is marked."""
+    """Every path in ``folder``, the upper folder of ``path``. ``opaque`` is true below an opaque folder: only the topmost is marked."""
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda e: e.name)
     for entry in found:
@@ -130,15 +130,15 @@ def _walk(folder: Path, path: str, hidden: Collection[str], changes: Changes, ro
 
 
 def is_whiteout(status: os.stat_result) -> bool:
-    """Whether a file of an upper folder says that the one below it is gone."""
+    """Whether a file of an upper folder says that the file of this name was deleted."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _lower(root: Path, path: str) -> Iterator[str]:
-    """A path of the real root that is gone, and everything below it."""
+    """A deleted path of the real root, and everything below it."""
     file = root / path
     if not os.path.lexists(file):
-        return  # made and removed again in the sandbox
+        return  # created and deleted again in the sandbox
     yield path
     if file.is_dir() and not file.is_symlink():
         for below in sorted(file.iterdir()):
@@ -158,47 +158,47 @@ def _refuse_reference(file: Path, path: str) -> None:
     for name in _REFERENCES:
         if _attribute(file, name):
             raise BuildError(
-                f"/{path} carries {name}: the overlay was mounted without our options, and its contents lie elsewhere; "
+                f"/{path} has the attribute {name}: the overlay is not mounted with our options, so its contents are elsewhere; "
                 "set nvidia_prebake_mode to in_place on this kernel",
                 code="capture_refused",
             )
 
 
-# --- what is carried ---------------------------------------------------------------------------------------------------
+# --- what becomes part of the layer ------------------------------------------------------------------------------------
 
 
 def _behind_links(top: Path, path: str) -> str:
-    """The same path without links to folders; an absolute one leads from ``top`` on."""
+    """The path without links to folders; an absolute link counts as one from ``top``."""
     real = (top / path).parent.resolve()
     folder = real.relative_to(top.resolve()) if real.is_relative_to(top.resolve()) else real.relative_to("/")
     return str(folder / Path(path).name)
 
 
 def _is_carried(path: str, root: Path, own_keys: Collection[str], left_out: list[str]) -> bool:
-    """Whether a changed path of ``root`` can be part of a layer. Why not is said where somebody could miss it."""
+    """Whether a changed path of ``root`` belongs in the layer. Adds a line to ``left_out`` if somebody could expect it there."""
     if _is_below(path, (*_NEVER, *_PACKAGES)) or _is_generated(path) or path in own_keys:
         return False
-    reason = _no_part_of_a_layer(path, root)
+    reason = _why_left_out(path, root)
     if reason and not (root / path).is_dir():
         left_out.append(f"/{path}: {reason}")
     return not reason
 
 
-def _no_part_of_a_layer(path: str, root: Path) -> str:
-    """Why a path that somebody could expect in a layer is not part of it; "" for all else."""
+def _why_left_out(path: str, root: Path) -> str:
+    """Why a path that somebody could expect in the layer is not part of it; "" for all other paths."""
     if not path.startswith(tuple(f"{top}/" for top in footprint.ROOTS)):
-        return "outside of where a driver may be"
+        return "outside the folders in which a driver may have files"
     if path.startswith(_INITRAMFS):
-        return "configuration of the initramfs, where nothing of the driver belongs"
+        return "configuration of the initramfs, which must not contain the driver"
     if path.startswith(_MODPROBE) and _is_about_nouveau(root / path):
-        return "concerns nouveau only, which is a choice of its own"
+        return "concerns only nouveau, for which there is an option (nvidia_prebake_blacklist_nouveau)"
     return ""
 
 
 def _is_generated(path: str) -> bool:
-    """Made anew on a node, or never needed there: the loader's cache, initramfs images, other tools' folders for a build."""
+    """Whether a node generates it, or never needs it: the loader's cache, initramfs images, other tools' build folders."""
     if _INDEX.fullmatch(path):
-        return False  # recorded by itself
+        return False  # recorded in a list of its own
     return bool(footprint.is_ignored(path) or _DKMS_BUILD.match(path))
 
 
@@ -214,13 +214,13 @@ def _is_of(index: str, kver: str) -> bool:
 
 
 def _refuse_changed_kind(files: dict[str, Entry], before: dict[str, Entry]) -> None:
-    """A folder that became something else, or the reverse, takes everything below it along: such a layer could not be guarded."""
+    """Refuses a folder that became something else, or the reverse: all below it changes too, and its originals could not be checked."""
     for path, entry in files.items():
         was = before[path].type if path in before else entry.type
         if "folder" in (was, entry.type) and was != entry.type:
             raise BuildError(
-                f"the build makes a {entry.type} of the {was} /{path}: such a change cannot be part of a layer that is put in place and "
-                "taken away again; use another driver image, or set nvidia_prebake_mode to in_place",
+                f"the build puts a {entry.type} in place of the {was} /{path}: such a change cannot be part of a layer, which nodes "
+                "activate and deactivate; use another driver image, or set nvidia_prebake_mode to in_place",
                 code="capture_refused",
             )
 
@@ -229,14 +229,14 @@ def _refuse_special(gone: Iterable[Entry]) -> None:
     for entry in gone:
         if entry.type == "other":
             raise BuildError(
-                f"the build deletes /{entry.path}, which is neither a file, a link nor a folder: it could not be restored where the layer "
-                "is taken away; use another driver image, or set nvidia_prebake_mode to in_place",
+                f"the build deletes /{entry.path}, which is neither a file, a link nor a folder: a node that deactivates the layer could "
+                "not restore it; use another driver image, or set nvidia_prebake_mode to in_place",
                 code="capture_refused",
             )
 
 
 def _prune(files: dict[str, Entry], before: Collection[str], dropped: Iterable[str]) -> None:
-    """Takes out new folders that hold nothing but what is left out."""
+    """Drops new folders that contain only files that are left out."""
     emptied = {str(parent) for path in dropped for parent in Path(path).parents}
     for path in sorted((p for p, e in files.items() if e.type == "folder" and p not in before), reverse=True):
         if path in emptied and not any(other.startswith(path + "/") for other in files):

@@ -1,4 +1,4 @@
-"""Which filesystems a sandbox's root is made of: one overlay for each real one that a driver may write to (pure, from the mount table)."""
+"""Plans a sandbox's root from the mount table (pure): an overlay for each filesystem to which a driver may write, the others read-only."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ..errors import UnsupportedError
 from ..system import mounts
 from ..system.mounts import CONTAINERS, NO_LOWER, NOT_FILES, STACKED, Mount
 
-# Made anew in the sandbox, or bound as they are: see sandbox.py.
+# The sandbox makes these itself, or binds the machine's own: see sandbox.py.
 FRESH = ("/proc", "/sys", "/dev", "/run", "/tmp")
-# Where a driver's installation writes; a filesystem mounted elsewhere (/home, /srv, a data disk) is bound read-only.
+# Where the installation of a driver writes. A filesystem mounted elsewhere (/home, /srv, a data disk) is bound read-only.
 _WRITTEN = ("/bin", "/boot", "/etc", "/lib", "/lib64", "/opt", "/root", "/sbin", "/usr", "/var")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One filesystem of the root: its mount point, and whether it gets an overlay or is only to be read."""
+    """One filesystem of the root: its mount point, and whether it gets an overlay (``is_written``) or is bound read-only."""
 
     point: str
     is_written: bool
 
 
 def plan(table: Sequence[Mount], store: str) -> tuple[Part, ...]:
-    """The parts, outer before inner. ``store`` is the store's absolute path: what is mounted below it is none.
+    """The parts, outer before inner. ``store`` is the store's absolute path; mounts below it are left out.
 
-    Raises UnsupportedError, which names what cannot be captured.
+    Raises UnsupportedError, which names the filesystem that cannot be captured.
     """
     shown = mounts.visible(table)
     root = next((m for m in shown if m.point == "/"), None)
@@ -55,8 +55,8 @@ def _refuse_read_only(shown: Sequence[Mount]) -> None:
         holding = max((m for m in shown if m.point == "/" or _is_below(place, (m.point,))), key=lambda m: len(m.point))
         if holding.is_read_only:
             raise UnsupportedError(
-                f"{place} is read-only (mount {holding.point}, {holding.fstype}): a layer could never be put in place on a node made from "
-                "this image; mount it writable, or use an image whose driver comes with its own tools",
+                f"{place} is read-only (mount {holding.point}, {holding.fstype}): no node that boots this image could activate a layer; "
+                "mount it writable, or install the driver with the tools that this system has for it",
                 code="root_unsupported",
             )
 

@@ -1,4 +1,4 @@
-"""What is looked at before a bake changes anything: inputs, machine, space, foreign drivers, containerd; each refusal says what to do."""
+"""Checks before a bake changes anything: inputs, machine, space, foreign drivers, containerd. Each refusal says what to do."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ from .request import BakeRequest
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found: the target kernels, the architecture, packages that a compile still needs, what is only worth saying, what the bake
-    will make of nouveau, in words, and the signing certificate (None where nothing is to be signed, or openssl is among the missing
-    packages)."""
+    """What was found: the target kernels, the architecture, the packages that are still missing, warnings, a sentence about what the bake
+    will do about nouveau, and the signing certificate (None if nothing is to be signed, or if openssl is among the missing packages)."""
 
     kernels: tuple[str, ...]
     arch: str
@@ -38,15 +37,14 @@ class Preflight:
 
 
 def check(root: Path, runner: Runner, containerd: Containerd, request: BakeRequest) -> Preflight:
-    """Raises GpuNodeError when a bake must not begin; changes nothing."""
+    """Checks whether a bake may begin; changes nothing. Raises GpuNodeError if it must not."""
     host.require_root()
     arch = host.require_supported(root, os.uname().machine)
     targets = system_kernels.targets(root, request.kernels)
     if request.mode == manifest.IN_PLACE and len(targets) != 1:
         raise InputError(f"nvidia_prebake_kernels: {', '.join(targets)}: the mode in_place bakes for exactly one kernel")
-    if not (
-        root / BAKE_JOURNAL
-    ).exists():  # else what is here is an interrupted bake's, which the next one takes back before it looks again
+    # With a journal, the driver's files here are those of an interrupted bake; the next one removes them before it checks.
+    if not (root / BAKE_JOURNAL).exists():
         _refuse_foreign(root, arch)
     blacklist = nouveau_blacklist.look(root, drivers_files(root))
     nouveau_blacklist.require(blacklist)
@@ -58,12 +56,13 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
             "containerd does not answer (ctr version): install and start it before the bake; driver containers run under it",
             code="containerd_unavailable",
         )
-    certificate, said = _check_signing(root, runner, request)
+    certificate, expiry = _check_signing(root, runner, request)
     missing = [name for kver in targets for name in toolchain.missing_packages(runner, kver, root)]
     if request.signing and not certificate:
         missing.append(toolchain.OPENSSL)
     says = nouveau_blacklist.decide(blacklist, request.blacklist_nouveau).says
-    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), (*_warnings(root, arch, request, targets[0]), *said), says, certificate)
+    warnings = (*_warnings(root, arch, request, targets[0]), *expiry)
+    return Preflight(targets, arch, tuple(dict.fromkeys(missing)), warnings, says, certificate)
 
 
 def _check_signing(root: Path, runner: Runner, request: BakeRequest) -> tuple[Certificate | None, tuple[str, ...]]:
@@ -73,7 +72,7 @@ def _check_signing(root: Path, runner: Runner, request: BakeRequest) -> tuple[Ce
 
 
 def require_tools(root: Path, runner: Runner, kver: str, request: BakeRequest) -> None:
-    """Raises PreflightError with everything that a compile for ``kver`` lacks, and what it takes to sign where that is asked for."""
+    """Raises PreflightError with all tools that are missing for a compile for ``kver``, and for signing if that is requested."""
     toolchain.require(runner, root, kver, signs=request.signing is not None)
 
 
@@ -82,21 +81,21 @@ def _refuse_foreign(root: Path, arch: str) -> None:
     newer = store_layers.newer(root) if problems else ""
     if newer:
         raise PreflightError(
-            f"{newer}: it was written by a newer version of this program: bake with that one, or into a fresh image", code="store_newer"
+            f"{newer}: it was written by a newer version of this program: bake with that version, or into a fresh image", code="store_newer"
         )
     if problems:
         raise PreflightError(
-            f"an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{LAYERS}",
+            f"a manifest of an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{LAYERS}",
             code="manifest_invalid",
         )
     active = activation_record.read(root)
-    # A captured layer accounts for what is in the image itself only while it is active; the bake then takes it away first.
+    # The files of a captured layer are in the image only while it is active; the bake then deactivates it first.
     layers = [m for m in found_layers if m.mode == manifest.IN_PLACE or (active and m.layer == active.layer)]
     versions = {m.identity.version for m in layers}
     found = foreign.signs(root, arch, versions, {e.path for m in layers for e in m.files})
     if found:
         raise PreflightError(
-            f"a driver that is not ours is in this image: {'; '.join(found[:5])}. Bake into an image without one (two owners would merge)",
+            f"a driver that is not ours is in this image: {'; '.join(found[:5])}. Bake into an image without one (two drivers would mix)",
             code="foreign_driver",
             details={"found": list(found)},
         )
@@ -109,11 +108,11 @@ def _warnings(root: Path, arch: str, request: BakeRequest, first: str) -> tuple[
         found += filter(None, [of_another_flavour(root, first, os.uname().release)])
     if not imports_dropins(root):
         found.append(
-            "containerd's /etc/containerd/config.toml does not import config.d: on a node the nvidia runtime would not be in force; "
+            "containerd's /etc/containerd/config.toml does not import config.d: on a node, containerd would not have the nvidia runtime; "
             'add imports = ["/etc/containerd/config.d/*.toml"]'
         )
     if host.secure_boot(root) and not request.signing:
-        found.append("Secure Boot is on here: nodes that enforce signatures will refuse modules that are not signed with a key they trust")
+        found.append("Secure Boot is on: nodes that enforce signatures load only modules that are signed with a key that they trust")
     if arch != "x86_64":
-        found.append(f"{arch} goes by the same rules as x86_64 and has not been tested")
+        found.append(f"{arch} is untested; it is treated like x86_64")
     return tuple(found)

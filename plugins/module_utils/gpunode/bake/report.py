@@ -1,4 +1,4 @@
-"""The bake's report, and the lines in the image's release notes that say what was baked."""
+"""The report of a bake, and its lines in the image's release notes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .request import BakeRequest
 
 
 def write_if_new(root: Path, report: dict[str, Any], changed: bool) -> bool:
-    """Writes the report of a bake that has ``changed`` something, or whose layers the report there does not name; whether it did."""
+    """Writes the report if the bake ``changed`` anything, or if the existing report has other layers. Returns whether it did."""
     try:
-        there = json.loads((root / BAKE_REPORT).read_text(encoding="utf-8"))
-        is_told = [_named(layer) for layer in there["layers"]] == [_named(layer) for layer in report["layers"]]
+        old = json.loads((root / BAKE_REPORT).read_text(encoding="utf-8"))
+        is_reported = [_key(layer) for layer in old["layers"]] == [_key(layer) for layer in report["layers"]]
     except (OSError, ValueError, LookupError, TypeError):
-        is_told = False
-    if is_told and not changed:
+        is_reported = False
+    if is_reported and not changed:
         return False
     files.write_atomic(root / BAKE_REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n", 0o600)
     return True
 
 
-def _named(layer: dict[str, Any]) -> tuple[Any, ...]:
+def _key(layer: dict[str, Any]) -> tuple[Any, ...]:
     return layer["layer"], layer["mode"], layer["created"]
 
 
 def report_of(layers: tuple[Manifest, ...], new: tuple[str, ...], builder: Builder) -> dict[str, Any]:
-    """The report; what stands at its top beside ``layers`` is of the first of them."""
+    """The report. The fields of the first layer are also at its top level, beside ``layers``."""
     each = [_layer_report(layer, layer.layer in new) for layer in layers]
     said = {"steps": builder.events.steps, "warnings": [*builder.warnings], "setuid_before": list(_setuid_before(builder))}
     said["nouveau"] = _nouveau_report(builder)
@@ -50,7 +50,7 @@ def _setuid_before(builder: Builder) -> tuple[str, ...]:
 def _nouveau_report(builder: Builder) -> dict[str, Any]:
     change = builder.nouveau
     if change is None:
-        raise AssertionError("a bake that has ended well has settled what becomes of nouveau")
+        raise AssertionError("a successful bake has applied the choice about nouveau")
     chosen = builder.request.blacklist_nouveau
     return {"blacklist": chosen, "file": f"/{change.file}" if change.file else "", "says": change.says, "initramfs": list(change.images)}
 
@@ -76,7 +76,7 @@ def _layer_report(layer: Manifest, baked_now: bool) -> dict[str, Any]:
 
 
 def release_note(layer: Manifest) -> str:
-    """The line that says in an image's release notes what was baked."""
+    """The line in an image's release notes that says what was baked."""
     i = layer.identity
     how = " (inert until a node activates it)" if layer.mode == CAPTURED else ""
     signed = f", signed by {layer.signer.name}" if layer.signer else ""
@@ -85,7 +85,7 @@ def release_note(layer: Manifest) -> str:
 
 
 def write_release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> bool:
-    """Replaces our own lines in the release notes, or appends them; other lines are the image builder's. Whether that changed them."""
+    """Replaces or appends our own lines in the release notes, and keeps all others. Returns whether the file changed."""
     path = root / request.release_notes.lstrip("/")
     before = files.read_text(path)
     lines = [line for line in (before or "").splitlines() if not line.startswith("nvidia-prebake: ")]

@@ -1,4 +1,4 @@
-"""What a bake is asked to do: its options, checked and typed."""
+"""The options of a bake, checked and typed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .signing_key import SigningKey
 
 @dataclass(frozen=True)
 class BakeRequest:
-    """What a bake is asked for; times in seconds, space in MB (10⁶ bytes). Made by ``request_from``, which validates."""
+    """The options of one bake; times in seconds, space in MB (10⁶ bytes). ``request_from`` makes it, and validates."""
 
     wanted: DriverWanted
     kernels: Any = BAKE["kernels"].default
@@ -33,7 +33,7 @@ class BakeRequest:
 
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:
-    """Validates the options of a bake, as a role's variables give them. Raises InputError."""
+    """Validates the options of a bake, as the role's variables set them. Raises InputError, PreflightError."""
     for name in ("mode", "flavour"):
         value, choices = params.get(name) or BAKE[name].default, BAKE[name].choices
         if value not in choices:

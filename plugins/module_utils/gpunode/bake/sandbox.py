@@ -1,10 +1,11 @@
-"""Another root for a driver container: overlays over this machine's filesystems, and a PID 1 of ours that lives in them.
+"""The sandbox of a captured bake: a second root of overlays over this machine's filesystems, with a PID 1 of its own.
 
-The container enters the mount namespace of PID 1 of the pid namespace that it is given (CONTRACT.md), so it installs into
-the overlays, unmodified, and what it wrote lies in their upper folders. Nothing reaches the real root.
+A driver container enters the mount namespace of PID 1 of the pid namespace that it is given (docs/contract.md). So an unmodified
+image installs into the overlays; what it writes is in their upper folders, and nothing reaches the real root.
 
-Everything ends with the process that opened the sandbox. PID 1 reads a pipe from it and goes with it, taking every process in
-there along. A watcher reads another, outlives it, and takes away mounts, container and files. Both killed: the next run's `sweep`.
+The sandbox ends with the process that opened it. PID 1 reads a pipe from that process; when the pipe closes, PID 1 exits, and the
+kernel kills every process in the sandbox. A watcher reads another pipe, outlives the process, and removes mounts, container and files.
+If both are killed, `sweep` in the next run does it.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ from . import overlays
 from .overlays import Part
 
 CAPTURES = f"{STORE}/captures"
-LOCK = "/run/gpu-prebake/capture.lock"  # a watcher holds it for as long as it has something to take away
-# metacopy gave wrong contents, redirects would hide what was renamed: written out, since a kernel's defaults differ.
+LOCK = "/run/gpu-prebake/capture.lock"  # a watcher holds it until it has removed its sandbox
+# metacopy gave wrong contents, and redirect_dir would hide renames. All are set, because the defaults differ between kernels.
 _OPTIONS = "metacopy=off,redirect_dir=off,index=off"
 _TIMERS = ("apt-daily.timer", "apt-daily-upgrade.timer")
-_MOUNT_S, _ENTER_S, _DYING_S, _CLEAN_S = 30.0, 30.0, 20.0, 120.0
-# $1 merged root, $2 target kernel, $3 store. PID 1 of a pid namespace; a mount namespace of its own, without propagation.
-# The store is out of sight. uname answers with the target kernel, whatever the PATH. DKMS signs nothing: it would make itself a
-# key, and leave the private half (B22). /proc/self still is the outer namespace's when the shell reads its own number there.
+_MOUNT_S, _ENTER_S, _EXIT_S, _CLEAN_S = 30.0, 30.0, 20.0, 120.0
+# Run as PID 1 of a new pid namespace and mount namespace, without propagation. $1 merged root, $2 target kernel, $3 store.
+# An empty tmpfs hides the store. A bind mount over uname makes it print the target kernel, whatever the PATH. DKMS must not sign: it would
+# make a key of its own and leave the private half in the image (rule B22). The shell's own pid is read first, while /proc/self is still
+# that of the outer namespace.
 _ENTER = """
 set -eu
 read -r pid rest < /proc/self/stat
@@ -51,7 +53,7 @@ mount -t tmpfs -o mode=0700,ro tmpfs "./$3"
 cp -p usr/bin/uname run/gpu-prebake/uname
 cat > run/gpu-prebake/target-uname <<'END'
 #!/bin/sh
-# The kernel release that will boot stands where the running one would.
+# Prints the target kernel in place of the running one.
 running=$(/run/gpu-prebake/uname -r)
 /run/gpu-prebake/uname "$@" | sed "s|$running|TARGET|"
 END
@@ -71,7 +73,7 @@ cd /
 echo "ready $pid"
 exec cat > /dev/null 2>&1
 """
-# $1 the sandbox's folder. Safe when done twice, and from any state. The namespaces' end is not quite at once: busy mounts get a while.
+# $1 the sandbox's folder. May run twice, and from any state. The namespaces take a moment to end, so busy mounts are tried again.
 _CLEAN = """
 exec > /dev/null 2>&1
 id=$(cat "$1/container")
@@ -98,8 +100,8 @@ _WATCH = "trap '' HUP INT TERM\ncat > /dev/null\n" + _CLEAN
 
 @dataclass(frozen=True)
 class Sandbox:
-    """An open one. ``merged`` is its root as seen from outside, ``pid`` its PID 1; ``uppers`` maps the path of each overlaid
-    filesystem ("" for the root's) to what was written there; ``hidden`` are paths that were put out of sight from the start."""
+    """An open sandbox. ``merged`` is its root as seen from outside, ``pid`` its PID 1; ``uppers`` maps the path of each overlaid
+    filesystem ("" for the root) to its upper folder; ``hidden`` are the paths that we hid before the build."""
 
     pid: int
     merged: Path
@@ -108,10 +110,10 @@ class Sandbox:
 
 
 def require(root: Path) -> None:
-    """Raises UnsupportedError, by name, for a root that cannot be captured (overlay, read-only, ostree)."""
+    """Raises UnsupportedError for a root that cannot be captured, and says why (overlay, read-only, ostree)."""
     if (root / "run/ostree-booted").exists() or (root / "sysroot/ostree").is_dir():
         raise UnsupportedError(
-            "this is an ostree system: its /usr comes from a commit, and what a node puts there is lost or refused; "
+            "this is an ostree system: its /usr comes from a commit, and a node cannot change it, or loses the change; "
             "build the driver into the commit instead",
             code="root_unsupported",
         )
@@ -120,49 +122,49 @@ def require(root: Path) -> None:
 
 @contextlib.contextmanager
 def opened(root: Path, runner: Runner, kver: str, container: str, say: Callable[[str], None] = lambda _: None) -> Iterator[Sandbox]:
-    """A sandbox for a build for kernel ``kver``, in which the container ``container`` will run; gone after the body, whatever
-    happens. Raises UnsupportedError, BuildError."""
+    """Opens a sandbox for a build for kernel ``kver``, in which the container with the id ``container`` will run. It is removed after the
+    body, also if that fails. Raises UnsupportedError, BuildError."""
     parts = overlays.plan(mounts.current(root), f"/{STORE}")
     folder = _new_folder(root, container, _active_timers(runner))
     watcher = runner.start(watch_argv(folder))
-    first: list[Running] = []
+    init: list[Running] = []
     try:
-        yield _open(root, runner, kver, folder, parts, first)
+        yield _open(root, runner, kver, folder, parts, init)
     except BaseException:
-        problem = _close(root, runner, folder, watcher, first)
+        problem = _close(root, runner, folder, watcher, init)
         if problem:
             say(problem)
         raise
-    problem = _close(root, runner, folder, watcher, first)
+    problem = _close(root, runner, folder, watcher, init)
     if problem:
         raise BuildError(problem, code="sandbox_left")
 
 
 def sweep(root: Path, runner: Runner) -> tuple[str, ...]:
-    """Takes away what killed runs left, after a watcher that still is at it; returns the names of what was there. Raises BuildError."""
+    """Removes the sandboxes that killed runs left, once no watcher is at work any more; returns their names. Raises BuildError."""
     left = sorted(path.name for path in (root / CAPTURES).glob("*"))
     for name in left:
         folder = root / CAPTURES / name
         try:
             runner.run(["flock", "-o", "-w", f"{_CLEAN_S:.0f}", LOCK, *_script(_CLEAN, folder)], timeout_s=2 * _CLEAN_S)
         except CommandError as error:
-            raise BuildError(f"{_left(folder)}: {error}", code="sandbox_left") from error
+            raise BuildError(f"{_not_removed(folder)}: {error}", code="sandbox_left") from error
     return tuple(left)
 
 
 def watch_argv(folder: Path) -> list[str]:
-    """The watcher's command line: it waits for the end of its input, and then takes the sandbox in ``folder`` away."""
+    """The watcher's command line: it waits for the end of its input, and then removes the sandbox in ``folder``."""
     return ["flock", "-o", LOCK, *_script(_WATCH, folder)]
 
 
 def enter_argv(merged: Path, kver: str) -> list[str]:
-    """The command line of PID 1: says ``ready`` and its number, and ends with its input."""
+    """The command line of PID 1: it prints ``ready`` and its pid in the outer namespace, and exits at the end of its input."""
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     return [*isolated, "sh", "-c", _ENTER, "gpu-prebake-sandbox", str(merged), kver, STORE]
 
 
 def mount_argv(root: Path, folder: Path, number: int, part: Part) -> list[str]:
-    """The ``mount`` of one part of the root."""
+    """The command line that mounts one part of the root."""
     source, target = root / part.point.lstrip("/"), folder / "merged" / part.point.lstrip("/")
     if not part.is_written:
         return ["mount", "-o", "bind,ro", str(source), str(target)]
@@ -174,8 +176,8 @@ def _script(text: str, folder: Path) -> list[str]:
     return ["sh", "-c", text, "gpu-prebake-sandbox", str(folder)]
 
 
-def _left(folder: Path) -> str:
-    return f"the sandbox {folder} cannot be taken away: look for what uses it (findmnt -R {folder}, fuser -m {folder}/merged), end that"
+def _not_removed(folder: Path) -> str:
+    return f"the sandbox {folder} cannot be removed: find what uses it (findmnt -R {folder}, fuser -m {folder}/merged) and end it"
 
 
 def _new_folder(root: Path, container: str, timers: Sequence[str]) -> Path:
@@ -197,10 +199,10 @@ def _active_timers(runner: Runner) -> list[str]:
     try:
         return [timer for timer in _TIMERS if runner.run(["systemctl", "is-active", "--quiet", timer], ok=None).rc == 0]
     except CommandError:
-        return []  # no systemd, no timers
+        return []  # without systemd there are no timers
 
 
-def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[Part], first: list[Running]) -> Sandbox:
+def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[Part], init: list[Running]) -> Sandbox:
     timers = (folder / "timers").read_text(encoding="utf-8").split()
     if timers:
         runner.run(["systemctl", "stop", *timers], ok=None)
@@ -220,24 +222,24 @@ def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[P
     try:
         for number, part in enumerate(parts):
             runner.run(mount_argv(root, folder, number, part), timeout_s=_MOUNT_S)
-        first.append(runner.start(enter_argv(merged, kver)))
+        init.append(runner.start(enter_argv(merged, kver)))
     except CommandError as error:
-        raise BuildError(f"the sandbox for the build cannot be made: {error}", code="sandbox_failed") from error
-    said = first[0].line(_ENTER_S)
+        raise BuildError(f"the sandbox for the build cannot be mounted: {error}", code="sandbox_failed") from error
+    said = init[0].line(_ENTER_S)
     word, _space, pid = said.partition(" ")
     if word != "ready" or not pid.isdigit():
-        raise BuildError(f"the sandbox for the build cannot be entered: {said or 'its PID 1 says nothing'}", code="sandbox_failed")
+        raise BuildError(f"the sandbox for the build cannot be entered: {said or 'its PID 1 printed nothing'}", code="sandbox_failed")
     return Sandbox(int(pid), merged, uppers, frozenset(hidden))
 
 
 def upper_of(uppers: Mapping[str, Path], path: str) -> tuple[str, Path]:
-    """The filesystem (its path) that holds ``path``, and its upper folder."""
+    """The path of the filesystem that contains ``path``, and its upper folder."""
     holding = max((top for top in uppers if not top or path == top or path.startswith(top + "/")), key=len)
     return holding, uppers[holding]
 
 
 def _hide(root: Path, uppers: Mapping[str, Path], path: str) -> None:
-    """A whiteout in the upper folder before it is mounted: a folder of headers cannot be renamed in an overlay without redirects."""
+    """Hides a path by a whiteout before the mount: in an overlay without redirect_dir, a folder of headers cannot be renamed."""
     top, upper = upper_of(uppers, path)
     inside = Path(path).relative_to(top)
     for parent in reversed(list(inside.parents)[:-1]):
@@ -248,19 +250,19 @@ def _hide(root: Path, uppers: Mapping[str, Path], path: str) -> None:
 
 
 def _make_like(source: Path, target: Path) -> None:
-    """Mode, owner, times and attributes of a folder."""
+    """Copies mode, owner, times and attributes of a folder."""
     status = source.stat()
     os.chown(target, status.st_uid, status.st_gid)
     shutil.copystat(source, target)
 
 
-def _close(root: Path, runner: Runner, folder: Path, watcher: Running, first: Sequence[Running]) -> str:
-    """Ends everything; returns "", or what stays behind in words."""
-    for process in first:
-        process.end(_DYING_S)
-    if watcher.end(_CLEAN_S) != 0:  # it was killed, say
+def _close(root: Path, runner: Runner, folder: Path, watcher: Running, init: Sequence[Running]) -> str:
+    """Ends PID 1, then the watcher, which removes the sandbox; returns "", or a sentence about what could not be removed."""
+    for process in init:
+        process.end(_EXIT_S)
+    if watcher.end(_CLEAN_S) != 0:  # for example because it was killed
         try:
             sweep(root, runner)
         except BuildError as error:
             return str(error)
-    return _left(folder) if folder.exists() else ""
+    return _not_removed(folder) if folder.exists() else ""

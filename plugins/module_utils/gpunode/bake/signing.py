@@ -1,8 +1,8 @@
-"""Signing what a bake built, with a key from outside: tried before anything is built, used after it, gone from the machine with the bake.
+"""Signs the kernel modules that a bake built, with a key from outside, after a trial signature before the build.
 
-A key in a file is used by the kernel's own ``sign-file``. A key in a token (RFC 7512) is used by ``openssl cms`` with the engine of libp11,
-and ``sign-file`` appends what came out: its own way to tokens needs an OpenSSL provider that few distributions have, and it hands no PIN to
-that. Whatever is secret here lies in a folder of its own below /run, in memory; a PIN is in the environment of the program that needs it.
+With a key in a file, the kernel's own ``sign-file`` signs. With a key in a token (RFC 7512), ``openssl cms`` signs with libp11's engine,
+and ``sign-file`` appends the result: its own support for tokens needs an OpenSSL provider that few distributions have, and passes that
+provider no PIN. All secrets are in a folder of their own below /run, in memory; a PIN is only in the environment of programs that need it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from ..system import module_signature
 from ..system.certificate import Certificate, refused
 from ..util import files
 from ..util.run import Runner
-from .signing_key import ECDSA, HASH, PIN, TOOL_S, SigningKey, key_form, key_refused, own_folder
+from .signing_key import ECDSA, HASH, PIN, TOOL_S, SigningKey, key_form, key_refused, new_secret_folder
 
-"""What is secret in a bake, each bake's in a folder of its own; a key that was brought here lies in one of these."""
-
-# What unpacks and packs a module; xz as the kernel's own build has it, since the kernel's decompressor knows no other check.
+# How a module is decompressed and compressed; xz as in the kernel's own build, because the kernel's decompressor knows only this checksum.
 _PACKERS = {
     ".gz": (["gzip", "-d", "-f"], ["gzip", "-9", "-n", "-f"]),
     ".xz": (["xz", "-d", "-f"], ["xz", "--check=crc32", "--lzma2=dict=1MiB", "-f"]),
@@ -34,7 +32,7 @@ _PACKERS = {
 
 
 class ModuleSigner:
-    """Signs the modules of one bake. ``certificate`` is what ``check`` found."""
+    """Signs the modules of one bake. ``certificate`` comes from ``signing_key.check``; ``signed`` are the paths signed so far."""
 
     def __init__(self, root: Path, runner: Runner, wanted: SigningKey, certificate: Certificate) -> None:
         self.root = root
@@ -42,13 +40,13 @@ class ModuleSigner:
         self.wanted = wanted
         self.certificate = certificate
         self.signed: set[str] = set()
-        self.folder = own_folder(root)
+        self.folder = new_secret_folder(root)
         self.pem = self.folder / "certificate.pem"
         self._openssl("x509", "-inform", certificate.form, "-in", str(certificate.path), "-out", str(self.pem))
         self.key = "" if wanted.is_in_token else self._key_file()
 
     def _key_file(self) -> str:
-        """The key's path, as PEM, which is all that sign-file reads."""
+        """The path of the key as PEM, the only form that sign-file reads."""
         path = self.root / self.wanted.key.lstrip("/")
         if key_form(path, self.wanted) == "PEM":
             return str(path)
@@ -58,12 +56,12 @@ class ModuleSigner:
         return str(made)
 
     def require(self, kver: str) -> None:
-        """Signs a file of no use as a module of kernel ``kver`` would be. Raises PreflightError, which says what is in the way."""
+        """Makes a trial signature, as for a module of kernel ``kver``. Raises PreflightError, which says why that is not possible."""
         tool = self._tool(kver)
         if not os.access(tool, os.X_OK):
-            raise PreflightError(f"cannot sign modules for kernel {kver}: its headers bring no {tool}", code="tools_missing")
+            raise PreflightError(f"cannot sign modules for kernel {kver}: its headers do not contain {tool}", code="tools_missing")
         if self.certificate.algorithm == "id-ecPublicKey" and not ECDSA.search(self._config(kver)):
-            raise refused(self.wanted.certificate, f"kernel {kver} verifies no ECDSA signatures (CONFIG_CRYPTO_ECDSA): use RSA")
+            raise refused(self.wanted.certificate, f"kernel {kver} does not verify ECDSA signatures (CONFIG_CRYPTO_ECDSA is off): use RSA")
         trial, signed = self.folder / "trial", self.folder / "trial.signed"
         trial.write_bytes(b"a trial of gpu-prebake's\n")
         try:
@@ -73,9 +71,9 @@ class ModuleSigner:
             raise key_refused(f"a trial signature for kernel {kver} failed: {error}") from error
 
     def sign(self, root: Path, kver: str, paths: Iterable[str]) -> None:
-        """Signs the modules at ``paths`` below ``root``, and verifies each as it lies there. Copies of one module stay alike.
+        """Signs the modules at ``paths`` below ``root`` in place, and verifies each. Equal copies of a module stay equal.
 
-        An older signature is cut off first. Modes and owners stay. ``signed`` are all that were. Raises BuildError, DataError, OSError.
+        An older signature is cut off first. Modes and owners are kept. Raises BuildError, DataError, OSError.
         """
         copies: dict[str, list[Path]] = {}
         wanted = sorted(paths)
@@ -88,7 +86,7 @@ class ModuleSigner:
         for same in copies.values():
             self._verify_packed(same[0])
             if len({files.sha256(path) for path in same}) > 1:
-                raise _failed(f"copies of {same[0]} differ after they were signed")
+                raise _failed(f"copies of {same[0]} differ after signing")
         self.signed |= set(wanted)
 
     def _sign(self, kver: str, path: Path) -> None:
@@ -103,7 +101,7 @@ class ModuleSigner:
 
     @contextlib.contextmanager
     def _unpacked(self, path: Path) -> Iterator[Path]:
-        """A copy of a module, not compressed, for the body."""
+        """An uncompressed copy of a module, which exists during the body."""
         plain = _beside(path, "plain")
         packed = plain.with_name(plain.name + path.suffix) if path.suffix in _PACKERS else plain
         try:
@@ -124,29 +122,29 @@ class ModuleSigner:
     def _append(self, kver: str, plain: Path, signed: Path) -> None:
         tool, algorithm = str(self._tool(kver)), self._algorithm(kver)
         if not self.wanted.is_in_token:
-            self._run([tool, algorithm, self.key, str(self.pem), str(plain), str(signed)], f"{plain.name} was not signed")
+            self._run([tool, algorithm, self.key, str(self.pem), str(plain), str(signed)], f"{plain.name} could not be signed")
             return
         message = self.folder / "signature"
         cms = ["openssl", "cms", "-sign", "-binary", "-noattr", "-nocerts", "-nosmimecap", "-md", algorithm, "-outform", "DER"]
         token = ["-engine", "pkcs11", "-keyform", "engine", "-inkey", self.wanted.key, "-passin", f"env:{PIN}"]
-        self._run([*cms, *token, "-signer", str(self.pem), "-in", str(plain), "-out", str(message)], f"{plain.name} was not signed")
-        self._run([tool, "-s", str(message), algorithm, str(self.pem), str(plain), str(signed)], f"{plain.name} was not signed")
+        self._run([*cms, *token, "-signer", str(self.pem), "-in", str(plain), "-out", str(message)], f"{plain.name} could not be signed")
+        self._run([tool, "-s", str(message), algorithm, str(self.pem), str(plain), str(signed)], f"{plain.name} could not be signed")
 
     def _verify_packed(self, path: Path) -> None:
         with self._unpacked(path) as plain:
             self._verify(plain)
 
     def _verify(self, plain: Path) -> None:
-        """Raises BuildError unless the last signature is our certificate's, over all that stands before it. Cuts it off."""
+        """Raises BuildError unless the last signature is by our certificate's key and covers everything before it. Cuts it off."""
         found = module_signature.read(plain)
         if found is None:
-            raise _failed(f"{plain} has no signature after it was signed")
+            raise _failed(f"{plain} has no signature after signing")
         message = self.folder / "message"
         message.write_bytes(found.message)
         os.truncate(plain, found.signed_size)
         cms = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", str(message), "-content", str(plain), "-out", "/dev/null"]
-        # Only the given certificate counts: one in the message does not, and who issued it is nothing to the kernel.
-        self._run([*cms, "-certfile", str(self.pem), "-nointern", "-noverify"], f"the signature of {plain.name} is not the certificate's")
+        # Only the given certificate counts, not one in the message. The kernel does not check who issued a certificate.
+        self._run([*cms, "-certfile", str(self.pem), "-nointern", "-noverify"], f"{plain.name}: signature does not match the certificate")
 
     def _tool(self, kver: str) -> Path:
         return self.root / "lib/modules" / kver / "build/scripts/sign-file"
@@ -157,12 +155,12 @@ class ModuleSigner:
         )
 
     def _algorithm(self, kver: str) -> str:
-        """The hash that the kernel's configuration asks for; the one that the kernel's own build takes by default where it says nothing."""
+        """The hash algorithm in the kernel's configuration; if it names none, the default of the kernel's own build."""
         match = HASH.search(self._config(kver))
         return match[1] if match else "sha512"
 
     def _openssl(self, *words: str) -> None:
-        self._run(["openssl", *words], "openssl cannot convert it")
+        self._run(["openssl", *words], "openssl cannot convert the key or the certificate")
 
     def _run(self, argv: Sequence[str], what: str) -> None:
         try:
@@ -172,7 +170,7 @@ class ModuleSigner:
 
 
 def reason_of(error: CommandError) -> str:
-    """What sign-file or openssl said, shortened to what can be acted upon."""
+    """Why sign-file or openssl failed: a known cause in plain words, else the first lines of the output."""
     said = error.output
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
@@ -185,7 +183,7 @@ _MEANINGS = (
     (r"key values mismatch|private key does not match", "the key does not belong to the certificate"),
     (r"PIN incorrect|Login failed|PIN (is )?locked", "the token does not accept the PIN (nvidia_prebake_signing_pin)"),
     (r"No matching initialized token|No tokens? found|No slot with a token", "no token of that name is on this machine"),
-    (r"private key was not found|object not found", "the token holds no private key of that name"),
+    (r"private key was not found|object not found", "the token has no private key of that name"),
     (
         r"invalid engine|could not load the shared library|no such engine",
         "OpenSSL has no pkcs11 engine on this machine: install libengine-pkcs11-openssl and the token's PKCS#11 library",
@@ -198,12 +196,12 @@ def _failed(what: str) -> BuildError:
 
 
 def _beside(path: Path, word: str) -> Path:
-    """A file beside a module that nobody takes for one."""
+    """A temporary path beside a module, with a name that nothing takes for a module."""
     return path.with_name(f".gpu-prebake.{path.name}.{word}")
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Puts ``new`` in the place of ``path``, with its mode and owner."""
+    """Replaces ``path`` by ``new``, and keeps mode and owner."""
     status = path.stat()
     os.chown(new, status.st_uid, status.st_gid)
     new.chmod(status.st_mode & 0o7777)

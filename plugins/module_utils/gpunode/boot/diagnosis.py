@@ -7,27 +7,28 @@ import re
 from dataclasses import dataclass
 
 from ..driver.smi_statuses import HARDWARE_STATUSES, NO_DEVICE
+from ..util.expressions import expression
 
 # Xids of the hardware or its firmware, from NVIDIA's list of Xid errors: memory, NVLink, bus, GSP. Those that faulty programs cause
 # (13, 31, 43, 45) say nothing about the GPU.
 _XIDS = "48|62|63|64|74|79|92|94|95|119|120|140|143"
 # Lines of NVIDIA's modules in the kernel's log that only faulty hardware causes.
-_CERTAIN = re.compile(rf"^.*NVRM:.*(?:\bXid \([^)]*\): (?:{_XIDS})\b|infoROM is corrupted|has fallen off the bus).*$", re.M | re.I)
+_CERTAIN = expression(rf"^.*NVRM:.*(?:\bXid \([^)]*\): (?:{_XIDS})\b|infoROM is corrupted|has fallen off the bus).*$", re.M | re.I)
 # Lines that faulty hardware causes, and damaged firmware too. "RmInitAdapter failed" means that the GPU did not start.
-_HARDWARE = re.compile(
+_HARDWARE = expression(
     r"^.*NVRM:.*(?:RmInitAdapter failed|None of the NVIDIA devices were initialized|is not supported by"
     r"|The NVIDIA probe routine failed).*$",
     re.M | re.I,
 )
 # Proprietary modules on a GPU that only open ones drive (Blackwell and later): "RmInitAdapter failed" follows, but the GPU is not faulty.
-_OPEN_ONLY = re.compile(r"NVRM:.*requires use of the NVIDIA open kernel modules", re.I)
+_OPEN_ONLY = expression(r"NVRM:.*requires use of the NVIDIA open kernel modules", re.I)
 # What modprobe and the kernel say of a module that is itself wrong.
-_MODULE = re.compile(
+_MODULE = expression(
     r"Exec format error|Invalid module format|Unknown symbol|disagrees about version of symbol|Key was rejected|Required key not available"
     r"|not found in directory|module verification failed.*refus|bad vermagic",
     re.I,
 )
-_NO_GPU = re.compile(r"NVRM:.*No NVIDIA GPU found", re.I)
+_NO_GPU = expression(r"NVRM:.*No NVIDIA GPU found", re.I)
 
 
 class Verdict(str, enum.Enum):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..activation import preconditions, recovery
+from ..activation import preconditions
 from ..container import marker
 from ..container.containerd import Containerd, imports_dropins
 from ..container.marker import Marker
@@ -21,7 +21,7 @@ from ..store.layers import read_all, why_judged_bad
 from ..store.manifest import Manifest, ModuleFact
 from ..store.node_record import Record
 from ..store.objects import Store
-from ..system import certificate, host, keyrings, pci, tree
+from ..system import host, keyrings, pci, tree
 from ..system.pci import PciFunction
 from ..util.run import Runner
 from .facts import Facts
@@ -114,6 +114,8 @@ def _with_activation(facts: Facts, root: Path) -> Facts:
     """Adds which layer is active. It is read on every node, because an active layer is removed where no driver belongs."""
     errors = activation_record.problems(root)
     if errors:
+        from ..activation import recovery  # noqa: PLC0415 - only a damaged record needs it
+
         unrecorded = recovery.found(root)
         facts = replace(
             facts,
@@ -206,6 +208,8 @@ def _install_signer(root: Path, runner: Runner) -> str:
     key, cert = dkms.signing_pair(root)
     if not (root / key).is_file() or not (root / cert).is_file():
         return ""
+    from ..system import certificate  # noqa: PLC0415 - few nodes have such a key
+
     try:
         return certificate.read(runner, root / cert).signer.key_id
     except (CommandError, PreflightError):

@@ -8,19 +8,21 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_COMPILER_ERROR = re.compile(
+from ..util.expressions import expression
+
+_COMPILER_ERROR = expression(
     r"^.*?(?:[\w./+-]+:\d+(?::\d+)?: (?:fatal )?error: .*|\bld(?:\.\w+)?: .*error.*|undefined reference to .*)$", re.M
 )
-_MODPOST_ERROR = re.compile(r"^ERROR: modpost: .*$", re.M)
-_MAKE_ERROR = re.compile(r"^make(?:\[\d+\])?: \*\*\* .*$", re.M)
-_NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded", re.I)
+_MODPOST_ERROR = expression(r"^ERROR: modpost: .*$", re.M)
+_MAKE_ERROR = expression(r"^make(?:\[\d+\])?: \*\*\* .*$", re.M)
+_NO_SPACE = expression(r"No space left on device|Disk quota exceeded", re.I)
 # Failures of the network or a lock that another process holds may pass by themselves. Any other failure would repeat.
-_TRANSIENT = re.compile(
+_TRANSIENT = expression(
     r"Could not get lock|Temporary failure|Connection (?:refused|reset|timed out)|Resource temporarily unavailable|TLS handshake timeout",
     re.I,
 )
 # The driver container's cp prints this for a library that the build deleted: it cannot copy the overlay's whiteout.
-_WHITEOUT = re.compile(r"cannot create special file '[^']*?([^'/]+)': Operation not permitted")
+_WHITEOUT = expression(r"cannot create special file '[^']*?([^'/]+)': Operation not permitted")
 _LOGS = "var/lib/dkms/nvidia/*/build/make.log"
 _EVERY_S = 0.5
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import BusyError, CommandError, ImageError
 from ..paths import LOGS
 from ..system import mounts
+from ..util.expressions import expression
 from ..util.run import Runner
 from . import build_log
 from .containerd import Containerd
@@ -20,7 +21,7 @@ BUILD_ONLY = "build-only"
 ACTIONS = ("copy", "install", BUILD_ONLY, "install-skip-build")
 ENTRYPOINT = "/entrypoint.sh"
 _FOLDERS = {"/opt/gpu": "/mnt/gpu", "/opt/actions": "/mnt/actions"}
-_OWN_IDS = re.compile(r"(gpuprebuild|gpuinstall)-\d+|gpuask")
+_OWN_IDS = expression(r"(gpuprebuild|gpuinstall)-\d+|gpuask")
 # The ids that other provisioners use for the same containers (docs/contract.md). We do not end these.
 _THEIR_IDS = {"gpuprebuild", "gpuinstall"}
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..system import dpkg
 from ..util import files
+from ..util.expressions import expression
 
 # Packages that a driver container installs with dpkg. Nothing records who installed them, so they stay.
-_CONTAINERS_PACKAGE = re.compile(
+_CONTAINERS_PACKAGE = expression(
     r"(nvidia-container-toolkit|libnvidia-container|nvidia-container-runtime|nvidia-fabricmanager|nvidia-persistenced|nvidia-imex"
     r"|libnvidia-nscq|nvlsm)[a-z0-9.+-]*"
 )

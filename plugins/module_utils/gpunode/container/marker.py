@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
 from ..options import BOOT
 from ..system.host import normal_arch
+from ..util.expressions import expression
 from .reference import normal_kind
 
 DEFAULT_PATH: str = BOOT["marker_path"].default
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*")
+_SAFE = expression(r"[A-Za-z0-9][A-Za-z0-9.+~_-]*")
 _LIMIT = 16384
 
 

@@ -12,25 +12,26 @@ from ..errors import CommandError, ImageError, InputError
 from ..options import PULL
 from ..system import host
 from ..util.deadline import Deadline
+from ..util.expressions import expression
 from . import archive
 from .containerd import Containerd
 from .reference import DriverWanted, ImageRef
 from .registry import DEFAULT_SOURCE, ImageSource
 
 _STORE = "/var/lib/containerd"
-_NO_SPACE = re.compile(r"no space left", re.IGNORECASE)
+_NO_SPACE = expression(r"no space left", re.IGNORECASE)
 # Go's messages for a certificate that is not trusted, is for another name, or has expired.
-_CERTIFICATE = re.compile(r"x509: |tls: failed to verify certificate", re.IGNORECASE)
-_SCHEME = re.compile(r"HTTP response to HTTPS client|does not look like a TLS handshake|malformed HTTP response", re.IGNORECASE)
-_BAD_REQUEST = re.compile(r"\b400\b.*Bad Request", re.IGNORECASE)
-_LOGIN = re.compile(r"\b401\b|no basic auth credentials|failed to (authorize|fetch \w+ token)", re.IGNORECASE)
+_CERTIFICATE = expression(r"x509: |tls: failed to verify certificate", re.IGNORECASE)
+_SCHEME = expression(r"HTTP response to HTTPS client|does not look like a TLS handshake|malformed HTTP response", re.IGNORECASE)
+_BAD_REQUEST = expression(r"\b400\b.*Bad Request", re.IGNORECASE)
+_LOGIN = expression(r"\b401\b|no basic auth credentials|failed to (authorize|fetch \w+ token)", re.IGNORECASE)
 # The registry has answered, and refused: another try cannot succeed.
-_REFUSED = re.compile(r"unauthorized|forbidden|denied|invalid reference|no match for platform", re.IGNORECASE)
+_REFUSED = expression(r"unauthorized|forbidden|denied|invalid reference|no match for platform", re.IGNORECASE)
 # "not found" is a refusal only in a registry's answer: it may also come from a name server, or be about a blob that disappeared meanwhile.
-_NOT_FOUND = re.compile(r"\b404\b.*not found|failed to resolve reference.*not found", re.IGNORECASE)
-_NO_ANSWER = re.compile(r"no such host|server misbehaving|failed to do request", re.IGNORECASE)
+_NOT_FOUND = expression(r"\b404\b.*not found|failed to resolve reference.*not found", re.IGNORECASE)
+_NO_ANSWER = expression(r"no such host|server misbehaving|failed to do request", re.IGNORECASE)
 # A token server that is down, or a registry that is overloaded, may answer the next time.
-_LATER = re.compile(r"\b(429|5\d\d) [A-Z]|timeout|connection re(fused|set)", re.IGNORECASE)
+_LATER = expression(r"\b(429|5\d\d) [A-Z]|timeout|connection re(fused|set)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..util.expressions import expression
 
 KINDS = ("cuda", "grid")
-_VERSION = re.compile(r"\d+(\.\d+){1,2}", re.ASCII)
-_TAG = re.compile(r"(?P<version>\d+(?:\.\d+){1,2})-(?P<built>\d{14})", re.ASCII)
-_REFERENCE = re.compile(
+_VERSION = expression(r"\d+(\.\d+){1,2}", re.ASCII)
+_TAG = expression(r"(?P<version>\d+(?:\.\d+){1,2})-(?P<built>\d{14})", re.ASCII)
+_REFERENCE = expression(
     r"(?P<repository>[a-z0-9][a-z0-9.-]*(?::\d+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)+)"
     r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
     re.ASCII,

@@ -15,14 +15,15 @@ from typing import Any
 
 from ..errors import InputError
 from ..options import SOURCE
+from ..util.expressions import expression
 from ..util.files import read_text
 
 # A line typed at a terminal holds 4095 bytes (N_TTY_BUF_SIZE - 1, line end included), and ctr reads no more than that.
 _MAX_PASSWORD = 4094
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = expression(r"[\x00-\x1f\x7f]")
 _PEM = "-----BEGIN CERTIFICATE-----"
 _SYSTEM_CAS = "/etc/ssl/certs:/etc/pki/tls/certs"
-_HTTPS_SERVER = re.compile(r"""^\s*server\s*=\s*["']https:""", re.MULTILINE)
+_HTTPS_SERVER = expression(r"""^\s*server\s*=\s*["']https:""", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..system import host
+from ..util.expressions import expression
 from ..util.files import leads_elsewhere, read_text, sha256
 from .modules import module_files
 
@@ -26,8 +27,8 @@ OWN_KEYS = (
     "var/lib/shim-signed/mok/MOK.der",
 )
 # DKMS sources these files in a shell: they may have comments, ``export`` and several commands on a line.
-_CONFIGURED = re.compile(r"""^\s*(?:export\s+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s$;#]+)["']?\s*(?:[;#].*)?$""", re.MULTILINE)
-_ENTRY = re.compile(r"nvidia(-current|-open|-srv)?")
+_CONFIGURED = expression(r"""^\s*(?:export\s+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s$;#]+)["']?\s*(?:[;#].*)?$""", re.MULTILINE)
+_ENTRY = expression(r"nvidia(-current|-open|-srv)?")
 _TOP = f"{TREE}/{MODULE}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..system.tree import Entry, signature, walk
+from ..util.expressions import expression
 
 # Where the driver container puts libraries; it adds that folder to the loader's path (docs/contract.md).
 CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
@@ -19,11 +20,11 @@ _IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache", NOUVEAU)
 _GENERATED_BOOT = ("boot/initrd", "var/lib/initramfs-tools")
 # Modules, libraries, firmware and programs decide whether a driver is right. Sources are for a later compile, DKMS's tree and the
 # marker are checked on their own, and a configuration file that its owner has edited is no reason to compile.
-_DRIVER_PLACES = re.compile(
+_DRIVER_PLACES = expression(
     r"(usr/)?lib/modules/[^/]+/(updates|extra|weak-updates)(/|$)|(usr/)?lib/firmware/nvidia|var/lib/dkms(/|$)|var/lib/shim-signed/mok(/|$)"
     r"|usr/bin/lib64(/|$)|opt/azure(/|$)"
 )
-_DRIVER_NAME = re.compile(r"nvidia|nouveau|cuda", re.IGNORECASE)
+_DRIVER_NAME = expression(r"nvidia|nouveau|cuda", re.IGNORECASE)
 _DECIDING = ("lib/", "usr/lib/", "usr/bin/", "usr/sbin/", "usr/local/")
 
 

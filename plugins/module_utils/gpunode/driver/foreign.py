@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..system.dpkg import installed_packages
 from ..system.host import TRIPLETS
+from ..util.expressions import expression
 from ..util.files import read_text, relative
 from . import dkms
 from .footprint import CONTRACT_LIBRARIES
@@ -16,25 +17,25 @@ from .modules import LoadedModule, is_driver_file
 
 # Packages of a driver. The container toolkit, fabric manager and persistenced are not, because the driver container installs them; nor
 # are NVSwitch's libraries, which DCGM needs on HGX, nor those of EGL's platforms, which work with any driver.
-_DRIVER_PACKAGE = re.compile(
+_DRIVER_PACKAGE = expression(
     r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
     r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container|nscq|nsdm|nvsdm|egl-)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
 )
 # Packages that work with a driver and must be of its version (above all those for NVSwitch).
-_SERVICE_PACKAGE = re.compile(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
+_SERVICE_PACKAGE = expression(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
 # Files that the GPU operator's driver container and validator leave (gpu-operator, validator/main.go and driver container).
 _VALIDATED = "run/nvidia/validations/driver-ready"
 _OPERATOR = ("run/nvidia/driver/usr", _VALIDATED, "run/nvidia/validations/.driver-ctr-ready")
 # The validator writes this line if it found the host's own driver: then its file is no sign of another owner.
-_HOST_DRIVER = re.compile(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
+_HOST_DRIVER = expression(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
 # A main library with the driver's version in its name; the loader's links (.so, .so.1) have none.
-_MAIN_LIBRARY = re.compile(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
+_MAIN_LIBRARY = expression(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
 # ld.so.cache has whole paths, each ended by a NUL.
-_CACHED = re.compile(rb"/[^\0]*/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
+_CACHED = expression(rb"/[^\0]*/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
 # Folders that are searched anyway; and those in which CUDA has libraries that are named like a driver's and are none: its package for
 # forward compatibility, and stubs to link with.
 _USUAL = "|".join((CONTRACT_LIBRARIES, *(f"(?:usr/)?lib/{triplet}" for triplet in TRIPLETS.values())))
-_NO_SIGN = re.compile(rf"^(?:{_USUAL})/[^/]*$|/(?:compat|stubs)/[^/]*$")
+_NO_SIGN = expression(rf"^(?:{_USUAL})/[^/]*$|/(?:compat|stubs)/[^/]*$")
 
 
 def operator_signs(root: Path) -> tuple[str, ...]:

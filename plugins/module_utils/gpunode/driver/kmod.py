@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ..errors import CommandError
 from ..system import kernels
+from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import Runner
 from .modules import DRIVER_MODULES, NEEDED_MODULES, NOUVEAU, LoadedModule, ModuleInfo, is_driver_file, parse_modinfo, parse_proc_modules
 
-_SYMBOL = re.compile(r"^depmod: WARNING: (\S+) (needs unknown symbol|disagrees about version of symbol) (\S+)$", re.MULTILINE)
-_DRIVERS_SYMBOL = re.compile(r"nvidia_|nvUvm")
+_SYMBOL = expression(r"^depmod: WARNING: (\S+) (needs unknown symbol|disagrees about version of symbol) (\S+)$", re.MULTILINE)
+_DRIVERS_SYMBOL = expression(r"nvidia_|nvUvm")
 _DEPMOD_S = 120.0
 
 

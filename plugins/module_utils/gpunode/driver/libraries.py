@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..system.host import TRIPLETS
+from ..util.expressions import expression
 from ..util.files import sha256
 from .footprint import CONTRACT_LIBRARIES
 
 PROGRAMS = ("usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe", "usr/bin/nvidia-persistenced")
 # Some of NVIDIA's libraries (egl-wayland, egl-gbm) have versions of their own, with small first numbers.
-_DRIVER_LIBRARY = re.compile(r"lib(?:nvidia|cuda)[\w-]*\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
+_DRIVER_LIBRARY = expression(r"lib(?:nvidia|cuda)[\w-]*\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
 
 
 def library_folders(arch: str) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..util.expressions import expression
 from ..util.files import relative, sha256
 
 # Upstream's module set. In-tree modules with similar names (nvidiafb, i2c-nvidia-gpu) are not the driver (B13).
@@ -14,7 +14,7 @@ DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidi
 # On kernels without DRM or InfiniBand, drm is an empty stub and peermem does not load: these two make a working driver (NVIDIA's docs).
 NEEDED_MODULES = ("nvidia", "nvidia-uvm")
 NOUVEAU = "nouveau"
-_FILE = re.compile(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
+_FILE = expression(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
 OPEN, PROPRIETARY = "open", "proprietary"
 
 

@@ -18,6 +18,7 @@ from ..system import mounts
 from ..system.dpkg import owned_by_dpkg
 from ..system.host import TRIPLETS
 from ..system.setuid import setuid
+from ..util.expressions import expression
 from ..util.files import read_text, relative
 from ..util.run import Runner
 
@@ -25,10 +26,10 @@ _JOURNALS = (BAKE_JOURNAL, ACTIVATION_JOURNAL)
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
 _SCRATCH_FOLDERS = ("opt/gpu", "opt/actions")
 # Exact names, and Debian's nvidia-current*: some of the kernel's own modules also begin with nvidia, such as nvidia_wmi_ec_backlight.
-_ALIAS = re.compile(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
+_ALIAS = expression(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
 # The driver's own libraries and programs, not those of the container toolkit.
-_LIBRARY = re.compile(r"lib(?:cuda|nvcuvid|nvidia-(?!container)[a-z0-9-]+)\.so(?:\.[\d.]+)?")
-_PROGRAM = re.compile(r"nvidia-(?!ctk|container|cdi)[\w.-]+")
+_LIBRARY = expression(r"lib(?:cuda|nvcuvid|nvidia-(?!container)[a-z0-9-]+)\.so(?:\.[\d.]+)?")
+_PROGRAM = expression(r"nvidia-(?!ctk|container|cdi)[\w.-]+")
 _PATH = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin", "opt/bin")
 _CONFIGS = ("etc/ld.so.conf", "etc/ld.so.conf.d")
 _CACHE = "etc/ld.so.cache"

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +69,8 @@ class Activation:
     @property
     def activated_ns(self) -> int:
         """``activated`` in nanoseconds since the epoch, like the times of files; 0 if it is not known."""
+        import datetime  # noqa: PLC0415 - only a removal asks for it
+
         try:
             return int(datetime.datetime.fromisoformat(self.activated).timestamp() * 1e6) * 1000
         except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..system.kernels import is_release
 from ..system.module_signature import Signer
 from ..system.tree import Entry
 from ..util import jsondoc
+from ..util.expressions import expression
 
 SCHEMA = 2
 IN_PLACE, CAPTURED = "in_place", "captured"
@@ -27,11 +27,11 @@ _ENTRY_FIELDS: dict[str, type] = {
 }
 _ENTRY_KINDS = list(_ENTRY_FIELDS.values())
 _FACT_FIELDS = ("path", "name", "version", "kver", "licence", "signer")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_KEY_ID = re.compile(r"([0-9a-f]{2}){1,64}")
-_ATTRIBUTE = re.compile(r"(security|system|trusted|user)\.[^\0]+")
-_BASE64 = re.compile(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_INDEX = re.compile(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+")
+_SHA256 = expression(r"[0-9a-f]{64}")
+_KEY_ID = expression(r"([0-9a-f]{2}){1,64}")
+_ATTRIBUTE = expression(r"(security|system|trusted|user)\.[^\0]+")
+_BASE64 = expression(r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_INDEX = expression(r"(usr/)?lib/modules/[^/]+/modules\.[^/]+")
 _HIGHEST_ID = 2**32 - 2
 
 

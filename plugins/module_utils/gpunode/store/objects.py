@@ -8,10 +8,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import DataError
@@ -19,7 +17,9 @@ from ..paths import LAYERS, OBJECTS, ORIGINALS, STORE
 from ..system import tree
 from ..system.tree import Entry
 from ..util import files
+from ..util.expressions import expression
 from ..util.files import remove_empty_folder
+from ..util.parallel import each
 from . import activation_record, manifest
 from .layers import drop_layer_folder, read_all
 from .manifest import Manifest
@@ -27,9 +27,9 @@ from .manifest import Manifest
 _CODE = "manifest_invalid"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 # Large files that are never written to: modules, libraries, firmware.
-_PAYLOAD = re.compile(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
-_OBJECT = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
-_TEMPORARY = re.compile(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # the names that files.write_atomic uses
+_PAYLOAD = expression(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
+_OBJECT = expression(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
+_TEMPORARY = expression(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # the names that files.write_atomic uses
 _SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -112,8 +112,7 @@ class Store:
         for entry in entries:
             if entry.type == "file":
                 unique.setdefault(key(entry), entry)
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            return tuple(filter(None, pool.map(self._problem, unique.values())))
+        return tuple(filter(None, each(self._problem, unique.values())))
 
     def status_problems(self, entries: Iterable[Entry]) -> tuple[str, ...]:
         """What is wrong by status alone, in words: an object that is missing, truncated or changed through a link. No content is read."""

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..util.expressions import expression
 from ..util.files import read_text
 
 CONFIG = "boot/grub/grub.cfg"
 ENVIRONMENT = "boot/grub/grubenv"
 DEFAULTS = "etc/default/grub"
 _CUSTOM = "boot/grub/custom.cfg"
-_SET_DEFAULT = re.compile(r'^\s*set\s+default=(?:"([^"]*)"|(\S*))\s*$', re.MULTILINE)
-_LINUX = re.compile(r"linux(?:16|efi)?\s+(\S+)")
+_SET_DEFAULT = expression(r'^\s*set\s+default=(?:"([^"]*)"|(\S*))\s*$', re.MULTILINE)
+_LINUX = expression(r"linux(?:16|efi)?\s+(\S+)")
 
 
 @dataclass

@@ -12,16 +12,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..errors import CommandError, PreflightError
+from ..util.expressions import expression
 from ..util.run import Runner
 from .module_signature import Signer
 
 _LIMIT_S = 30.0
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _SHOWN = ("-noout", "-subject", "-nameopt", "sep_multiline,sname,utf8", "-serial", "-startdate", "-enddate", "-fingerprint", "-sha256")
-_SKID = re.compile(r"X509v3 Subject Key Identifier:[^\n]*\n\s*([0-9A-Fa-f:]+)")
-_FINGERPRINT = re.compile(r"^sha256 Fingerprint=([0-9A-F:]+)$", re.MULTILINE | re.IGNORECASE)
+_SKID = expression(r"X509v3 Subject Key Identifier:[^\n]*\n\s*([0-9A-Fa-f:]+)")
+_FINGERPRINT = expression(r"^sha256 Fingerprint=([0-9A-F:]+)$", re.MULTILINE | re.IGNORECASE)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_ALGORITHM = re.compile(r"Public Key Algorithm: (\S+)")
+_ALGORITHM = expression(r"Public Key Algorithm: (\S+)")
 
 
 @dataclass(frozen=True)

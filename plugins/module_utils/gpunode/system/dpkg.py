@@ -13,14 +13,15 @@ from pathlib import Path
 
 from ..errors import BusyError
 from ..util.deadline import Deadline
+from ..util.expressions import expression
 from ..util.files import read_text
 
 LOCK = "var/lib/dpkg/lock-frontend"
 # struct flock of Linux on 64-bit: type, whence, padding, start, length, pid, padding
 _FLOCK = "hh4xqqi4x"
 # Fields of dpkg's status file, compiled once: each is searched for in about a thousand paragraphs.
-_NAME, _VERSION = (re.compile(rf"^{field}: (.+)$", re.MULTILINE) for field in ("Package", "Version"))
-_INSTALLED = re.compile(r"^Status: .* installed$", re.MULTILINE)
+_NAME, _VERSION = (expression(rf"^{field}: (.+)$", re.MULTILINE) for field in ("Package", "Version"))
+_INSTALLED = expression(r"^Status: .* installed$", re.MULTILINE)
 
 
 def holder(root: Path) -> str | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, PreflightError
+from ..util.expressions import expression
 from . import bootloader
 
 NEWEST, ALL = "newest", "all"
-_VERSION = re.compile(r"\d[\d.]*(?:\+[\w.~]+)?(?:-\d[\w.]*)?-")
-_KVER = re.compile(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
+_VERSION = expression(r"\d[\d.]*(?:\+[\w.~]+)?(?:-\d[\w.]*)?-")
+_KVER = expression(r"\d+\.\d+[A-Za-z0-9.+~_-]*")
 
 
 def is_release(text: str) -> bool:

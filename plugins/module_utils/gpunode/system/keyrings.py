@@ -8,23 +8,23 @@ signing.c, certs/system_keyring.c). Debian's and Ubuntu's kernels are patched to
 from __future__ import annotations
 
 import array
-import ctypes
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..util.expressions import expression
 from ..util.files import read_text
 
 _TRUSTED = (".secondary_trusted_keys", ".builtin_trusted_keys")  # the first of these that exists; it contains the second
 _PLATFORM, _REVOKED = ".platform", ".blacklist"
-_TRUSTS_PLATFORM = re.compile(r"debian-kernel@lists\.debian\.org|\(Ubuntu ")  # in /proc/version, who built the kernel
+_TRUSTS_PLATFORM = expression(r"debian-kernel@lists\.debian\.org|\(Ubuntu ")  # in /proc/version, who built the kernel
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
 _READ = 11
 _MAX_MEMBERS = 4096
 _GONE = set("RDNi")  # revoked, dead, negative, invalidated
-_KEY_ID = re.compile(r": ([0-9a-f]{2,}): X509\.")
+_KEY_ID = expression(r": ([0-9a-f]{2,}): X509\.")
 Members = Callable[[int], "tuple[int, ...]"]
 
 
@@ -52,6 +52,8 @@ def members(serial: int) -> tuple[int, ...]:
     number = _KEYCTL.get(os.uname().machine)
     if number is None:
         raise OSError(f"the number of keyctl(2) on {os.uname().machine} is not known")
+    import ctypes  # noqa: PLC0415 - most nodes need no look into the kernel's keyrings
+
     libc = ctypes.CDLL(None, use_errno=True)
     ring = (ctypes.c_int32 * _MAX_MEMBERS)()
     size = libc.syscall(ctypes.c_long(number), ctypes.c_long(_READ), ctypes.c_long(serial), ring, ctypes.c_long(ctypes.sizeof(ring)))

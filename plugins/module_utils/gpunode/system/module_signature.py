@@ -7,17 +7,17 @@ kernel reads from the end; everything before the message was signed, also an old
 from __future__ import annotations
 
 import os
-import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..util.expressions import expression
 
 MARKER = b"~Module signature appended~\n"
 _INFO = struct.Struct(">BBBBB3xI")  # algorithm, hash, kind of id, length of signer, of key id, of signature
 _PKCS7 = 2
-_MODULE = re.compile(
+_MODULE = expression(
     r"((usr/)?lib/modules/(?P<kver>[^/]+)/.+|var/lib/dkms/[^/]+/[^/]+/(?P<built>[^/]+)/[^/]+/module/[^/]+)\.ko(\.(gz|xz|zst))?"
 )
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import CommandError, PreflightError
+from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import Runner
 from . import kernels
@@ -18,7 +19,7 @@ _PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "upda
 _HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
 _LIMIT_S = 30
 # Ubuntu: "x86_64-linux-gnu-gcc-12 (Ubuntu …) 12.3.0". A plain "gcc (Debian …) 12.2.0" names no particular program.
-_CONFIG_CC = re.compile(r'^CONFIG_CC_VERSION_TEXT="(?:[\w-]+-)?(gcc-\d+)[ "]', re.MULTILINE)
+_CONFIG_CC = expression(r'^CONFIG_CC_VERSION_TEXT="(?:[\w-]+-)?(gcc-\d+)[ "]', re.MULTILINE)
 
 
 def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple[str, ...]:

@@ -10,11 +10,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..util.files import sha256
+from ..util.parallel import each
 
 # Labels belong to the node that a file is on, overlay's attributes to one mount.
 _LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm")
@@ -87,8 +87,7 @@ def difference(before: Listing, after: Listing) -> Difference:
 
 def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
     """The entries at ``paths``; contents are hashed in parallel. Raises OSError."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return tuple(pool.map(lambda p: _describe(root, p), paths))
+    return tuple(each(lambda p: _describe(root, p), paths))
 
 
 def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None]:
@@ -103,8 +102,7 @@ def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None
             raise
 
     wanted = list(paths)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return dict(zip(wanted, pool.map(describe_one, wanted)))
+    return dict(zip(wanted, each(describe_one, wanted)))
 
 
 def _describe(root: Path, path: str) -> Entry:
@@ -140,8 +138,7 @@ def attribute_names(file: Path | str | int, follow_symlinks: bool) -> list[str]:
 
 def problems(root: Path, entries: Iterable[Entry]) -> tuple[str, ...]:
     """Which of ``entries`` are missing or differ now, a text for each; all contents are read and hashed (D9, D10)."""
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return tuple(filter(None, pool.map(lambda e: _problem(root, e), entries)))
+    return tuple(filter(None, each(lambda e: _problem(root, e), entries)))
 
 
 def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
@@ -154,8 +151,7 @@ def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
         except OSError as error:
             return f"/{path}: {error.strerror}"
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        return tuple(filter(None, pool.map(problem, hashes.items())))
+    return tuple(filter(None, each(problem, hashes.items())))
 
 
 def _problem(root: Path, entry: Entry) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import os
@@ -13,7 +12,6 @@ from pathlib import Path
 from ..errors import BusyError
 
 _CHUNK = 1 << 20
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def read_text(path: Path) -> str | None:
@@ -109,9 +107,11 @@ def sync_filesystem(path: Path) -> None:
 
     Python has no function for syncfs(2). Unlike sync(2), it reports write errors of the disk. Raises OSError.
     """
+    import ctypes  # noqa: PLC0415 - a run that changes nothing does not wait for it
+
     fd = os.open(path, os.O_RDONLY)
     try:
-        if _LIBC.syncfs(fd) != 0:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), str(path))
     finally:

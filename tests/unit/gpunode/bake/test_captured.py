@@ -1,4 +1,4 @@
-"""Baking captured on a fake node: the image stays as it is, the layer lies in the store."""
+"""Captured bakes on a fake node: the image is not changed, and the layer is in the store."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(node: FakeNode, **changes: Any) -> Baked:
 
 
 def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: Any) -> GpuNodeError:
-    """The error, after a look that neither the image nor the store has changed."""
+    """The error of a failed bake; asserts that neither the image nor the store has changed."""
     before, objects = outside(node), node.tree(STORE)
     with pytest.raises(error) as caught:
         run(node, **changes)
@@ -167,14 +167,14 @@ def test_another_driver_replaces_ours_once_it_is_sealed(node: FakeNode) -> None:
 def test_a_newer_image_of_the_same_driver_that_cannot_be_recorded_leaves_the_old_layers(
     node: FakeNode, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The names of the layers are the same: the image is no part of them."""
+    """The layers have the same names, because a name does not contain the image."""
     node.add_kernel(NEWER)
     run(node, kernels="all")
     before = {path: text for path, text in node.tree(STORE).items() if "bake-report" not in path}
     write, written = files.write_atomic, []
 
     def full(path: Path, text: str, mode: int = 0o644) -> None:
-        """From one of the manifests on, whatever is written."""
+        """Fails at manifest ``number`` and at every later write."""
         if path.name == "manifest.json" or len(written) >= number:
             written.append(path)
             if len(written) >= number:
@@ -191,7 +191,7 @@ def test_a_newer_image_of_the_same_driver_that_cannot_be_recorded_leaves_the_old
     assert {layer.image for layer in run(node, kernels="all", image=newer).layers} == {newer}
 
 
-def test_a_layer_that_is_baked_anew_is_not_judged_by_the_old_one(node: FakeNode) -> None:
+def test_a_layer_that_is_baked_again_is_not_judged_by_the_old_one(node: FakeNode) -> None:
     (old,) = run(node).layers
     layers.mark_bad(node.root, old, MACHINE, "nvidia-smi says 18")
     newer = f"{IMAGE[:-14]}20270101000000"
@@ -210,7 +210,7 @@ def test_a_kernel_that_is_not_asked_for_any_more_loses_its_layer(node: FakeNode)
     assert layers.read_all(node.root) == (again.layers, ())
 
 
-def test_a_damaged_object_is_baked_anew(node: FakeNode) -> None:
+def test_a_layer_with_a_damaged_object_is_baked_again(node: FakeNode) -> None:
     (layer,) = run(node).layers
     module = next(e for e in layer.files if e.path.endswith("/updates/dkms/nvidia.ko"))
     Store(node.root).path(key(module)).write_text("spoilt")
@@ -218,7 +218,7 @@ def test_a_damaged_object_is_baked_anew(node: FakeNode) -> None:
     assert Store(node.root).problems(objects_of(layer)) == ()
 
 
-def test_a_layer_whose_guarded_file_has_changed_is_baked_anew(node: FakeNode) -> None:
+def test_a_layer_whose_original_has_changed_is_baked_again(node: FakeNode) -> None:
     def replaces(node: FakeNode, action: str) -> Reply:
         node.put(f"{LOADER}/libGL.so.1", "NVIDIA's")
         return Reply()
@@ -245,7 +245,7 @@ def test_another_mode_replaces_the_layer_of_the_first(node: FakeNode) -> None:
 
 @pytest.mark.parametrize("image", [IMAGE, IMAGE.replace(VERSION, OTHER)], ids=["the same", "another"])
 def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: str) -> None:
-    """As in an image that was made from a node with a driver."""
+    """As in an image that was made from a node with an active layer."""
     plain = outside(node)
     (layer,) = run(node).layers
     activate.activate(node.root, node, layer)
@@ -258,7 +258,7 @@ def test_an_active_layer_is_taken_out_of_the_image_first(node: FakeNode, image: 
     assert [m.layer for m in layers.read_all(node.root)[0]] == [baked.layers[0].layer]
 
 
-# --- what fails --------------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_packages_that_were_installed_are_warned_of(node: FakeNode) -> None:
     assert (node.root / "var/lib/dpkg/status").read_text() == ""
 
 
-def test_what_a_killed_bake_left_is_taken_away_by_the_next(node: FakeNode) -> None:
+def test_what_a_killed_bake_left_is_removed_by_the_next(node: FakeNode) -> None:
     run(node)
     before = node.tree(STORE)
     node.put(f"{sandbox.CAPTURES}/1-a/upper/0/usr/bin/nvidia-smi", "x")
@@ -369,7 +369,7 @@ def test_what_is_not_ours_in_the_store_is_kept(node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("lost", [BAKE_REPORT, "var/lib/gpu-prebake/release-notes.txt"])
-def test_what_a_bake_that_was_killed_after_its_record_has_not_told_is_told_by_the_next(node: FakeNode, lost: str) -> None:
+def test_a_bake_writes_the_report_and_notes_of_one_that_was_killed_before_it_could(node: FakeNode, lost: str) -> None:
     run(node)
     before = node.tree(STORE)
     (node.root / lost).unlink()

@@ -1,4 +1,4 @@
-"""A captured bake on a filesystem that fills up, or turns read-only, at any of its changes in the store."""
+"""A captured bake on a filesystem that becomes full or read-only at any of the bake's changes in the store."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.kit.faults import CHANGES, GROWING, MOST_EFFECTS, Broken, opens, watc
 from tests.kit.node import FakeNode
 from tests.kit.values import NEWER
 
-# What the fake node's overlays do is not the library's doing, and what a watcher takes away it takes in a process of its own.
+# The fake node writes these itself, for its overlays. A real watcher removes files in a process of its own.
 NOT_OURS = re.compile(r".*/captures/[^/]+/(merged|upper/\d+)(/.*)?")
 BY_WATCHER = ("unlink", "rmdir")
 
 
 class BrokenStore(Broken):
-    """From its effect number ``first`` on in the store of ``root``."""
+    """Fails at effect number ``first`` in the store of ``root``, and at every later one."""
 
     def __init__(self, root: Path, first: int, number: int, names: tuple[str, ...]) -> None:
         super().__init__(first, number, names)
@@ -39,7 +39,8 @@ class BrokenStore(Broken):
             try:
                 super().__call__(name, args)
             except OSError as error:
-                error.filename = None if isinstance(args[0], int) else error.filename  # as the kernel knows no name either
+                # The kernel's error for a call with a file descriptor has no file name.
+                error.filename = None if isinstance(args[0], int) else error.filename
                 raise
 
 
@@ -80,7 +81,7 @@ def test_a_store_that_breaks_is_named_and_nothing_is_half_done(
         assert re.search(r"larger disk|mount its filesystem writable", str(error))
         assert outside(node) == before
         layers, problems = read_all(node.root)
-        # What takes no change takes none back either; a layer that is recorded is whole by itself.
+        # On a read-only filesystem nothing can be undone either; each recorded layer is complete by itself.
         allowed = (0, 1, 2) if code == "read_only" else (0, 2)
         assert (len(layers) in allowed, problems) == (True, ()), "both kernels, or none"
         bake(node, mode="captured", kernels="all")

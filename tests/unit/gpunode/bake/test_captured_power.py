@@ -1,5 +1,5 @@
-"""A captured bake whose machine loses its power at any effect: a manifest never speaks of what is not there, what the next bake leaves is
-what one alone would, and the image is as it was.
+"""A captured bake whose machine loses power at any effect: no manifest names missing objects, the next bake leaves the same as an
+undisturbed one, and the image is unchanged.
 
 Effects are counted as in tests/kit/faults.py; those of the fake node's own overlays and containers are among them.
 """
@@ -33,7 +33,7 @@ OLD_IMAGE = IMAGE.replace(VERSION, OTHER)
 
 
 class Machine:
-    """A machine on which a layer is baked, with or without an earlier one of another driver in its store."""
+    """A machine on which a layer is baked; ``has_old`` puts a layer of another driver into its store first."""
 
     def __init__(self, folder: Path, has_old: bool) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ class Machine:
         return self.on(root)
 
     def recovers(self, root: Path) -> tuple[str, ...]:
-        """Asserts that every manifest is as good as its word, bakes again, and compares; returns the versions that were there between."""
+        """Asserts that every manifest's objects are undamaged, bakes again, and compares; returns the versions found before that bake."""
         layers, problems = read_all(root)
         assert problems == ()
         for layer in layers:
@@ -79,12 +79,12 @@ class Machine:
 
 
 def outside(root: Path) -> dict[str, Any]:
-    """All but the store and logs."""
+    """All files except the store, logs and /run."""
     return {p: what for p, what in layernode.snapshot(root).items() if not f"{p}/".startswith(("var/log/", "run/"))}
 
 
 def held(root: Path) -> dict[str, str]:
-    """The store's files: objects, and manifests without the times of their making. The report is none of the layers' business."""
+    """The store's files: objects, manifests without their times, and of the report only the name."""
     assert not (root / sandbox.CAPTURES).exists()
     found = {}
     for name in layernode.store_files(root):
@@ -104,21 +104,21 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def numbers(machine: Machine, step: int) -> list[int]:
-    """Every ``step``-th effect, and more of the last, among which manifests are written and old layers dropped."""
+    """Every ``step``-th effect, and more of the last ones, which write manifests and discard old layers."""
     total = machine.effects.count
     assert total > 3 * LAST
-    # How many there are varies by a few with the order in which folders are listed.
+    # The total varies by a few with the order in which folders are listed.
     return sorted({*range(1, total - 5, step), *range(total - LAST, total - 5, min(step, 6))})
 
 
 def check_between(seen: set[tuple[str, ...]], has_old: bool) -> None:
-    """An old layer is dropped only once the new one lasts, so that one of them always is there."""
+    """An old layer is discarded only when the new one is safely on disk, so one of them is always there."""
     before = (OTHER,) if has_old else ()
     assert {before, (VERSION,)} <= seen <= {before, (VERSION,), tuple(sorted((*before, VERSION)))}
 
 
 @pytest.mark.parametrize("step", [pytest.param(97, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)])
-def test_after_a_power_cut_no_manifest_speaks_of_what_is_not_there(machine: Machine, step: int) -> None:
+def test_after_a_power_cut_no_manifest_names_missing_objects(machine: Machine, step: int) -> None:
     seen = set()
     for number in numbers(machine, step):
         seen |= {machine.recovers(tree) for tree in cut_at(machine, number).trees}
@@ -126,7 +126,7 @@ def test_after_a_power_cut_no_manifest_speaks_of_what_is_not_there(machine: Mach
 
 
 def cut_at(machine: Machine, number: int) -> Disk:
-    """A disk whose machine lost its power at effect ``number`` of a bake."""
+    """The disk of a machine that lost power at effect ``number`` of a bake."""
     node = machine.fresh()
     disk = Disk(node.root, machine.folder, number)
     with contextlib.ExitStack() as stack:
@@ -139,7 +139,7 @@ def cut_at(machine: Machine, number: int) -> Disk:
 
 @pytest.mark.parametrize("machine", [False], indirect=True)
 def test_the_power_cut_would_find_a_flush_that_is_missing(machine: Machine) -> None:
-    """Without the flush before the manifest, one does speak of what is not there: the test above can fail."""
+    """Without the flush before a manifest is written, one does name missing objects. This shows that the test above can fail."""
     with mock.patch.object(layers, "os", SimpleNamespace(sync=lambda: None)):
         total = machine.effects.count
         assert any(not survives(machine, cut_at(machine, number)) for number in range(total - 6, total - LAST, -1))

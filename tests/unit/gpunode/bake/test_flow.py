@@ -1,4 +1,4 @@
-"""Baking in place on a fake node."""
+"""Bakes in place on a fake node, and checks that both modes share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(node: FakeNode, **changes: Any) -> tuple[Manifest, bool, dict[str, Any]]
 
 
 def failed(node: FakeNode, error: type[GpuNodeError] = BuildError, **changes: Any) -> GpuNodeError:
-    """The error, after a look that the node is as it was."""
+    """The error of a failed bake; asserts that the node is unchanged."""
     before = node.driver_tree()
     with pytest.raises(error) as caught:
         run(node, **changes)
@@ -87,7 +87,7 @@ def test_another_driver_replaces_ours(node: FakeNode) -> None:
     assert not [path for path in node.driver_tree() if VERSION in path]
 
 
-def test_a_damaged_layer_is_baked_anew(node: FakeNode) -> None:
+def test_a_damaged_layer_is_baked_again(node: FakeNode) -> None:
     run(node)
     (node.root / f"{LIBRARIES}/libcuda.so.{VERSION}").unlink()
     _, baked_now, _ = run(node)
@@ -104,7 +104,7 @@ def test_check_mode_answers_and_writes_nothing(node: FakeNode) -> None:
     assert node.tree() == before
 
 
-# --- what the container left -----------------------------------------------------------------------------------------
+# --- checks of the result --------------------------------------------------------------------------------------------
 
 
 def test_a_stale_marker_is_no_success(node: FakeNode) -> None:
@@ -166,7 +166,7 @@ def test_a_module_that_a_driver_can_do_without_is_warned_of(node: FakeNode) -> N
     node.put(f"usr/src/linux-headers-{KVER}/Module.symvers")
     said = f"/lib/modules/{KVER}/updates/dkms/nvidia-drm.ko needs unknown symbol drm_gem_object_free"
     node.depmod_says = f"depmod: WARNING: {node.root}{said}\n"
-    assert f"a module does not fit: {said}: it may not load there" in run(node)[0].warnings
+    assert f"a module that the driver can do without may not load: {said}" in run(node)[0].warnings
 
 
 def test_dkms_own_signing_key_does_not_stay(node: FakeNode) -> None:

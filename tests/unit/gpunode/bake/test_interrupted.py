@@ -1,8 +1,7 @@
-"""Killed at every step, the next run recovers: the process ends at its n-th effect, for every n, and the work is simply done again.
+"""Bakes, boots and removals that are killed at every step: the process ends at its n-th effect, for every n, and the next run recovers.
 
-An effect is a program that is started or has ended, a file that is renamed, removed or made to last, and in the store also a folder that is
-made and a content that is written. The end is that of a
-SIGKILL: nothing of the process runs any more, no handler and no clean-up. What the node keeps is what is in its files.
+An effect is the start or the end of a program, a file that is renamed, removed or synced, and in the store also a folder that is made and
+a content that is written. The process ends as after SIGKILL: no handler and no clean-up runs. The node keeps only what is in its files.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ MOST_EFFECTS = 700
 
 
 class DyingNode(FakeNode):
-    """A node on which the process ends at effect number ``last``."""
+    """A node on which the process exits at effect number ``last``."""
 
     effects = 0
     last = 0
 
     def copy(self, root: Path) -> DyingNode:
-        """The same node with files of its own."""
+        """The same node with its own copy of the files."""
         shutil.copytree(self.root, root, symlinks=True)
         other = copy.deepcopy(self)
         other.root, other.effects = root, 0
@@ -61,7 +60,7 @@ class DyingNode(FakeNode):
 
 
 def dies_at(node: DyingNode, number: int, work: Callable[[FakeNode], object]) -> bool:
-    """Runs ``work`` in a process of its own that ends at effect ``number``; returns whether it got to its end before."""
+    """Runs ``work`` in a process of its own that exits at effect ``number``; returns whether the work was complete before that."""
     child = os.fork()
     if child == 0:
         node.last = number
@@ -101,7 +100,7 @@ def _count_in_store(node: DyingNode, name: str) -> None:
 
 def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Callable[[FakeNode], object], stride: int) -> int:
     """Kills ``work`` at every effect, or every ``stride``-th, runs it again, and compares the node with that of an uninterrupted run.
-    Returns at how many effects it could have been killed."""
+    Returns the number of effects at which it could be killed."""
     prepared = DyingNode(tmp_path / "prepared")
     prepare(prepared)
     clean = prepared.copy(tmp_path / "clean")
@@ -118,13 +117,13 @@ def every_kill(tmp_path: Path, prepare: Callable[[FakeNode], object], work: Call
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """What is in one and not in the other, by name: found, wanted."""
+    """What differs, by name: found, wanted."""
     both = {key: (found.get(key), wanted.get(key)) for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)}
     return {key: differences(*pair) if all(isinstance(part, dict) for part in pair) else pair for key, pair in both.items()}
 
 
 def state(node: FakeNode) -> dict[str, Any]:
-    """What a later run and an operator would find: the driver's files, modules in the kernel, records, scratch."""
+    """What a later run and an operator would find: the driver's files, loaded modules, records, scratch."""
     found, noted = node_record.read(node.root), installed_files.read_or_empty(node.root)
     return {
         "files": {p: t for p, t in node.driver_tree().items() if "node-record" not in p and "manifest.json" not in p and "report" not in p},
@@ -157,7 +156,7 @@ def baked_with_another_version(node: FakeNode) -> None:
 
 def newer_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
-    for folder in ("etc/ld.so.conf.d", "etc/modprobe.d"):  # every Debian has these, and no bake takes them for its own
+    for folder in ("etc/ld.so.conf.d", "etc/modprobe.d"):  # every Debian has these, so a bake does not count them among its files
         (node.root / folder).mkdir()
 
 
@@ -207,7 +206,7 @@ def captures(node: FakeNode) -> object:
         pytest.param(newer_kernel, bakes, 40, 1, id="bake"),
         pytest.param(brought_up, removes, 60, 1, id="removal after the fast path"),
         pytest.param(brought_up_by_install, removes, 60, 1, id="removal after a full install"),
-        # Two builds, most of whose effects are the same again and again: an odd stride comes to each kind of them.
+        # Two builds, most of whose effects repeat: an odd stride reaches each kind of them.
         pytest.param(captured_before, captures, 200, 23, id="captured bake for two kernels over another"),
         pytest.param(captured_before, captures, 200, 1, id="the same, every effect", marks=pytest.mark.faults),
     ],
@@ -222,7 +221,7 @@ def test_killed_at_every_effect_the_next_run_recovers(
 ) -> None:
     monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    for name in ("sync", "fsync"):  # the end is that of a process, not of a machine
+    for name in ("sync", "fsync"):  # the process is killed, the machine keeps running
         monkeypatch.setattr(os, name, lambda *_: None)
     monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "node", KVER, "#1 SMP", "x86_64")))
     assert every_kill(tmp_path, prepare, work, stride) >= at_least

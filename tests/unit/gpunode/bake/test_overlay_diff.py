@@ -1,4 +1,4 @@
-"""Upper folders of overlays, resolved against the real root."""
+"""The comparison of overlays' upper folders with the real root."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_deleted_folder_is_each_path_in_it(inside: Inside) -> None:
 
 
 def test_an_opaque_folder_hides_all_that_it_does_not_have(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As after ``rm -r`` and ``mkdir``; only root may set the attribute, so it is told here."""
+    """As after ``rm -r`` and ``mkdir``. Only root may set the attribute, so it is faked here."""
     inside.put("usr/share/vulkan/icd.d/a.json", "NVIDIA's")
     opaque = inside.box.uppers[""] / "usr/share/vulkan/icd.d"
     real = overlay_diff._attribute
@@ -183,7 +183,7 @@ def test_what_changes_its_kind_with_all_below_it_is_refused_by_name(inside: Insi
 def test_contents_that_lie_elsewhere_are_refused(inside: Inside, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     inside.put("usr/bin/tool", "changed")
     monkeypatch.setattr(overlay_diff, "_attribute", lambda p, n: b"/x" if n == name and p.name == "tool" else b"")
-    with pytest.raises(BuildError, match=f"/usr/bin/tool carries {name}"):
+    with pytest.raises(BuildError, match=f"/usr/bin/tool has the attribute {name}"):
         inside.read()
 
 
@@ -197,7 +197,7 @@ def test_contents_that_lie_elsewhere_are_refused(inside: Inside, monkeypatch: py
         *("var/lib/dkms/mok.key", "var/lib/dkms/mok.pub", "var/lib/shim-signed/mok/MOK.priv", "var/lib/shim-signed/mok/MOK.der"),
     ],
 )
-def test_never_carried_nor_told(inside: Inside, path: str) -> None:
+def test_never_captured_nor_reported(inside: Inside, path: str) -> None:
     inside.put(path, "written during the build")
     assert inside.read() == Captured((), (), (), (), (), ())
 
@@ -213,8 +213,8 @@ def test_never_carried_nor_told(inside: Inside, path: str) -> None:
         pytest.param("mok_signing_key=/etc/absolute/dkms.key", id="behind an absolute link"),
     ],
 )
-def test_a_key_that_dkms_was_told_to_have_elsewhere_is_not_carried(node: FakeNode, key: str) -> None:
-    """DKMS's configuration is a piece of shell."""
+def test_a_key_that_dkms_is_configured_to_keep_elsewhere_is_not_captured(node: FakeNode, key: str) -> None:
+    """DKMS's configuration is shell script."""
     node.put("etc/dkms/framework.conf", f"{key}\nmok_certificate=/etc/keys/dkms.pub\n")
     node.put("etc/keys/.keep")
     node.link("etc/link", "keys")
@@ -227,7 +227,7 @@ def test_a_key_that_dkms_was_told_to_have_elsewhere_is_not_carried(node: FakeNod
 
 
 @pytest.mark.parametrize("path", ["var/cache/x", "etc/ld.so.cache", "var/lib/dpkg/status", "boot/initrd.img-1", "run/x"])
-def test_the_deletion_of_such_is_none_either(node: FakeNode, path: str) -> None:
+def test_the_deletion_of_such_a_path_is_not_captured_either(node: FakeNode, path: str) -> None:
     node.put(path, "there before")
     with sandbox.opened(node.root, node, KVER, "gpuprebuild-1") as box:
         inside = Inside(node, box)
@@ -244,11 +244,11 @@ def test_the_deletion_of_such_is_none_either(node: FakeNode, path: str) -> None:
         pytest.param("usr/lib/modprobe.d/nvidia-installer-disable-nouveau.conf", "alias nouveau off\n", "nouveau", id="in usr"),
         pytest.param("etc/initramfs-tools/hooks/nvidia", "#!/bin/sh\n", "initramfs", id="hook"),
         pytest.param("etc/dracut.conf.d/nvidia.conf", "add_drivers+=nvidia\n", "initramfs", id="dracut"),
-        pytest.param("root/.nvidia-settings-rc", "x", "outside of where a driver may be", id="outside"),
-        pytest.param("var/lib/nvidia/state", "x", "outside of where a driver may be", id="outside in var"),
+        pytest.param("root/.nvidia-settings-rc", "x", "outside the folders in which a driver may have files", id="outside"),
+        pytest.param("var/lib/nvidia/state", "x", "outside the folders in which a driver may have files", id="outside in var"),
     ],
 )
-def test_left_out_and_told(inside: Inside, path: str, text: str, said: str) -> None:
+def test_left_out_and_reported(inside: Inside, path: str, text: str, said: str) -> None:
     inside.put(path, text)
     found = inside.read()
     assert [e.path for e in found.files if e.type != "folder"] == []
@@ -271,7 +271,7 @@ def test_new_folders_of_what_is_left_out_go_with_it(inside: Inside) -> None:
     assert paths(inside.read()) == ["etc/nvidia"], "an empty folder of the driver's own stays"
 
 
-def test_a_device_is_left_out_and_told(inside: Inside) -> None:
+def test_a_device_is_left_out_and_reported(inside: Inside) -> None:
     inside.do(lambda root: os.mkfifo(root / "usr/bin/nvidia-pipe"))
     found = inside.read()
     assert found.files == ()
@@ -279,7 +279,7 @@ def test_a_device_is_left_out_and_told(inside: Inside) -> None:
 
 
 def test_the_deletion_of_a_pipe_is_refused_by_name(inside: Inside) -> None:
-    """It could not be recorded: no reader would take such a manifest."""
+    """It could not be recorded: a manifest with such an entry is invalid."""
     os.mkfifo(inside.node.root / "etc/pipe")
     (inside.box.uppers[""] / "etc").mkdir(exist_ok=True)
     os.mknod(inside.box.uppers[""] / "etc/pipe", 0o020000, os.makedev(0, 0))

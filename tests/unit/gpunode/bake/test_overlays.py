@@ -1,4 +1,4 @@
-"""Which filesystems a sandbox's root is made of."""
+"""The plan of a sandbox's root, for many mount tables."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_mount_that_another_lies_over_is_none() -> None:
     table = mounts.parse(
         "\n".join(
             [
-                "22 30 0:20 / /proc rw - proc proc rw",  # mounted by an initramfs, moved into the root that came later
+                "22 30 0:20 / /proc rw - proc proc rw",  # mounted by an initramfs, then moved into the later root
                 "1 1 0:1 / / rw - rootfs rootfs rw",
                 "30 1 8:1 / / rw - ext4 /dev/sda1 rw",
                 "31 30 8:2 / /usr ro - ext4 /dev/sda2 ro",

@@ -1,4 +1,4 @@
-"""Inputs of a bake, and what kind of machine this is."""
+"""The options of a bake, and checks of the machine."""
 
 from __future__ import annotations
 

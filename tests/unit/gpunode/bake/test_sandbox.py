@@ -1,4 +1,4 @@
-"""A driver container's other root: what is mounted, hidden, started, and taken away. Real ones are opened in tests/lab."""
+"""The sandbox: what is mounted, hidden, started, and removed. Real ones are opened in tests/lab."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def test_other_kernels_headers_are_out_of_sight_and_the_real_ones_stay(node: Fak
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_mount_that_fails_is_said_and_what_was_mounted_is_taken_away(node: FakeNode, number: int) -> None:
+def test_a_mount_that_fails_is_reported_and_what_was_mounted_is_removed(node: FakeNode, number: int) -> None:
     node.put("proc/self/mountinfo", node.mountinfo + SEPARATE)
     replies = [Reply()] * number + [Reply(32, err="mount: wrong fs type\n")] + [Reply()] * 3
     node.programs["mount"] = lambda node, words: replies.pop(0)
-    with pytest.raises(BuildError, match=r"cannot be made.*wrong fs type") as caught, sandbox.opened(node.root, node, KVER, "x"):
+    with pytest.raises(BuildError, match=r"cannot be mounted.*wrong fs type") as caught, sandbox.opened(node.root, node, KVER, "x"):
         raise AssertionError("never entered")
     assert caught.value.code == "sandbox_failed"
     assert folders(node) == []
 
 
-def test_a_pid_1_that_does_not_come_up_is_said(node: FakeNode) -> None:
+def test_a_pid_1_that_does_not_start_is_reported(node: FakeNode) -> None:
     node.sandbox_says = "mount: permission denied"
     with pytest.raises(BuildError, match="cannot be entered: mount: permission denied"), sandbox.opened(node.root, node, KVER, "x"):
         raise AssertionError("never entered")
@@ -100,18 +100,18 @@ def test_a_killed_watchers_work_is_done_here(node: FakeNode) -> None:
     assert folders(node) == []
 
 
-def test_what_cannot_be_taken_away_is_an_error(node: FakeNode) -> None:
+def test_a_sandbox_that_cannot_be_removed_is_an_error(node: FakeNode) -> None:
     node.watcher_dies = True
     node.programs["flock"] = lambda node, words: Reply(1)
     with (
-        pytest.raises(BuildError, match="cannot be taken away: look for what uses it") as caught,
+        pytest.raises(BuildError, match="cannot be removed: find what uses it") as caught,
         sandbox.opened(node.root, node, KVER, "x"),
     ):
         pass
     assert caught.value.code == "sandbox_left"
 
 
-def test_the_next_run_takes_away_what_killed_ones_left(node: FakeNode) -> None:
+def test_the_next_run_removes_what_killed_ones_left(node: FakeNode) -> None:
     for name in ("1-a", "2-b"):
         node.put(f"{sandbox.CAPTURES}/{name}/container", "gpuprebuild-1")
     assert sandbox.sweep(node.root, node) == ("1-a", "2-b")
@@ -140,12 +140,12 @@ def test_an_ostree_system_is_refused_by_name(node: FakeNode) -> None:
         sandbox.require(node.root)
 
 
-# --- the script that takes away, for real -----------------------------------------------------------------------------
+# --- the clean-up script, run for real --------------------------------------------------------------------------------
 
 
 @pytest.mark.subprocess
 def test_the_watcher_works_when_its_input_ends_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a ctr and a systemctl of ours first on the PATH; nothing is mounted."""
+    """With a fake ctr and a fake systemctl first on the PATH; nothing is mounted."""
     log = tmp_path / "log"
     for name, text in (("ctr", 'case "$*" in *"containers ls"*) echo gpuprebuild-10; echo gpuprebuild-1;; esac'), ("systemctl", "")):
         program = tmp_path / "bin" / name

@@ -1,4 +1,4 @@
-"""Signing with a key from outside: real keys and signatures on a fake node, whose sign-file is a stand-in."""
+"""Signing with a key from outside: real keys and signatures on a fake node with a stand-in for sign-file."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(node: SigningNode, mode: str = "captured", **options: Any) -> Manifest:
 
 
 def refused(node: SigningNode, error: type[GpuNodeError] = GpuNodeError, **options: Any) -> GpuNodeError:
-    """The error of a bake that builds nothing."""
+    """The error of a bake that is refused before it builds."""
     with pytest.raises(error) as caught:
         bake_flow.bake(node, request(mode="captured", **options), root=node.root)
     assert node.driver_runs == []
@@ -72,13 +72,13 @@ def refused(node: SigningNode, error: type[GpuNodeError] = GpuNodeError, **optio
 
 
 def contents(node: SigningNode, layer: Manifest, path: str) -> Path:
-    """Where a file of a layer lies: in the store, or in place."""
+    """Where a file of a layer is: in the store, or in place."""
     entry = next(e for e in layer.files if e.path == path)
     return Store(node.root).path(key(entry)) if layer.mode == manifest.CAPTURED else node.root / path
 
 
 def verifies(file: Path, pair: Pair, scratch: Path) -> bool:
-    """Whether the signature at a module's end is that certificate's; by openssl alone, not by the library."""
+    """Whether the certificate verifies the signature at a module's end, checked by openssl, not by the library."""
     found = module_signature.read(file)
     assert found
     (scratch / "data").write_bytes(file.read_bytes()[: found.signed_size])
@@ -122,7 +122,7 @@ def test_compressed_modules_are_signed_inside(node: SigningNode, pair: Pair, suf
     for folder in (MODULES, TREE):
         file = node.put(f"{folder}/nvidia.ko", CODE)
         subprocess.run([packer, "-q", str(file)], check=True)
-        file.unlink(missing_ok=True)  # zstd keeps it
+        file.unlink(missing_ok=True)  # zstd keeps the uncompressed file
     paths = [f"{folder}/nvidia.ko{suffix}" for folder in (MODULES, TREE)]
     signer.sign(node.root, KVER, paths)
     plain = tmp_path / "plain"
@@ -134,7 +134,7 @@ def test_compressed_modules_are_signed_inside(node: SigningNode, pair: Pair, suf
     if suffix == ".xz":
         assert one[7] == 1, "CRC32, which is all that the kernel's own decompressor knows"
     assert sorted(p.name for p in (node.root / MODULES).iterdir()) == [f"nvidia.ko{suffix}"]
-    signing_key.take_away(node.root, None)
+    signing_key.remove_sent(node.root, None)
     bake_ends(node)
 
 
@@ -146,7 +146,7 @@ def signer_of(node: SigningNode, pair: Pair, **options: Any) -> signing.ModuleSi
 
 
 def bake_ends(node: SigningNode) -> None:
-    with signing_key.swept(node.root, None):
+    with signing_key.secrets_removed(node.root, None):
         pass
 
 
@@ -216,18 +216,16 @@ def test_the_same_certificate_is_the_same_input_and_another_one_is_not(node: Sig
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        pytest.param(
-            {"signing_key": "/keys/key"}, "signing_key is given and nvidia_prebake_signing_certificate is not", id="no certificate"
-        ),
-        pytest.param({"signing_certificate": "/c"}, "signing_certificate is given and nvidia_prebake_signing_key is not", id="no key"),
-        pytest.param({"signing_pin": "1"}, "without a key", id="a PIN for nothing"),
+        pytest.param({"signing_key": "/keys/key"}, "signing_key is set and nvidia_prebake_signing_certificate is not", id="no certificate"),
+        pytest.param({"signing_certificate": "/c"}, "signing_certificate is set and nvidia_prebake_signing_key is not", id="no key"),
+        pytest.param({"signing_pin": "1"}, "without a key", id="a PIN without a key"),
         pytest.param({"signing_key": "key.pem", "signing_certificate": "/c"}, "not an absolute path", id="relative"),
         pytest.param({"signing_key": "/a/../b", "signing_certificate": "/c"}, "not an absolute path", id="leads out"),
         pytest.param({"signing_key": "pkcs11:object=m", "signing_certificate": "/c"}, "names no token", id="no token"),
         pytest.param({"signing_key": "pkcs11:token=t", "signing_certificate": "/c"}, "names no key in its token", id="no object"),
     ],
 )
-def test_what_cannot_be_meant_is_bad_input(node: SigningNode, options: dict[str, str], said: str) -> None:
+def test_options_that_contradict_each_other_are_bad_input(node: SigningNode, options: dict[str, str], said: str) -> None:
     error = refused(node, InputError, **options)
     assert said in str(error)
 
@@ -235,7 +233,7 @@ def test_what_cannot_be_meant_is_bad_input(node: SigningNode, options: dict[str,
 @pytest.mark.parametrize("where", [";pin-value=s3cret", "?pin-value=s3cret", "?module-name=x&pin-source=file:/s3cret"])
 def test_a_pin_in_the_uri_is_refused_and_not_repeated(node: SigningNode, where: str) -> None:
     error = refused(node, InputError, signing_key=f"pkcs11:token=t;object=m{where}", signing_certificate="/c")
-    assert "holds a PIN" in str(error)
+    assert "contains a PIN" in str(error)
     assert "s3cret" not in str(error)
 
 
@@ -249,7 +247,7 @@ def test_a_pair_that_does_not_belong_together_is_refused(node: SigningNode, pair
     [
         pytest.param("key", None, "signing_key", "cannot be read (No such file", id="no key file"),
         pytest.param("key", b"words", "signing_key", "neither as PEM nor as DER", id="key of words"),
-        pytest.param("key", b"\x30\x82junk", "signing_key", "reads no private key", id="broken key"),
+        pytest.param("key", b"\x30\x82junk", "signing_key", "cannot read a private key", id="broken key"),
         pytest.param("certificate", None, "signing_certificate", "cannot be read (No such file", id="no certificate file"),
         pytest.param("certificate", b"words", "signing_certificate", "not an X.509 certificate in PEM or DER", id="certificate of words"),
         pytest.param("certificate", b"\x30\x82junk", "signing_certificate", "cannot read it as an X.509", id="broken certificate"),
@@ -279,7 +277,7 @@ def test_an_encrypted_key_needs_its_passphrase(node: SigningNode, pair: Pair, ke
     locked = keys / "locked.pem"
     openssl("pkcs8", "-topk8", "-in", str(pair.key), "-passout", "pass:s3cret", "-out", str(locked))
     options = node.add_pair(Pair(locked, pair.certificate))
-    assert "is encrypted: give its passphrase" in str(refused(node, **options))
+    assert "is encrypted: set nvidia_prebake_signing_pin" in str(refused(node, **options))
     error = refused(node, **options, signing_pin="wrong")
     assert "is nvidia_prebake_signing_pin its passphrase?" in str(error)
     layer = run(node, **options, signing_pin="s3cret")
@@ -320,7 +318,7 @@ def test_an_expired_certificate_and_one_to_come_are_refused(node: SigningNode, p
         assert "clock says" in str(error)
 
 
-def test_a_certificate_that_ends_soon_is_said(node: SigningNode, keys: Path) -> None:
+def test_a_certificate_that_expires_soon_is_a_warning(node: SigningNode, keys: Path) -> None:
     options = node.add_pair(make_pair(keys, "Short", "-days", "5"))
     baked = bake_flow.bake(node, request(mode="captured", **options), root=node.root)
     assert "'Short' expires on" in baked.report["warnings"][0]
@@ -346,7 +344,7 @@ def test_a_sign_file_that_signs_something_else_is_found_by_verifying(node: Signi
     true = node.root / f"usr/src/linux-headers-{KVER}/scripts/sign-file-true"
     true.write_text(SIGN_FILE)
     true.chmod(0o755)
-    assert "is not the certificate's" in str(refused(node, **node.add_pair(pair)))
+    assert "does not match the certificate" in str(refused(node, **node.add_pair(pair)))
 
 
 def test_without_openssl_it_is_a_missing_package_and_then_a_missing_tool(node: SigningNode, pair: Pair) -> None:
@@ -369,7 +367,7 @@ def test_ecdsa_only_where_the_kernel_verifies_it(node: SigningNode, keys: Path) 
     openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(curve.key))
     openssl("req", "-new", "-x509", "-key", str(curve.key), "-subj", "/CN=Curve", "-days", "99", "-out", str(curve.certificate))
     options = node.add_pair(curve)
-    assert "verifies no ECDSA" in str(refused(node, **options))
+    assert "does not verify ECDSA" in str(refused(node, **options))
     config = node.root / f"usr/src/linux-headers-{KVER}/.config"
     config.write_text(config.read_text() + "CONFIG_CRYPTO_ECDSA=m\n")
     layer = run(node, **options)
@@ -377,10 +375,10 @@ def test_ecdsa_only_where_the_kernel_verifies_it(node: SigningNode, keys: Path) 
     assert entries[f"{MODULES}/nvidia.ko"] == entries[f"{TREE}/nvidia.ko"], "though each such signature is another"
 
 
-# --- what is brought, and what a killed bake leaves ---------------------------------------------------------------------
+# --- what is sent, and what a killed bake leaves -----------------------------------------------------------------------
 
 
-def test_what_was_brought_goes_with_the_bake_and_so_does_what_an_earlier_one_left(node: SigningNode, pair: Pair) -> None:
+def test_a_sent_key_goes_with_the_bake_and_so_does_what_an_earlier_one_left(node: SigningNode, pair: Pair) -> None:
     node.put(f"{signing_key.FOLDER}/0/key.pem", "of a killed bake")
     options = node.add_pair(pair, f"{signing_key.FOLDER}/abc")
     node.put(f"{signing_key.FOLDER}/abc/pin", "s3cret\n")
@@ -388,7 +386,7 @@ def test_what_was_brought_goes_with_the_bake_and_so_does_what_an_earlier_one_lef
     assert node.secrets() == []
 
 
-def test_what_was_brought_goes_though_the_bake_fails(node: SigningNode, pair: Pair) -> None:
+def test_a_sent_key_goes_even_if_the_bake_fails(node: SigningNode, pair: Pair) -> None:
     options = node.add_pair(pair, f"{signing_key.FOLDER}/abc")
     node.scripts = [lambda node, action: Reply(1, "config.sh: No such file or directory\n")]
     with pytest.raises(BuildError):
@@ -404,7 +402,7 @@ def test_a_pin_comes_in_a_file(node: SigningNode) -> None:
     assert wanted
     assert wanted.pin == "s3cret"
     assert "s3cret" not in repr(wanted)
-    signing_key.take_away(node.root, signing_key.SigningKey(f"/{signing_key.FOLDER}/abc/key", "/c"))
+    signing_key.remove_sent(node.root, signing_key.SigningKey(f"/{signing_key.FOLDER}/abc/key", "/c"))
     assert not (node.root / signing_key.FOLDER / "abc").exists()
     bake_ends(node)
 
@@ -436,7 +434,7 @@ def sealed(node: SigningNode) -> Report:
 
 
 def test_the_seal_says_what_a_node_with_secure_boot_does(node: SigningNode, pair: Pair) -> None:
-    node.put("sys/module/module/parameters/sig_enforce", "Y\n")  # of the build machine: no node's business
+    node.put("sys/module/module/parameters/sig_enforce", "Y\n")  # of the build machine, and must not count for nodes
     layer = run(node, **node.add_pair(pair))
     report = sealed(node)
     assert layer.signer

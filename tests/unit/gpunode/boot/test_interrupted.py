@@ -41,10 +41,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import fi
 
 from tests.kit import layer as layernode
 from tests.kit.boot import INSTALL, SKIP, boot, flow_boot, lose_gpu, refuses, restarts
+from tests.kit.faults import SOME, Counter, clone, die, killed_in_child, watched
 from tests.kit.layer import LIBRARY, LayerNode, alter, snapshot
 from tests.kit.node import FakeNode
 from tests.kit.values import LIBRARIES, LOADER, VERSION, policy
-from tests.kit.faults import SOME, Counter, clone, die, killed_in_child, watched
 
 # What differs from boot to boot: the kernel's files, logs with times, and documents that are compared by their fields.
 PASSING = ("proc/", "sys/", "dev/", "run/", "var/log/", *(f"{path}/" for path in (NODE_RECORD, INSTALLED_FILES, ACTIVATION)))

@@ -14,10 +14,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.cont
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, keyrings
 
+from tests.kit.keyrings import BUILT_IN, KEYS, ring
 from tests.kit.node import FakeNode, bake_layer
 from tests.kit.signer import SigningNode, make_pair
 from tests.kit.values import CONFIG_DIGEST, VERSION, captured, policy
-from tests.kit.keyrings import BUILT_IN, KEYS, ring
 
 
 def look(node: FakeNode) -> Facts:
