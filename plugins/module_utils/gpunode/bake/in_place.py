@@ -205,7 +205,7 @@ def remove_added(root: Path, before: set[str]) -> int:
 
 @contextlib.contextmanager
 def only_headers_of(root: Path, kver: str) -> Iterator[None]:
-    """No newer kernel's ``build`` is in sight for the body: an unmodified image takes the newest (CONTRACT.md, step 1)."""
+    """No newer kernel's ``build`` is in sight for the body: an unmodified image takes the newest (docs/contract.md)."""
     try:
         for other in kernels.with_headers(root):
             if kernels.version_key(other) > kernels.version_key(kver):
