@@ -109,7 +109,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow, report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow, request
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
@@ -121,7 +121,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     root = Path(module.params["root"])
     runner = SystemRunner()
     containerd = Containerd(runner) if root == Path("/") else None
-    found = flow.seal(root, runner, containerd, report.request_from(module.params), write=not module.check_mode)
+    found = flow.seal(root, runner, containerd, request.request_from(module.params), write=not module.check_mode)
     return {"changed": False, "report": asdict(found), "summary": found.summary, "notes": found.notes}
 
 

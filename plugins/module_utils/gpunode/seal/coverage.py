@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..store.manifest import Manifest
 from ..system import bootloader, kernels
-from .report import FAIL, Report, SealRequest
+from .report import Report
+from .request import FAIL, SealRequest
 
 # --- covered ---------------------------------------------------------------------------------------------------------
 

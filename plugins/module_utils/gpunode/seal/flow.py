@@ -27,7 +27,8 @@ from . import inertness
 from .coverage import check_covered
 from .readiness import check_nouveau, check_usable, containers_left
 from .replay import replay
-from .report import Report, SealRequest, write_report
+from .report import Report, write_report
+from .request import SealRequest
 
 _SHOWN = 6  # refusals in the error message itself
 

@@ -13,7 +13,8 @@ from ..store.layers import drivers_files
 from ..store.manifest import Manifest
 from ..system import disk_space, toolchain
 from ..util.run import Runner
-from .report import Report, SealRequest
+from .report import Report
+from .request import SealRequest
 
 # --- inert ------------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from ..errors import CommandError, DataError
 from ..store.manifest import Manifest
 from ..system.pci import PciFunction
 from ..util.run import Runner
-from .report import Report, SealRequest
+from .report import Report
+from .request import SealRequest
 
 _ADDRESS, _CLASS = "0000:00:00.0", "030200"
 

@@ -16,7 +16,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.report im
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, CommandError, GpuNodeError, InputError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report, SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request import SealRequest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of

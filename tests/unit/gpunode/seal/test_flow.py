@@ -19,7 +19,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, SealError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, SEAL_REPORT
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report, SealRequest, request_from
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request import SealRequest, request_from
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import setuid

@@ -17,7 +17,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.cont
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import GpuNodeError, SealError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import SealRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request import SealRequest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 
