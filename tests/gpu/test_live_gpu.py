@@ -178,7 +178,7 @@ def test_a_program_that_uses_the_gpu_is_named_and_not_disturbed() -> None:
 def judged(layer: Manifest) -> tuple[diagnosis.Evidence, diagnosis.Verdict]:
     before = evidence.log_before(ROOT, RUNNER)
     found = evidence.gather(ROOT, RUNNER, layer.identity.arch, layer.identity.version, None, False, before, ())
-    return found, diagnosis.judge(found)[0]
+    return found, diagnosis.judge(found).verdict
 
 
 def checked(layer: Manifest, gpus: int = 1) -> str:

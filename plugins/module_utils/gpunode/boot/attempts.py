@@ -149,15 +149,15 @@ class _Attempts:
     def _after_failure(self, ran: ContainerRun, number: int) -> bool:
         """Sets the next action, or raises BootError if another try cannot help. Returns whether the baked driver was removed."""
         run, outcome = self.run, self.run.outcome
-        verdict, reason = judge(self._evidence())
+        found = judge(self._evidence())
+        verdict, reason = found.verdict, found.reason
         if self.compiled():
             self.is_baked, self.layer = False, None  # it compiled: the verdict is no longer about what was baked
         how = f"timed out after {ran.seconds:.0f} s" if ran.timed_out else f"failed (exit status {ran.rc})"
         run.events.say(f"{outcome.action.value} {how}; the node's state shows: {verdict.value}: {reason}")
         run.events.steps[-1].update(verdict=verdict.value, reason=reason)
         if verdict is Verdict.HARDWARE:
-            code = "no_device" if "no device" in reason else "hardware"
-            raise BootError(f"{outcome.action.value} failed, and a compile would not help: {reason}. Log: {ran.log}", code=code)
+            raise BootError(f"{outcome.action.value} failed, and a compile would not help: {reason}. Log: {ran.log}", code=found.code)
         outcome.warnings.append(f"try {number} {how}: {reason}")
         compile_error = build_log.first_error(ran.output, dkms.build_log(run.root, run.version))
         if verdict is Verdict.DRIVER_GOOD and self._is_built():

@@ -61,54 +61,59 @@ class Evidence:
     damaged: tuple[str, ...] = ()
 
 
-def judge(evidence: Evidence) -> tuple[Verdict, str]:
-    """Returns the verdict and the reason as a sentence."""
+@dataclass(frozen=True)
+class Diagnosis:
+    """The verdict, the reason as a sentence, and, where the hardware is at fault, the code of that failure."""
+
+    verdict: Verdict
+    reason: str
+    code: str = ""
+
+
+def judge(evidence: Evidence) -> Diagnosis:
+    """Returns what a failed run means."""
     answers = evidence.resident_version == evidence.wanted_version and not evidence.device_waived
     if answers and _OPEN_ONLY.search(evidence.kernel_log):
         return _open_only()
     certain = None if evidence.device_waived else _CERTAIN.search(evidence.kernel_log)
     if evidence.damaged and not certain:  # a GPU with damaged firmware, or queried by a damaged program, looks like a faulty one
-        return Verdict.DRIVER_BAD, f"files of the layer are damaged: {'; '.join(evidence.damaged[:3])}"
+        return Diagnosis(Verdict.DRIVER_BAD, f"files of the layer are damaged: {'; '.join(evidence.damaged[:3])}")
     if answers:
         hardware = certain or _HARDWARE.search(evidence.kernel_log)
         if evidence.smi_rc == NO_DEVICE:  # this has a code of its own, whatever cause the kernel's log gives
             cause = f"; the kernel says: {hardware[0].strip()}" if hardware else ""
-            return Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi finds no device (exit status 6){cause}"
+            return Diagnosis(Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi finds no device (exit status 6){cause}", "no_device")
         if hardware:
-            return Verdict.HARDWARE, f"the driver is loaded, and the hardware is faulty: {hardware[0].strip()}"
+            return Diagnosis(Verdict.HARDWARE, f"the driver is loaded, and the hardware is faulty: {hardware[0].strip()}", "hardware")
         if evidence.smi_rc in HARDWARE_STATUSES:
             meaning = HARDWARE_STATUSES[evidence.smi_rc]
-            return Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi says that {meaning} (exit status {evidence.smi_rc})"
+            return Diagnosis(
+                Verdict.HARDWARE, f"the driver is loaded, and nvidia-smi says that {meaning} (exit status {evidence.smi_rc})", "hardware"
+            )
     if evidence.resident_version and evidence.resident_version != evidence.wanted_version:
-        return (
-            Verdict.DRIVER_BAD,
-            f"nvidia {evidence.resident_version} is loaded, and {evidence.wanted_version} is wanted",
-        )
+        return Diagnosis(Verdict.DRIVER_BAD, f"nvidia {evidence.resident_version} is loaded, and {evidence.wanted_version} is wanted")
     if not evidence.resident_version:
         return _not_loaded(evidence)
     if evidence.modprobe_says and _wrong_module(evidence):
-        return Verdict.DRIVER_BAD, f"a module cannot be loaded: {evidence.modprobe_says.strip()}"
+        return Diagnosis(Verdict.DRIVER_BAD, f"a module cannot be loaded: {evidence.modprobe_says.strip()}")
     if evidence.library_problems:
-        return Verdict.DRIVER_BAD, f"libraries are not of this version: {'; '.join(evidence.library_problems[:3])}"
+        return Diagnosis(Verdict.DRIVER_BAD, f"libraries are not of this version: {'; '.join(evidence.library_problems[:3])}")
     if evidence.smi_rc == 18:
-        return Verdict.DRIVER_BAD, "nvidia-smi reports a driver/library version mismatch (exit status 18)"
-    return (
-        Verdict.DRIVER_GOOD,
-        "the module is loaded and the libraries are of its version, so only device initialisation failed",
-    )
+        return Diagnosis(Verdict.DRIVER_BAD, "nvidia-smi reports a driver/library version mismatch (exit status 18)")
+    return Diagnosis(Verdict.DRIVER_GOOD, "the module is loaded and the libraries are of its version, so only device initialisation failed")
 
 
-def _not_loaded(evidence: Evidence) -> tuple[Verdict, str]:
+def _not_loaded(evidence: Evidence) -> Diagnosis:
     log = evidence.kernel_log
     module = _wrong_module(evidence)
     if module:
-        return Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module}"
+        return Diagnosis(Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module}")
     if _OPEN_ONLY.search(log):
         return _open_only()
     hardware = _CERTAIN.search(log) or _HARDWARE.search(log) or _NO_GPU.search(log)
     if hardware:
-        return Verdict.HARDWARE, f"the module did not accept the hardware: {hardware[0].strip()}"
-    return Verdict.UNKNOWN, f"the module is not loaded ({evidence.modprobe_says.strip() or 'modprobe reported no error'})"
+        return Diagnosis(Verdict.HARDWARE, f"the module did not accept the hardware: {hardware[0].strip()}", "hardware")
+    return Diagnosis(Verdict.UNKNOWN, f"the module is not loaded ({evidence.modprobe_says.strip() or 'modprobe reported no error'})")
 
 
 def _wrong_module(evidence: Evidence) -> str:
@@ -117,8 +122,5 @@ def _wrong_module(evidence: Evidence) -> str:
     return found[0] if found else ""
 
 
-def _open_only() -> tuple[Verdict, str]:
-    return (
-        Verdict.DRIVER_BAD,
-        "the modules are proprietary, and this GPU can be driven only by NVIDIA's open kernel modules",
-    )
+def _open_only() -> Diagnosis:
+    return Diagnosis(Verdict.DRIVER_BAD, "the modules are proprietary, and this GPU can be driven only by NVIDIA's open kernel modules")

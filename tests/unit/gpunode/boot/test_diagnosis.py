@@ -81,9 +81,16 @@ GOOD_, HARDWARE, BAD, UNKNOWN = Verdict.DRIVER_GOOD, Verdict.HARDWARE, Verdict.D
     ],
 )
 def test_verdict(evidence: Evidence, verdict: Verdict) -> None:
-    found, reason = judge(evidence)
-    assert found is verdict
-    assert reason
+    found = judge(evidence)
+    assert found.verdict is verdict
+    assert found.reason
+    assert bool(found.code) is (verdict is HARDWARE)
+
+
+def test_the_code_follows_from_what_was_found_and_from_no_word_in_it() -> None:
+    assert judge(replace(GOOD, smi_rc=6, kernel_log=XID)).code == "no_device"
+    says_so_too = "NVRM: GPU 0000:01:00.0: infoROM is corrupted, no device will be registered\n"
+    assert judge(replace(GOOD, kernel_log=says_so_too)).code == "hardware"
 
 
 def xid(number: int) -> str:
@@ -92,14 +99,14 @@ def xid(number: int) -> str:
 
 @pytest.mark.parametrize("number", [48, 62, 63, 64, 74, 79, 92, 94, 95, 119, 120, 140, 143])
 def test_an_xid_of_the_hardware(number: int) -> None:
-    assert judge(replace(GOOD, kernel_log=xid(number)))[0] is HARDWARE
-    assert judge(replace(GONE, kernel_log=xid(number)))[0] is HARDWARE
+    assert judge(replace(GOOD, kernel_log=xid(number))).verdict is HARDWARE
+    assert judge(replace(GONE, kernel_log=xid(number))).verdict is HARDWARE
 
 
 @pytest.mark.parametrize("number", [4, 7, 13, 31, 43, 45, 480, 794])
 def test_an_xid_of_an_application_says_nothing_about_the_hardware(number: int) -> None:
-    assert judge(replace(GOOD, kernel_log=xid(number)))[0] is GOOD_
-    assert judge(replace(GONE, kernel_log=xid(number)))[0] is UNKNOWN
+    assert judge(replace(GOOD, kernel_log=xid(number))).verdict is GOOD_
+    assert judge(replace(GONE, kernel_log=xid(number))).verdict is UNKNOWN
 
 
 @pytest.mark.parametrize(
@@ -115,20 +122,20 @@ def test_an_xid_of_an_application_says_nothing_about_the_hardware(number: int) -
     ],
 )
 def test_other_drivers_lines_are_no_evidence(line: str) -> None:
-    assert judge(replace(GOOD, kernel_log=line + "\n"))[0] is GOOD_
-    assert judge(replace(GONE, kernel_log=line + "\n"))[0] is UNKNOWN
+    assert judge(replace(GOOD, kernel_log=line + "\n")).verdict is GOOD_
+    assert judge(replace(GONE, kernel_log=line + "\n")).verdict is UNKNOWN
 
 
 @pytest.mark.parametrize("status", [8, 10, 14, 15])
 def test_an_exit_status_of_nvidia_smi_that_means_hardware(status: int) -> None:
-    found, reason = judge(replace(GOOD, smi_rc=status))
-    assert found is HARDWARE
-    assert HARDWARE_STATUSES[status] in reason
-    assert judge(replace(GOOD, smi_rc=status, device_waived=True))[0] is GOOD_
+    found = judge(replace(GOOD, smi_rc=status))
+    assert found.verdict is HARDWARE
+    assert HARDWARE_STATUSES[status] in found.reason
+    assert judge(replace(GOOD, smi_rc=status, device_waived=True)).verdict is GOOD_
 
 
 def test_proprietary_modules_on_a_gpu_that_needs_the_open_ones() -> None:
-    found, reason = judge(replace(GOOD, kernel_log=OPEN_ONLY, smi_rc=6))
-    assert found is BAD
-    assert "open kernel modules" in reason
-    assert judge(replace(GONE, modprobe_says="No such device", kernel_log=OPEN_ONLY))[0] is BAD
+    found = judge(replace(GOOD, kernel_log=OPEN_ONLY, smi_rc=6))
+    assert found.verdict is BAD
+    assert "open kernel modules" in found.reason
+    assert judge(replace(GONE, modprobe_says="No such device", kernel_log=OPEN_ONLY)).verdict is BAD
