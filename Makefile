@@ -107,9 +107,10 @@ test-part-scenarios: setup
 demo: setup
 	@$(LAB) lab.demo
 
-# Measures what has a budget, and what it is compared with. BENCH=… runs only the named benchmarks of bench/__main__.py.
+# Measures what has a budget, and what it is compared with. BENCH=… runs only the named benchmarks of bench/__main__.py;
+# AGAINST=FOLDER measures the look of another clone in turn with this one's.
 bench: setup
-	@$(LAB) bench $(BENCH)
+	@$(LAB) bench $(BENCH) $(if $(AGAINST),--against '$(AGAINST)')
 
 clean:
 	$(LAB) lab clean

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from bench import bake, boot_look, controller, layer, report
 from bench.ground import Ground, ground
@@ -31,17 +32,22 @@ def main() -> int:
     """Runs the benchmarks in a lab session and returns the exit status, which does not depend on the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks on a native node of the lab.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"benchmarks to run, of {', '.join(BENCHES)}; default: all")
-    names = parser.parse_args().names or list(BENCHES)
+    parser.add_argument(
+        "--against", metavar="CLONE", type=Path, help="another clone, whose look boot-look measures in turn with this one's"
+    )
+    options = parser.parse_args()
+    names = options.names or list(BENCHES)
     unknown = sorted(set(names) - set(BENCHES))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}: choose from {', '.join(BENCHES)}")
     try:
-        session.reexec([sys.executable, "-m", "bench", *names])
+        against = ["--against", str(options.against.resolve())] if options.against else []
+        session.reexec([sys.executable, "-m", "bench", *names, *against])
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.mkdir(parents=True)
         rows: list[Row] = []
         load = [os.getloadavg()[0]]
-        with ground(OUT) as place:
+        with ground(OUT, options.against) as place:
             for name in names:
                 with step(f"benchmark {name}"):
                     rows += BENCHES[name](place)

@@ -23,8 +23,8 @@ from lab.machine.progress import step
 from lab.nodes import base, inventory
 from lab.nodes.native import NativeNode
 
-CODE = "srv/bench"
-"""The node's folder for the library and bench/onnode.py. A look does not read it."""
+CODE, OTHER = "srv/bench", "srv/bench-other"
+"""The node's folders for the library and bench/onnode.py, this clone's and another one's. A look does not read them."""
 
 _FAKE_GPU = """
 set -e
@@ -48,6 +48,8 @@ class Ground:
     kver: str
     hosts: Path
     folder: Path
+    has_other: bool = False
+    """Whether the node also has the code of another clone, at OTHER, to be measured in the same run."""
 
     def play(self, playbook: Path, *arguments: str, **variables: str) -> str:
         """Runs a playbook against the node and returns its output. Raises LabError if it fails."""
@@ -61,32 +63,38 @@ class Ground:
 
 
 @contextmanager
-def ground(folder: Path) -> Iterator[Ground]:
-    """Creates and bakes a node, and destroys it afterwards. Needs a lab session."""
+def ground(folder: Path, other: Path | None = None) -> Iterator[Ground]:
+    """Creates and bakes a node, and destroys it afterwards. Needs a lab session. ``other`` is another clone of this project."""
     driver = driverimage.build("standin")
     registry.push(driver.layout, driver.reference)
     kver = base.choose(base.kernels(base.root() / "boot"), "6.1").kver
     node = NativeNode.create(f"bench-{os.getpid()}")
     try:
         hosts = inventory.write(folder / "inventory.json", [(node.state.name, node.target)])
-        found = Ground(node, driver.reference, kver, hosts, folder)
+        found = Ground(node, driver.reference, kver, hosts, folder, other is not None)
         variables = folder / "bake.json"
         variables.write_text(json.dumps(bakedimage.variables(driver.reference, kver, bakedimage.CAPTURED)))
         with step(f"{node.state.name}: bake"):
             found.play(paths.TOP / "playbooks/prebake.yml", "-e", f"@{variables}")
         _prepare(node, kver)
+        _copy(paths.TOP, node.root / CODE)
+        if other:
+            _copy(other, node.root / OTHER)
         yield found
     finally:
         node.destroy()
 
 
 def _prepare(node: NativeNode, kver: str) -> None:
-    """Puts the two fakes and the measuring code on the node."""
+    """Puts the two fakes on the node."""
     node.ssh(_FAKE_GPU)
     site = node.ssh("python3 -c 'import site; print(site.getsitepackages()[0])'").stdout.strip()
     folder = node.root / site.lstrip("/")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "usercustomize.py").write_text(_FAKE_KERNEL.format(kver=kver))
-    code = node.root / CODE
+
+
+def _copy(clone: Path, code: Path) -> None:
+    """Puts a clone's measuring code on the node."""
     for name in ("bench", "plugins/module_utils/gpunode"):
-        shutil.copytree(paths.TOP / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(clone / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))

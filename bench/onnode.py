@@ -1,4 +1,7 @@
-"""Runs on a node, with the library beside it: `python3 -m bench.onnode IMAGE RUNS` prints seconds as JSON. Standard library only."""
+"""Runs on a node, with the library beside it: `python3 -m bench.onnode IMAGE RUNS [OTHER]` prints seconds as JSON. Standard library only.
+
+OTHER is a folder with the same code of another clone: each of its looks takes turns with one of this clone's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,17 +35,16 @@ MODULE_SIZES = {"nvidia": 90 * MB, "nvidia-modeset": 5 * MB, "nvidia-uvm": 4 * M
 
 def main() -> None:
     """See the top of this file."""
-    image, runs = sys.argv[1:]
-    json.dump(measure(image, int(runs)), sys.stdout)
+    image, runs, *more = sys.argv[1:]
+    json.dump(measure(image, int(runs), more[0] if more else ""), sys.stdout)
 
 
-def measure(image: str, runs: int) -> dict[str, object]:
+def measure(image: str, runs: int, other: str) -> dict[str, object]:
     """Seconds by name, and the codes of the decisions, so that the caller can check what was timed."""
     policy = onlook.policy(image)
-    look = {
-        "facts": lambda: facts(policy),
-        "start": lambda: subprocess.run([sys.executable, "-m", "bench.onlook", image], check=True, stdout=subprocess.DEVNULL),
-    }
+    look: dict[str, Callable[[], object]] = {"facts": lambda: facts(policy), "start": lambda: start(image, ".")}
+    if other:
+        look["other_start"] = lambda: start(image, other)
     codes = [decide(facts(policy), policy).code]
     seconds = {**interleaved(look, runs), "decision": timed_decisions(policy, runs)}
     with two_layers():
@@ -55,6 +57,11 @@ def measure(image: str, runs: int) -> dict[str, object]:
         verified = {"verify": lambda: verify(root, hashes), "forget": lambda: forget(root), "verify_cold": lambda: verify(root, hashes)}
         seconds.update(interleaved(verified, runs))
     return {"codes": codes, "seconds": seconds}
+
+
+def start(image: str, folder: str) -> None:
+    """Starts a Python that looks and decides with the code of ``folder``."""
+    subprocess.run([sys.executable, "-m", "bench.onlook", image], check=True, stdout=subprocess.DEVNULL, cwd=folder)
 
 
 @contextlib.contextmanager
