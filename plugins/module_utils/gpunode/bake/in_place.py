@@ -1,6 +1,6 @@
-"""Baking in place: the driver container installs into the image itself; on any failure what it added is taken back.
+"""Baking in place: the driver container installs into the image itself. If the bake fails, what the container added is removed.
 
-A journal names the work under way, so that a run that was killed at any point is taken back by the next one.
+A journal says that a bake is under way, so that the next run removes what a killed one added.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class InPlace:
         self._keys_to_be: list[str] = []
 
     def present(self, kver: str) -> Manifest | None:
-        """The layer that is asked for, if it is here and unchanged."""
+        """The requested layer, if it is in the image and unchanged."""
         layer = self.builder.asked_for(read_all(self.root)[0], IN_PLACE, kver)
         return layer if layer and not self._problems(layer) else None
 
@@ -51,7 +51,7 @@ class InPlace:
         return wrong or tree.problems(self.root, layer.deciding_files)
 
     def remove_layers(self) -> None:
-        """Layers of ours in the image itself make way; our own files are never foreign."""
+        """Removes the layers of earlier bakes in place. Our own files are never a foreign driver."""
         layers = [layer for layer in read_all(self.root)[0] if layer.mode == IN_PLACE]
         if not layers:
             return
@@ -63,11 +63,11 @@ class InPlace:
             event.update(removed=len(done.removed), kept=done.kept)
 
     def bake(self, kver: str) -> Manifest:
-        """Builds, asserts, records last. Raises GpuNodeError; what the build added is then gone again."""
+        """Builds, checks, and writes the manifest last. Raises GpuNodeError after removing what the build added."""
         builder = self.builder
-        files.remove_durably(self._marker_file())  # an inherited marker would count as this build's (B7)
+        files.remove_durably(self._marker_file())  # a marker of an earlier build would count as this build's (rule B7)
         before = footprint.listing(self.root)
-        # A key that is here already is the image's own; DKMS makes itself one where there is none (B22).
+        # A key that exists already is the image's own; DKMS generates one if there is none (rule B22).
         self._keys_to_be = [key for key in dkms.own_keys(self.root) if not (self.root / key).exists()]
         self._write_journal(kver, before)
         with self._taken_back_on_failure(before):
@@ -86,7 +86,7 @@ class InPlace:
             if run.succeeded:
                 return run, number
             builder.judge_failure(self.root, kver, run, number)
-            remove_added(self.root, before)  # every try is clean: nothing of a killed one comes into the layer
+            remove_added(self.root, before)  # so that nothing of a killed try gets into the layer
             builder.pause()
         raise AssertionError("the last try either returns or raises")
 
@@ -122,11 +122,11 @@ class InPlace:
 
     @contextlib.contextmanager
     def _taken_back_on_failure(self, before: tree.Listing) -> Iterator[None]:
-        """Any failure in the body takes back what the build added, then goes on to the caller (B8)."""
+        """If the body fails, removes what the build added, and raises the error again (rule B8)."""
         try:
             yield
         except BaseException as error:
-            self.builder.events.say("the build failed: taking back what it added")
+            self.builder.events.say("the build failed: removing what it added")
             self.take_back(set(before))
             change = tree.difference(before, footprint.listing(self.root))
             if isinstance(error, GpuNodeError):
@@ -134,7 +134,7 @@ class InPlace:
             raise
 
     def take_back_interrupted(self) -> None:
-        """What a killed bake left: its containers, mounts, hidden headers, files. Raises BuildError."""
+        """Removes what a killed bake left: containers, mounts, hidden headers and files. Raises BuildError."""
         show_headers(self.root)
         try:
             journal = json.loads((self.root / BAKE_JOURNAL).read_text(encoding="utf-8"))
@@ -154,7 +154,7 @@ class InPlace:
             event["removed"] = self.take_back(paths)
 
     def take_back(self, before: set[str]) -> int:
-        """Removes every path that is here now and was not ``before``; indexes are made anew. Returns how many."""
+        """Removes every path that is not in ``before``, and regenerates the indexes. Returns how many paths it removed."""
         self._drop_records()
         self._drop_keys()
         container = self.builder.container()
@@ -171,8 +171,8 @@ class InPlace:
             (self.root / key).unlink(missing_ok=True)
 
     def _drop_records(self) -> None:
-        """Older layers went before the journal was written: one that is here is this bake's, and its record goes first (B8).
-        A captured one lies in the store alone, and stays."""
+        """Removes this bake's manifest before its files (rule B8). Older layers in place were removed before the journal was written.
+        A captured layer is only in the store, and stays."""
         captured = {layer.layer for layer in read_all(self.root)[0] if layer.mode != IN_PLACE}
         for folder in sorted((self.root / LAYERS).glob("*")):
             if folder.name not in captured:
@@ -180,10 +180,10 @@ class InPlace:
 
 
 def remove_added(root: Path, before: set[str]) -> int:
-    """Removes what a driver's build has put here since ``before``; returns how many paths went.
+    """Removes what a driver build has added since ``before``. Returns how many paths it removed.
 
-    Others may have been at work since, above all between an interrupted bake and the next: only what is where a driver's files are
-    is taken, and nothing that dpkg accounts for.
+    Other programs may have added files too, above all between an interrupted bake and the next one. So only files in a driver's
+    places are removed, and none that a package owns.
     """
     added = footprint.drivers_part([path for path in footprint.listing(root) if path not in before])
     owned = owned_by_dpkg(root) if added else set()
@@ -196,7 +196,7 @@ def remove_added(root: Path, before: set[str]) -> int:
             try:
                 file.rmdir()
             except OSError:
-                continue  # it holds scratch that is not listed, or files that stay
+                continue  # it holds files that are not listed, or files that stay
         else:
             file.unlink(missing_ok=True)
         removed += 1
@@ -205,7 +205,7 @@ def remove_added(root: Path, before: set[str]) -> int:
 
 @contextlib.contextmanager
 def only_headers_of(root: Path, kver: str) -> Iterator[None]:
-    """No newer kernel's ``build`` is in sight for the body: an unmodified image takes the newest (docs/contract.md)."""
+    """Hides the headers of newer kernels during the body: an unmodified driver image builds for the newest (docs/contract.md)."""
     try:
         for other in kernels.with_headers(root):
             if kernels.version_key(other) > kernels.version_key(kver):
@@ -217,6 +217,6 @@ def only_headers_of(root: Path, kver: str) -> Iterator[None]:
 
 
 def show_headers(root: Path) -> None:
-    """Puts back what ``only_headers_of`` hid, also for a run that was killed."""
+    """Shows again what ``only_headers_of`` hid, also what a killed run hid."""
     for hidden in (root / "lib/modules").glob(f"*/{_HIDDEN}"):
         hidden.rename(hidden.with_name("build"))

@@ -64,6 +64,6 @@ def _is_held(listed: Collection[str], paths: Collection[str]) -> bool:
     return any(path in paths or is_driver_file(path.rpartition("/")[2]) for path in listed)
 
 
-def make_anew(runner: Runner, kver: str) -> None:
+def regenerate(runner: Runner, kver: str) -> None:
     """Makes the initramfs of one kernel of this machine again. Raises CommandError."""
     runner.run(["update-initramfs", "-u", "-k", kver], timeout_s=_UPDATE_S)

@@ -174,7 +174,7 @@ def carried_out(root: Path, runner: Runner, wanted: bool, drivers: Collection[st
             for number, kver in enumerate(change.images, 1):
                 events.say(f"making the initramfs of {kver} again, {number} of {len(change.images)}")
                 begun.append(kver)
-                initramfs.make_anew(runner, kver)
+                initramfs.regenerate(runner, kver)
             _check(decide(look(root, drivers, runner), wanted))
         yield change
     except BaseException:
@@ -209,6 +209,6 @@ def _put_back(root: Path, runner: Runner, change: Change, begun: Iterable[str], 
         write_atomic(root / PATH, TEXT)
     for kver in begun:
         try:
-            initramfs.make_anew(runner, kver)
+            initramfs.regenerate(runner, kver)
         except CommandError as error:  # update-initramfs writes beside the image, which is then unchanged
             events.say(str(error))

@@ -236,7 +236,7 @@ class Remove:
         for kver in initramfs.holding(self.root, self.runner, gone) if gone else ():
             self.events.say(f"making the initramfs of {kver} again")
             with self.events.step("make-initramfs", kernel=kver):
-                initramfs.make_anew(self.runner, kver)
+                initramfs.regenerate(self.runner, kver)
 
     def _runtime_files(self) -> list[str]:
         """Removes device nodes, their links in /dev/char and the CDI specification, which stay after the module was unloaded."""
