@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from ansible.config.manager import ConfigManager
+from ansible import constants
 
 NAME = "gpu.prebake"
 
@@ -36,7 +36,7 @@ def find() -> Collection:
     top = Path(__file__).resolve().parents[2]
     if (top / "galaxy.yml").is_file() and (top / "collections/ansible_collections/gpu/prebake").exists():
         return _clone(top)
-    for folder in ConfigManager().get_config_value("COLLECTIONS_PATHS"):
+    for folder in constants.COLLECTIONS_PATHS:
         path = Path(folder) / "ansible_collections/gpu/prebake"
         if (path / "MANIFEST.json").is_file():
             version = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))["collection_info"]["version"]
@@ -55,7 +55,7 @@ def _clone(top: Path) -> Collection:
     if not config:
         environment["ANSIBLE_CONFIG"] = str(top / "ansible.cfg")
     elif Path(config).resolve() != top / "ansible.cfg":  # the user's own configuration: it stays in force, and finds the clone too
-        paths = ConfigManager().get_config_value("COLLECTIONS_PATHS")
+        paths = constants.COLLECTIONS_PATHS
         environment["ANSIBLE_COLLECTIONS_PATH"] = os.pathsep.join([str(top / "collections"), *map(str, paths)])
     return Collection(top, _galaxy_version(top), environment, True)
 
