@@ -18,7 +18,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import Events
 
 from tests.kit.layer import LayerNode, snapshot
-from tests.kit.node import FakeNode, Reply, Script, behave
+from tests.kit.node import FakeNode, behave
+from tests.kit.reply import Reply, Script
 from tests.kit.values import VERSION, policy
 
 SKIP, INSTALL = "install-skip-build", "install"

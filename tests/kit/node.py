@@ -15,7 +15,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run impor
 
 from tests.kit import sandbox
 from tests.kit.programs import PROGRAMS
-from tests.kit.reply import KILLED, Program, Reply, Script  # noqa: F401 - tests of boot import KILLED from here
+from tests.kit.reply import Program, Reply, Script
 from tests.kit.sandbox import FakeOverlay, FakeRunning
 from tests.kit.values import CONFIG_DIGEST, DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MACHINE, MARKER, VERSION, digest, identity
 from tests.kit.values import manifest as a_manifest

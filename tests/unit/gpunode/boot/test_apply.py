@@ -24,7 +24,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events im
 from tests.kit.boot import INSTALL, SKIP, boot, failed, fails, flow_boot, lose_gpu, placed, restarts
 from tests.kit.facts import GRID
 from tests.kit.layer import LIBRARY, MODULE, LayerNode, snapshot
-from tests.kit.node import KILLED, FakeNode, Reply, bake_layer, behave
+from tests.kit.node import FakeNode, bake_layer, behave
+from tests.kit.reply import KILLED, Reply
 from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, MARKER, NEWER, SIGNER, VERSION, digest, policy
 
 # --- the fast path and the full install ------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import n
 
 from tests.kit.boot import INSTALL, SKIP, boot, failed, fails, flow_boot, loads, logs
 from tests.kit.layer import MODULE, LayerNode
-from tests.kit.node import KILLED, FakeNode, Reply, behave
+from tests.kit.node import FakeNode, behave
+from tests.kit.reply import KILLED, Reply
 from tests.kit.values import KVER, LIBRARIES, policy
 
 # --- asked to skip the build, it compiles --------------------------------------------------------------------------------------

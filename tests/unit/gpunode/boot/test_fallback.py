@@ -20,7 +20,8 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
 
 from tests.kit.boot import INSTALL, SKIP, boot, failed, fails, flow_boot, loads, refuses
 from tests.kit.layer import LIBRARY, LayerNode
-from tests.kit.node import KILLED, FakeNode, Reply, behave
+from tests.kit.node import FakeNode, behave
+from tests.kit.reply import KILLED, Reply
 from tests.kit.values import DROPIN, LIBRARIES, VERSION, policy
 
 
