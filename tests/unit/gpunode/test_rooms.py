@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tools import closure
+
 TOP = Path(__file__).parents[3]
 G = TOP / "plugins/module_utils/gpunode"
 # A file imports its own room, the files at the top, and rooms on lines above its own; rooms of one line never import each other.
@@ -24,29 +26,20 @@ VISITORS = sorted(
 )
 
 
-def imports(file: Path, known: set[str]) -> set[str]:
-    """What a file imports of the library, as ``room/file`` or ``file``; ``known`` are all such names."""
-    found = set()
-    here = [*file.relative_to(G).parent.parts] if G in file.parents else []
+def entered(file: Path, graph: dict[str, set[str]]) -> set[str]:
+    """What a file outside of the rooms imports of the library, as ``room/file`` or ``file``."""
+    found = set(graph["command"]) if file == G / "command.py" else set()
     for node in ast.walk(ast.parse(file.read_text())):
-        if not isinstance(node, ast.ImportFrom):
-            continue
-        module = node.module or ""
-        if node.level and G in file.parents:
-            parts = [*here[: len(here) - node.level + 1], *filter(None, module.split("."))]
-        elif "gpunode" in module.split("."):
-            parts = module.split(".")[module.split(".").index("gpunode") + 1 :]
-        else:
-            continue
-        found |= {name for alias in node.names if (name := "/".join([*parts, alias.name])) in known}
-        found |= {"/".join(parts)} & known
+        parts = (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+        if "gpunode" in parts:
+            inside = parts[parts.index("gpunode") + 1 :]
+            found |= {name for name in ("/".join(inside), *("/".join([*inside, alias.name]) for alias in node.names)) if name in graph}
     return found
 
 
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
-    files = {str(path.relative_to(G).with_suffix("")): path for path in G.rglob("*.py") if path.name != "__init__.py"}
-    return {name: imports(path, set(files)) for name, path in files.items()}
+    return closure.imports(G)
 
 
 def room(name: str) -> str:
@@ -72,30 +65,19 @@ def test_imports_go_down_only(graph: dict[str, set[str]]) -> None:
 
 
 def test_no_file_imports_itself_in_a_circle(graph: dict[str, set[str]]) -> None:
-    assert [name for name in graph if name in closure(graph, name)] == []
-
-
-def closure(graph: dict[str, set[str]], name: str) -> set[str]:
-    found: set[str] = set()
-    todo = [*graph[name]]
-    while todo:
-        other = todo.pop()
-        if other not in found:
-            found.add(other)
-            todo += graph[other]
-    return found
+    assert [name for name in graph for other in graph[name] if name in closure.closure(graph, other)] == []
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_the_decision_is_pure(graph: dict[str, set[str]], name: str) -> None:
-    assert "util/run" not in closure(graph, name)
+    assert "util/run" not in closure.closure(graph, name)
 
 
 def test_visitors_come_in_by_the_doors(graph: dict[str, set[str]]) -> None:
     wrong = [
         f"{file.relative_to(TOP)} imports {name}"
         for file in VISITORS
-        for name in sorted(imports(file, set(graph)))
+        for name in sorted(entered(file, graph))
         if room(name) in CLOSED and name.rpartition("/")[2] not in DOORS
         if not (name in MEASURED and file.parent.name == "bench")
     ]
