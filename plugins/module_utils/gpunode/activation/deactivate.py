@@ -15,6 +15,7 @@ from . import recovery, steps
 from .disk_errors import disk_errors_named
 from .steps import Say, say_nothing
 from .take_away import TakenAway, take_away
+from .take_away_plan import of_activation
 
 
 def deactivate(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway:
@@ -73,7 +74,7 @@ def _readable_record(root: Path, say: Say) -> Activation | None:
 
 def finish_taking_away(root: Path, runner: Runner, activation: Activation, say: Say, interrupted: bool) -> TakenAway:
     """Takes ``activation`` away, then removes its record and its journal, then drops its backups from the store."""
-    done = take_away(root, runner, activation, say, interrupted)
+    done = take_away(root, runner, of_activation(activation), say, interrupted)
     steps.begin(say, steps.TAKE_AWAY, "forget")
     files.remove_durably(root / ACTIVATION)
     steps.begin(say, steps.TAKE_AWAY, "end")

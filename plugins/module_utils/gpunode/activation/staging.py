@@ -61,7 +61,9 @@ class Staging:
 
     def flush(self) -> None:
         """Flushes the filesystems that were used, and the store's, to the disk."""
-        for path in {**self._tops, self._store_device: str(self.store.objects.parent)}.values():
+        store = self.store.objects.parent
+        tops = {**self._tops, self._store_device: str(store)} if store.is_dir() else self._tops
+        for path in tops.values():
             files.sync_filesystem(Path(path))
 
     def label(self, runner: Runner, paths: Sequence[str], say: Callable[[str], None]) -> None:

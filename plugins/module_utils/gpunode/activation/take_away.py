@@ -1,44 +1,26 @@
-"""Takes an activation's files away, whether it was complete or not: only what it placed, and only if it is unchanged since (rule R3).
+"""Carries out a plan that takes files of ours away.
 
-What the layer replaced or deleted is restored. Any of the steps may have been done already, so an interrupted run is simply repeated.
+Any of the steps may have been done already, so an interrupted run is simply repeated.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ..driver import dkms
-from ..driver.dkms import Made
-from ..driver.modules import module_files
-from ..store.activation_record import DEPMOD, Activation, Derived, Kept
+from ..store.activation_record import DEPMOD, Derived, Kept
 from ..store.objects import Store
-from ..system import kernels, tree
-from ..system.dpkg import as_packaged, owned_by_dpkg
-from ..system.host import TRIPLETS
+from ..system import kernels
 from ..system.tree import Entry
-from ..util import files
 from ..util.run import Runner
-from . import generated_files, steps, untracked
+from . import generated_files, steps, take_away_plan
 from .staging import Staging
-from .untracked import same_content
+from .steps import Say
+from .take_away_plan import Listed, NotRestored, Stays, TakeAwayPlan
 
 _STAGED = "staged"
-_TICK_NS = 20_000_000  # the times of files are up to one timer tick behind the clock, 10 ms at 100 Hz
-_ELSEWHERE = "its folder became a link to another folder after the layer was put in place"
-
-
-@dataclass(frozen=True)
-class Stays:
-    """A path of a layer that is not removed or not restored, and the reason."""
-
-    path: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"/{self.path}: {self.why}"
 
 
 @dataclass
@@ -70,78 +52,52 @@ class TakenAway:
             getattr(self, name).extend(getattr(more, name))
 
 
-def take_away(root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> TakenAway:
-    """Takes away what is there of ``activation``; if a run was ``interrupted``, also what that left half made.
+def take_away(root: Path, runner: Runner, listed: Listed, say: Say, interrupted: bool) -> TakenAway:
+    """Plans what is there of ``listed``, and takes it away; if a run was ``interrupted``, also what that left half made.
 
     The result is flushed to the disk. Raises OSError, CommandError.
     """
+    return carry_out(root, runner, take_away_plan.plan(root, listed, interrupted), say, interrupted)
+
+
+def carry_out(root: Path, runner: Runner, plan: TakeAwayPlan, say: Say, interrupted: bool) -> TakenAway:
+    """Carries out a plan that was made for the system as it is now. The result is flushed to the disk. Raises OSError, CommandError."""
     if interrupted:
-        for one in activation.derived:
-            generated_files.sweep(root, one.program, activation.identity.kver)
-    return _Taking(root, runner, activation, say, interrupted).run()
-
-
-def made_since(root: Path, activation: Activation, present: Mapping[str, Entry | None], owned: Collection[str]) -> Made:
-    """What DKMS has made from a layer's registration since the activation; ``present`` is what is at the layer's paths now.
-
-    This includes files of the layer itself only if DKMS has built again for the layer's own kernel. Otherwise a changed file is the owner's
-    change, not a build.
-    """
-    made = dkms.made_of_ours(root, activation.identity.version, owned)
-    placed = {entry.path: entry for entry in activation.placed}
-    same = {path for path, entry in placed.items() if (now := present[path]) and same_content(now, entry)}
-    changed, kver = made.without(same), activation.identity.kver
-    is_rebuilt = changed.modules.get(kver) or not module_files(root, kver)  # none if an interrupted run has removed them
-    return changed if is_rebuilt else made.without(placed)
+        for one in plan.listed.derived:
+            for kver in plan.listed.kvers:
+                generated_files.sweep(root, one.program, kver)
+    return _Taking(root, runner, plan, say, interrupted).run()
 
 
 class _Taking:
-    def __init__(self, root: Path, runner: Runner, activation: Activation, say: Callable[[str], None], interrupted: bool) -> None:
+    def __init__(self, root: Path, runner: Runner, plan: TakeAwayPlan, say: Say, interrupted: bool) -> None:
         self.root = root
         self.runner = runner
-        self.activation = activation
+        self.plan = plan
+        self.listed = plan.listed
         self.say = say
         self.interrupted = interrupted
         self.placing = Staging(root, Store(root))
-        self._kernels_folder = f"lib/modules/{activation.identity.kver}"
-        self._has_kernel = kernels.is_installed(root, activation.identity.kver)
-        self.originals = {kept.entry.path: kept for kept in activation.originals if not self._went_with_kernel(kept.entry.path)}
-        self.done = TakenAway(activation.layer)
-        self.owned = owned_by_dpkg(root)
-        self._theirs: set[str] = set()
-        self._made = Made()
-        self._elsewhere: dict[str, bool] = {}
+        self.done = TakenAway(plan.listed.layer, stays=list(plan.stays))
 
     def run(self) -> TakenAway:
-        activation = self.activation
-        placed = {entry.path: entry for entry in activation.placed}
-        derived_files = (entry.path for one in activation.derived for entry in _entries_of(one))
-        above = {str(folder) for path in self.originals for folder in PurePath(path).parents if folder.name}
-        self.placing.sweep([*placed, *self.originals, *activation.folders, *above, *derived_files])
-        # Read before anything is changed: generated files can be restored only if they still are what the programs made for the layer.
-        present = tree.describe_present(self.root, [*placed, *(path for path in self.originals if path not in placed)])
-        renewals = [self._renewal(one) for one in activation.derived]
-        restore = self._to_restore(placed, present) + [kept for renewal in renewals for kept in renewal.restore]
+        plan = self.plan
+        restore = [*plan.restore, *(kept for renewal in plan.renewals for kept in renewal.restore)]
+        self._sweep()
+        for one in plan.not_restored:
+            self._keep_aside(one)
         self._begin("stage")
         self._stage(restore)
         self._begin("remove")
-        # In the reverse order of placing: DKMS's registration first.
-        made = self._made_by_dkms(placed, present)
-        for entry in reversed(activation.placed):
-            if entry.path not in made:
-                self._remove(entry, present[entry.path])
-        self._second_copies(placed)
-        self._dangling_links(placed)
+        self._remove_made()
+        # Copies and links before the libraries, which may be all that shows whose they are.
+        for path in plan.second_copies:
+            self.placing.remove(path)
+        self.done.second_copies += plan.second_copies
+        self._remove((*plan.links, *plan.remove))
         self._begin("restore")
         self._restore(restore)
-        for renewal in renewals:
-            for path in renewal.remove:
-                self.placing.remove(path)
-        # Backups of generated files do not include files that stay, so with such files the programs run again.
-        again = activation.derived if self.done.kept_paths else [renewal.run for renewal in renewals if renewal.run]
-        for one in again:
-            self._begin(one.program)
-            generated_files.make(self.root, self.runner, one, activation.identity.kver)
+        self._make_generated()
         self._begin("folders")
         self._folders()
         self.placing.label(self.runner, self.done.restored, self.say)
@@ -152,72 +108,24 @@ class _Taking:
     def _begin(self, step: str) -> None:
         steps.begin(self.say, steps.TAKE_AWAY, step)
 
-    # --- planning ---------------------------------------------------------------------------------------------------
+    def _sweep(self) -> None:
+        """Removes what an interrupted run had staged."""
+        listed = self.listed
+        originals = [kept.entry.path for kept in listed.originals]
+        above = {str(folder) for path in originals for folder in PurePath(path).parents if folder.name}
+        generated = (entry.path for one in listed.derived for entry in _entries_of(one))
+        self.placing.sweep([*(entry.path for entry in listed.placed), *originals, *listed.folders, *above, *generated])
 
-    def _to_restore(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> list[Kept]:
-        found = []
-        for path, kept in self.originals.items():
-            now, folder = present[path], path.rpartition("/")[0]
-            if self._leads_elsewhere(folder):
-                self._keep_aside(kept, _ELSEWHERE)
-            elif self._is_blocked(folder):
-                self._keep_aside(kept, "something else is where its folder was, so what the layer replaced or deleted is not restored")
-            elif now is None or self._is_as_placed(placed.get(path), now, kept.entry):
-                if self._is_lost(kept):
-                    why = "what was there before the layer is missing or damaged in the store, so it is not restored"
-                    self._keep_aside(kept, why, "what is left of it")
-                else:
-                    found.append(kept)
-            elif now != kept.entry:
-                self._keep_aside(kept, _changed(now, placed.get(path)))
-        return found
-
-    def _went_with_kernel(self, path: str) -> bool:
-        """Whether the path belongs to the layer's kernel, and that kernel was removed since: nothing of it is restored."""
-        return not self._has_kernel and path.removeprefix("usr/").startswith(f"{self._kernels_folder}/")
-
-    def _keep_aside(self, kept: Kept, why: str, what: str = "what was there before") -> None:
+    def _keep_aside(self, one: NotRestored) -> None:
         """Reports an original that is not restored. A file's content stays in the store, under a name of its own."""
-        if kept.entry.type == "link":
-            self.done.keep(kept.entry.path, f"{why}; it was a link to {kept.entry.target}")
+        entry = one.kept.entry
+        if entry.type == "link":
+            self.done.keep(entry.path, f"{one.why}; it was a link to {entry.target}")
             return
-        aside = self.placing.store.set_aside(kept.entry)
-        self.done.keep(kept.entry.path, f"{why}; {what} is in /{aside}" if aside else why)
+        aside = self.placing.store.set_aside(entry)
+        self.done.keep(entry.path, f"{one.why}; {one.what} is in /{aside}" if aside else one.why)
 
-    def _is_as_placed(self, placed: Entry | None, now: Entry, original: Entry) -> bool:
-        """Whether what is there is the layer's: as recorded, or with a content that was not read before it was placed, or a folder with a
-        mixture of the original's and the layer's properties, which an interrupted run left."""
-        if placed is None:
-            return False
-        is_mixed = self.interrupted and now.type == "folder" and now != original and _is_mixture(now, placed, original)
-        return now == placed or self._is_unread_object(placed, now) or is_mixed
-
-    def _is_lost(self, kept: Kept) -> bool:
-        return not self.placing.store.holds(kept.entry)
-
-    def _is_blocked(self, folder: str) -> bool:
-        """Whether a folder, or one above it, cannot be made, because something else is at its path."""
-        while folder and not os.path.lexists(self.root / folder):
-            folder = folder.rpartition("/")[0]
-        return bool(folder) and not (self.root / folder).is_dir()
-
-    def _renewal(self, one: Derived) -> _Renewal:
-        before = {kept.entry.path: kept for kept in one.before}
-        after = {entry.path: entry for entry in one.after}
-        present = tree.describe_present(self.root, sorted({*before, *after}))
-        if not present:
-            return _Renewal([], [], one)  # it is not known what the program made
-        if one.program == DEPMOD and not self._has_kernel:
-            return _Renewal([], [path for path, now in present.items() if now and now == after.get(path)], None)
-        was = {path: before[path].entry if path in before else None for path in present}
-        if one.after and all(now == was[path] or now == after.get(path) for path, now in present.items()):
-            changed = [path for path, now in present.items() if now != was[path]]
-            if any(self._is_lost(before[path]) for path in changed if path in before):
-                return _Renewal([], [], one)
-            return _Renewal([before[path] for path in changed if path in before], [path for path in changed if path not in before], None)
-        return _Renewal([], [], None if present == was else one)
-
-    # --- files ------------------------------------------------------------------------------------------------------
+    # --- what was there before ----------------------------------------------------------------------------------------
 
     def _stage(self, restore: Iterable[Kept]) -> None:
         staged = 0
@@ -246,135 +154,58 @@ class _Taking:
                 self.placing.place(kept.entry, _STAGED, replaces=True)
             self.done.restored.append(kept.entry.path)
 
-    def _made_by_dkms(self, placed: dict[str, Entry], present: dict[str, Entry | None]) -> set[str]:
-        """Removes what DKMS has made from the layer's registration since, and returns its paths. If a package has taken over the
-        registration, all builds stay. DKMS's tree names a kernel's build until that kernel's module indexes are right again, so an
-        interrupted run can continue."""
-        version, own_kver = self.activation.identity.version, self.activation.identity.kver
-        if dkms.is_registered(self.root, version) and dkms.belongs_to_a_package(version, self.owned):
-            made = dkms.made(self.root, version)
-            self._theirs = {*made.paths, *made.others, *(path for path in placed if path.startswith(f"{dkms.TREE}/"))}
-        self._made = made = made_since(self.root, self.activation, present, self.owned)
-        for path in made.others:
-            if path not in placed:
-                self.done.keep(path, "it differs from what DKMS built from the layer's sources")
-        self._take(made.links)
+    # --- what is ours -------------------------------------------------------------------------------------------------
+
+    def _remove_made(self) -> None:
+        """Removes what DKMS has made. Its tree names a kernel's build until that kernel's module indexes are right again, so an interrupted
+        run can continue."""
+        made = self.plan.made
+        self._remove(made.links)
         for kver, modules in made.modules.items():
-            self._take(modules)
-            if kver != own_kver and (self.root / "lib/modules" / kver).is_dir():
+            self._remove(modules)
+            if kver not in self.listed.kvers and (self.root / "lib/modules" / kver).is_dir():
                 self.say(f"running {DEPMOD} for kernel {kver}")
                 if self.interrupted:
                     generated_files.sweep(self.root, DEPMOD, kver)
-                generated_files.make(self.root, self.runner, Derived(DEPMOD, ()), kver)
+                generated_files.run_depmod(self.root, self.runner, kver)
                 self.placing.device(f"lib/modules/{kver}")
         for folder in made.module_folders:
             self.placing.remove_folder(folder)
         # DKMS's tree says what is to be removed, so it goes after that is flushed, and the layer's own part of it after one more flush.
         if made.paths or made.folders:
             self.placing.flush()
-            self._take(made.files)
+            self._remove(made.files)
             for folder in reversed(made.folders):
                 self.placing.remove_folder(folder)
             self.placing.flush()
-        return made.paths
 
-    def _take(self, paths: Iterable[str]) -> None:
+    def _remove(self, paths: Iterable[str]) -> None:
         for path in paths:
             self.placing.remove(path)
             self.done.removed.append(path)
 
-    def _remove(self, entry: Entry, now: Entry | None) -> None:
-        if now is None or entry.path in self.originals or entry.type == "folder":
-            return
-        if now != entry and not self._is_unread_object(entry, now):
-            self.done.keep(entry.path, _changed(now, entry))
-            return
-        why = self._why_not_ours(entry.path)
-        if why:
-            self.done.keep(entry.path, why)
-            return
-        self.placing.remove(entry.path)
-        self.done.removed.append(entry.path)
-
-    def _why_not_ours(self, path: str) -> str:
-        if self._leads_elsewhere(path.rpartition("/")[0]):
-            return _ELSEWHERE
-        if path in self.owned:
-            return "a package that was installed later owns it"
-        return "its registration with DKMS belongs to a package that was installed later" if path in self._theirs else ""
-
-    def _is_unread_object(self, entry: Entry, now: Entry) -> bool:
-        """Whether a file has the content of its object, but not the recorded one. It was placed before its content was read (the activation
-        is not verified), so it is not the owner's change, and is removed."""
-        if self.activation.verified or replace(now, sha256=entry.sha256, size=entry.size) != entry:
-            return False
-        try:
-            placed, lies = self.root / entry.path, Path(self.placing.store.file(entry))
-            # A write through a hard link changes the object too, but is the owner's change all the same.
-            is_written = placed.samefile(lies) and placed.stat().st_mtime_ns > self.activation.activated_ns
-            return files.sha256(lies) == now.sha256 and not is_written
-        except OSError:
-            return False
-
-    def _leads_elsewhere(self, folder: str) -> bool:
-        """Whether a folder or one above it is a link now: nothing behind it was placed by us."""
-        if folder not in self._elsewhere:
-            self._elsewhere[folder] = files.leads_elsewhere(self.root, folder)
-        return self._elsewhere[folder]
+    def _make_generated(self) -> None:
+        for renewal in self.plan.renewals:
+            for path in renewal.remove:
+                self.placing.remove(path)
+        # Backups of generated files do not include files that stay, so with such files the programs run again.
+        again = self.listed.derived if self.done.kept_paths else [renewal.run for renewal in self.plan.renewals if renewal.run]
+        for one in again:
+            self._begin(one.program)
+            for kver in self.listed.kvers if one.program == DEPMOD else ("",):
+                generated_files.make(self.root, self.runner, one, kver)
 
     def _folders(self) -> None:
-        for path in sorted({*self.activation.folders, *self._made.folders}, reverse=True):
-            if not self.placing.remove_folder(path) and (path in self.activation.folders or path.startswith(f"{dkms.TREE}/")):
+        listed = self.listed
+        made = {path for path in self.plan.made.folders if path.startswith(f"{dkms.TREE}/")}
+        for path in sorted({*listed.folders, *listed.shared_folders, *self.plan.made.folders}, reverse=True):
+            if not self.placing.remove_folder(path) and path in made.union(listed.folders):
                 self.done.keep(path, "the folder holds something else")
-        if not self._has_kernel:
-            self.placing.remove_folder(self._kernels_folder)  # removing the kernel left it, because our files were in it
-
-    # --- files that the activation does not list --------------------------------------------------------------------
-
-    def _second_copies(self, placed: dict[str, Entry]) -> None:
-        for path in untracked.second_copies(self.root, self.activation.identity.arch, placed):
-            if path not in self.owned:
-                self.placing.remove(path)
-                self.done.second_copies.append(path)
-            elif not as_packaged(self.root, path):
-                self.done.keep(path, "it is a copy of a file of the layer, and a package owns it")
-
-    def _dangling_links(self, placed: dict[str, Entry]) -> None:
-        """Removes links that ldconfig made for libraries of the layer, which are gone now. A link that is older than the activation was
-        dangling before it, and stays."""
-        stay = self.owned | self.done.kept_paths
-        paths = [Path(path) for path in placed if ".so" in path.rpartition("/")[2]]
-        folders = {str(path.parent) for path in paths} | {f"usr/lib/{TRIPLETS[self.activation.identity.arch]}"}
-        for path in untracked.links_to(self.root, sorted(folders), {path.name for path in paths}):
-            link = self.root / path
-            if link.exists() or path in stay or link.lstat().st_mtime_ns < self.activation.activated_ns - _TICK_NS:
-                continue
-            self.placing.remove(path)
-            self.done.removed.append(path)
-
-
-@dataclass(frozen=True)
-class _Renewal:
-    """How generated files become what they were: backups to ``restore``, new files to ``remove``, or the program to ``run`` again."""
-
-    restore: list[Kept]
-    remove: list[str]
-    run: Derived | None
+        for kver in listed.kvers:
+            if not kernels.is_installed(self.root, kver):
+                self.placing.remove_folder(f"lib/modules/{kver}")  # removing the kernel left it, because our files were in it
 
 
 def _entries_of(one: Derived) -> Iterable[Entry]:
     yield from one.after
     yield from (kept.entry for kept in one.before)
-
-
-def _is_mixture(now: Entry, one: Entry, other: Entry) -> bool:
-    """Whether owner, mode and attributes of a folder each are those of one or of the other."""
-    fields = all(getattr(now, name) in (getattr(one, name), getattr(other, name)) for name in ("type", "uid", "gid"))
-    # Setting an access control list also changes the permission bits, and no others (acl(5)).
-    modes = all(now.mode & bits in (one.mode & bits, other.mode & bits) for bits in (0o7000, 0o777))
-    return fields and modes and set(now.attributes) <= {*one.attributes, *other.attributes}
-
-
-def _changed(now: Entry, wanted: Entry | None) -> str:
-    what = f"its {tree.changed_field(now, wanted)} was changed" if wanted else "it was created"
-    return f"{what} after the layer was put in place"

@@ -60,11 +60,11 @@ def remove_driver(run: BootRun) -> None:
         )
         if none_follows and not (ours.versions or ours.placed):  # all of ours was removed earlier; what is here now is not ours
             uninstall.forget(run.root, ())
-            done = uninstall.Removal()
+            done = TakenAway("")
         else:
             done = uninstall.remove_driver(run.root, run.runner, ours, run.events.say)
-        kept = [*taken.kept, *(f"/{path}: {uninstall.WHY_KEPT}" for path in done.kept if path not in ours.kept)]
-        event.update(removed=len(done.removed) + len(taken.removed), kept=kept)
+        kept = [*taken.kept, *done.kept]
+        event.update(removed=len(done.removed) + len(done.second_copies) + len(taken.removed), kept=kept)
     if kept:
         outcome.warnings.append(f"kept: {'; '.join(kept)}")
     if none_follows:

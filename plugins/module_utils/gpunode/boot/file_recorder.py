@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from ..container.leftovers import INITIALISATION
 from ..driver import footprint
-from ..store.installed_files import InstalledFiles, read_or_empty, write
+from ..store.installed_files import completed, read_or_empty, write
 from ..system import tree
 from ..system.dpkg import owned_by_dpkg
 from ..system.tree import Listing
@@ -24,7 +24,7 @@ class FileRecorder:
 
     def __init__(self, root: Path, own: Collection[str], interrupted: bool) -> None:
         self.root = root
-        self._old = read_or_empty(root)
+        self._old = completed(root, read_or_empty(root))
         self._own = {*own, *self._old.paths}
         self._interrupted = interrupted
         self._before: Listing | None = None
@@ -48,17 +48,9 @@ class FileRecorder:
             paths |= self._installed(self._before)
         elif compiled:  # asked to skip the build, the container compiled, and so replaced what was baked
             paths |= {path for path in self._own if _is_there(self.root / path)}
-        entries = tree.describe(self.root, sorted(paths))
-        old = self._old
-        write(
-            self.root,
-            InstalledFiles(
-                {**_existing(self.root, old.files), **{e.path: e.sha256 for e in entries if e.type == "file"}},
-                {**_existing(self.root, old.links), **{e.path: e.target for e in entries if e.type == "link"}},
-                tuple(sorted({*old.folders, *(e.path for e in entries if e.type == "folder")})),
-                old.absent,
-            ),
-        )
+        old = (entry for entry in self._old.entries if entry.path not in paths and _is_there(self.root / entry.path))
+        new = (entry for entry in tree.describe(self.root, sorted(paths)) if entry.type != "other")
+        write(self.root, replace(self._old, entries=(*old, *new)))
 
     def _installed(self, before: Listing) -> set[str]:
         change = tree.difference(before, footprint.listing(self.root))
@@ -69,10 +61,6 @@ class FileRecorder:
         return {
             path for path in footprint.drivers_part([*change.added, *rewritten]) if path not in owned and not path.startswith(_NOT_OURS)
         }
-
-
-def _existing(root: Path, known: Mapping[str, str]) -> dict[str, str]:
-    return {path: value for path, value in known.items() if _is_there(root / path)}
 
 
 def _is_there(path: Path) -> bool:

@@ -120,8 +120,24 @@ class Made:
         return tuple(f"lib/modules/{kver}/{folder}" for kver in self.modules for folder in ("updates/dkms", "updates"))
 
     @property
+    def all_files(self) -> tuple[str, ...]:
+        """Links, modules and files, in the order in which they are removed."""
+        return (*self.links, *(path for paths in self.modules.values() for path in paths), *self.files)
+
+    @property
     def paths(self) -> set[str]:
-        return {*self.links, *(path for paths in self.modules.values() for path in paths), *self.files}
+        return {*self.all_files}
+
+    def also(self, more: Made) -> Made:
+        """Together with what DKMS made of another version."""
+        modules = {kver: (*self.modules.get(kver, ()), *more.modules.get(kver, ())) for kver in (*self.modules, *more.modules)}
+        copies = {path for paths in modules.values() for path in paths}
+        others = tuple(path for path in dict.fromkeys((*self.others, *more.others)) if path not in copies)
+        links, files, folders = (
+            tuple(dict.fromkeys((*one, *other)))
+            for one, other in ((self.links, more.links), (self.files, more.files), (self.folders, more.folders))
+        )
+        return Made(links, modules, others, files, folders)
 
     def without(self, known: Collection[str]) -> Made:
         """The same without the paths in ``known``, which are in a list of ours."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..activation import recovery
+from ..activation.take_away_plan import Stays
 from ..container import leftovers
 from ..container import marker as container_marker
 from ..container.containerd import Containerd
@@ -25,7 +27,7 @@ from ..store.manifest import IN_PLACE, Manifest
 from ..store.node_record import Record
 from ..system import host
 from ..util import files
-from .uninstall import WHY_KEPT, Accounted
+from .uninstall import Accounted
 
 # Files that driver containers write under fixed names. Those that are still there after a removal are reported.
 _FIXED = (
@@ -96,14 +98,15 @@ class Ours:
             return ()
         return tuple(m.name for m in modules.of_version(kmod.loaded(self.root, modules.DRIVER_MODULES), self.versions))
 
-    def left(self, kept: list[str], without_images: bool, everything: bool) -> list[Left]:
-        """What stays, and why; ``kept`` are files of ours that were changed since they were placed."""
-        found = [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else f"{WHY_KEPT}: it is no longer ours") for path in kept]
+    def left(self, stays: Iterable[Stays], without_images: bool, everything: bool) -> list[Left]:
+        """What stays, and why; ``stays`` are files of ours that are not removed or not restored."""
+        kept = {one.path: _DROPIN_STAYS if one.path == leftovers.DROPIN else one.why for one in stays}
+        found = [Left(f"/{path}", why) for path, why in kept.items()]
         for layer in self.in_place:
             found += [Left(f"/{path}", "the build replaced it, and the original was not kept") for path in layer.replaced]
             found += [Left(f"/{path}", "the build deleted it, and it cannot be restored") for path in layer.deleted]
         found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
-        found += self._fixed({*kept})
+        found += self._fixed(kept)
         found += packages_left(self.root)
         if self.blacklist == nouveau_blacklist.CHANGED:
             found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is no longer ours"))
@@ -130,7 +133,7 @@ class Ours:
         others = [m for m in kmod.loaded(self.root, modules.DRIVER_MODULES) if m.name not in mine]
         return [Left(f"module {m.name}", f"version {m.version or 'unknown'} is loaded, and is not ours") for m in others]
 
-    def _fixed(self, named: set[str]) -> list[Left]:
+    def _fixed(self, named: Collection[str]) -> list[Left]:
         """Files under fixed names that no document lists. Reported only if something of ours was here."""
         if not self.versions:
             return []

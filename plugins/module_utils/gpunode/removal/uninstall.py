@@ -1,4 +1,4 @@
-"""Removes a driver of ours, kernel modules and libraries together (rule I1): only what we placed, and only if it is unchanged (rule R3).
+"""Removes what our documents account for and no activation lists: kernel modules and libraries together (rule I1), only what we placed.
 
 The documents that say what is ours are removed last, so an interrupted removal is simply repeated (rule R4).
 """
@@ -6,42 +6,32 @@ The documents that say what is ours are removed last, so an interrupted removal 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..activation import untracked
-from ..activation.generated_files import regenerate
+from ..activation import take_away, take_away_plan, untracked
+from ..activation.staging import in_order
+from ..activation.take_away import TakenAway
+from ..activation.take_away_plan import Listed, TakeAwayPlan
 from ..container import marker
 from ..driver import dkms, foreign, libraries
-from ..driver.dkms import Made
 from ..driver.footprint import CONTRACT_LIBRARIES
 from ..paths import BOOT_REMOVAL_JOURNAL, INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
 from ..store import node_record
+from ..store.activation_record import DEPMOD, LDCONFIG, Derived
 from ..store.installed_files import InstalledFiles
 from ..store.layers import path_of
 from ..store.manifest import Manifest
 from ..store.node_record import Record
-from ..system import tree
-from ..system.dpkg import as_packaged, owned_by_dpkg
+from ..system import kernels, tree
+from ..system.dpkg import owned_by_dpkg
+from ..system.tree import Entry
 from ..util import jsondoc
-from ..util.files import make_private, read_text, relative, remove_durably, sha256, write_atomic
+from ..util.files import make_private, read_text, remove_durably, write_atomic
 from ..util.run import Runner
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
-_TOOL_S = 120.0
-WHY_KEPT = "changed since it was placed, or owned by a package now"
-
-
-@dataclass
-class Removal:
-    """The paths that were removed, and those that stay because they were changed or a package owns them. Without ``touch``, those that
-    would be removed and would stay. Paths in ``spared`` are never removed."""
-
-    removed: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    touch: bool = True
-    spared: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,18 +64,23 @@ class Accounted:
         return sorted(self.versions - listed)
 
     @property
-    def recorded(self) -> dict[str, str]:
-        """Path → SHA-256 by the node record, without modes. Files of captured layers are left out: their deactivation compares modes."""
+    def recorded(self) -> tuple[Entry, ...]:
+        """The files of the node record, by content only. Those of captured layers are left out: their deactivation compares modes."""
         if not self.node:
-            return {}
+            return ()
         found = {**self.node.libraries, **{path: digest for paths in self.node.modules.values() for path, digest in paths.items()}}
         others = {entry.path for layer in self.captured for entry in layer.files}
-        return {path: digest for path, digest in found.items() if path not in others}
+        return tuple(tree.by_content(path, "file", digest) for path, digest in found.items() if path not in others)
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Everything that a list of ours has. A path may be in several lists."""
+        layers = (entry for layer in self.layers for entry in layer.files)
+        return (*layers, *(self.placed.entries if self.placed else ()), *self.recorded)
 
     @property
     def paths(self) -> set[str]:
-        found = {entry.path for layer in self.layers for entry in layer.files} | {*self.recorded}
-        return found | (self.placed.paths if self.placed else set())
+        return {entry.path for entry in self.entries}
 
 
 def begin(root: Path, why: str) -> None:
@@ -94,44 +89,11 @@ def begin(root: Path, why: str) -> None:
     write_atomic(root / BOOT_REMOVAL_JOURNAL, jsondoc.dump({"schema": 1, "why": why}), 0o600)
 
 
-def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[str], None] = lambda _: None) -> Removal:
+def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[str], None] = lambda _: None) -> TakenAway:
     """Removes every driver that ``ours`` accounts for, then the documents that list it. Raises OSError, CommandError."""
-    done = Removal()
-    take_files(root, runner, ours, done, say)
-    regenerate(root, runner)
+    done = take_away.carry_out(root, runner, plan(root, runner, ours), say, interrupted=True)
     forget(root, ours.layers)
     return done
-
-
-def take_files(root: Path, runner: Runner, ours: Accounted, done: Removal, say: Callable[[str], None] = lambda _: None) -> None:
-    """Removes the files that ``ours`` accounts for, or only finds out which would be removed. Raises OSError, CommandError."""
-    owned = owned_by_dpkg(root)
-    done.spared = ours.kept | owned
-    for version in sorted(ours.versions):
-        _made_by_dkms(root, dkms.made_of_ours(root, version, owned), done)
-    _second_copies(root, ours.arch, done)
-    for layer in ours.layers:
-        say(f"removing the baked layer {layer.layer}")
-        _entries(root, layer.files, done)
-    _placed(root, ours.placed or InstalledFiles(), done)
-    for path, digest in ours.recorded.items():
-        _file(root, path, digest, done)
-    for version in ours.unlisted_versions if not foreign.driver_packages(root) else ():
-        _by_version(root, runner, ours.arch, version, done)
-    if (read_text(root / _LOADER_CONFIG) or "").strip() == "/" + CONTRACT_LIBRARIES:
-        _unlink(root, _LOADER_CONFIG, done)
-    _dangling_links(root, ours.arch, done, ours.paths)
-    if ours.marker_path:
-        _unlink(root, ours.marker_path.lstrip("/"), done)
-
-
-def _made_by_dkms(root: Path, made: Made, done: Removal) -> None:
-    """Removes what DKMS has made from a registration of ours, which is in no list. Module indexes are made again later, with all others."""
-    for path in [*made.links, *(path for paths in made.modules.values() for path in paths), *made.files]:
-        _unlink(root, path, done)
-    for folder in made.module_folders if done.touch else ():
-        _rmdir(root / folder)
-    _folders(root, made.folders, done)
 
 
 def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] = (NODE_RECORD, INSTALLED_FILES)) -> None:
@@ -144,120 +106,71 @@ def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] 
             remove_durably(root / path)
 
 
-def _entries(root: Path, entries: Iterable[tree.Entry], done: Removal) -> None:
-    folders = []
-    for entry in entries:
+def plan(root: Path, runner: Runner, ours: Accounted, gone: Collection[str] = ()) -> TakeAwayPlan:
+    """What of ``ours`` is removed, and what stays. ``gone`` is what an earlier plan removes. Raises OSError, CommandError."""
+    return take_away_plan.plan(root, _listed(root, runner, ours, gone), spared=ours.kept, gone=gone)
+
+
+def _listed(root: Path, runner: Runner, ours: Accounted, gone: Collection[str]) -> Listed:
+    """Our lists as one. Of a path in several lists, the entry counts that is there now."""
+    present = tree.describe_present(root, dict.fromkeys(entry.path for entry in ours.entries if entry.path not in gone))
+    files: dict[str, Entry] = {}
+    folders = {*libraries.library_folders(ours.arch), str(Path(CONTRACT_LIBRARIES).parent), f"{dkms.TREE}/{dkms.MODULE}"}
+    for entry in ours.entries:
+        now = present.get(entry.path)
+        whole = tree.completed(entry, now)
         if entry.type == "folder":
-            folders.append(entry.path)
-        elif (root / entry.path).is_symlink() or (root / entry.path).exists():
-            if tree.problems(root, [entry]):
-                done.kept.append(entry.path)
-            else:
-                _unlink(root, entry.path, done)
-    _folders(root, folders, done)
+            folders.add(entry.path)
+        elif entry.path not in files or now == whole:
+            files[entry.path] = whole
+    unlisted = _Unlisted(root, ours, {path for path, entry in files.items() if present.get(path) not in (None, entry)})
+    found, more = unlisted.find(runner)
+    files |= {e.path: e for e in tree.describe_present(root, [path for path in found if path not in gone]).values() if e}
+    return Listed(
+        layer="",
+        arch=ours.arch,
+        versions=tuple(sorted(ours.versions)),
+        kvers=kernels.installed(root),
+        placed=in_order(files.values()),
+        shared_folders=tuple(folders | more),
+        derived=(Derived(DEPMOD, ()), Derived(LDCONFIG, ())),
+    )
 
 
-def _placed(root: Path, found: InstalledFiles, done: Removal) -> None:
-    """Removes installed files, which are newer than a layer: one that is unchanged is removed even if a layer's list differs."""
-    for path, digest in found.files.items():
-        _file(root, path, digest, done)
-    for path, target in found.links.items():
-        link = root / path
-        if link.is_symlink() and str(link.readlink()) == target:
-            _unlink(root, path, done)
-        elif (link.is_symlink() or link.exists()) and path not in done.kept:
-            done.kept.append(path)
-    _folders(root, found.folders, done)
+@dataclass(frozen=True)
+class _Unlisted:
+    """Finds what is ours without a list. ``changed`` are listed files that somebody has changed."""
 
+    root: Path
+    ours: Accounted
+    changed: Collection[str]
 
-def _folders(root: Path, folders: Iterable[str], done: Removal) -> None:
-    for path in sorted(folders, reverse=True) if done.touch else ():
-        _rmdir(root / path)
+    def find(self, runner: Runner) -> tuple[set[str], set[str]]:
+        """Files and folders. Raises OSError, CommandError."""
+        files: set[str] = set()
+        folders: set[str] = set()
+        for version in self.ours.unlisted_versions if not foreign.driver_packages(self.root) else ():
+            files |= {*untracked.modules_of_version(self.root, runner, version), *untracked.dkms_links_of_version(self.root, version)}
+            files |= {*untracked.libraries_of_version(self.root, self.ours.arch, version)}
+            for folder in self._folders(version):
+                inside = [folder, *folder.rglob("*")]
+                names = {str(path.relative_to(self.root)) for path in inside if path.is_dir() and not path.is_symlink()}
+                folders |= names
+                files |= {str(path.relative_to(self.root)) for path in inside} - names
+        if (read_text(self.root / _LOADER_CONFIG) or "").strip() == "/" + CONTRACT_LIBRARIES:
+            files.add(_LOADER_CONFIG)
+        if self.ours.marker_path:
+            files.add(self.ours.marker_path.lstrip("/"))
+        return files, folders
 
+    def _folders(self, version: str) -> Iterator[Path]:
+        """The folders of a version in which everything is ours. Edited sources stay; DKMS's tree is removed as a whole, or the version
+        would count as registered."""
+        tree_folder, sources = self.root / dkms.TREE / dkms.MODULE / version, self.root / dkms.sources(version)
+        spared = self.ours.kept | owned_by_dpkg(self.root)
+        for folder, stay in ((tree_folder, spared), (sources, spared.union(self.changed))):
+            if folder.is_dir() and not folder.is_symlink() and not any(self._is_below(path, folder) for path in stay):
+                yield folder
 
-def _file(root: Path, path: str, digest: str, done: Removal) -> None:
-    file = root / path
-    if not file.is_file() or file.is_symlink():
-        return
-    if sha256(file) == digest:
-        _unlink(root, path, done)
-    elif path not in done.kept:
-        done.kept.append(path)
-
-
-def _second_copies(root: Path, arch: str, done: Removal) -> None:
-    first = root / CONTRACT_LIBRARIES
-    found = [path for path in sorted(first.rglob("*")) if path.is_file() and not path.is_symlink()] if first.is_dir() else []
-    listed = {entry.path: entry for entry in tree.describe(root, [str(path.relative_to(root)) for path in found])}
-    for path in untracked.second_copies(root, arch, listed):
-        if path not in done.spared or not as_packaged(root, path):
-            _unlink(root, path, done)
-
-
-def _by_version(root: Path, runner: Runner, arch: str, version: str, done: Removal) -> None:
-    """Removes what DKMS and the contract's fixed folders have of one version of ours."""
-    top = root / dkms.TREE / dkms.MODULE
-    for path in [*untracked.modules_of_version(root, runner, version), *untracked.dkms_links_of_version(root, version)]:
-        _unlink(root, path, done)
-    for folder in (top / version, root / "usr/src" / f"nvidia-{version}"):
-        inside = [path for path in done.kept if (root / path).is_relative_to(folder)]
-        if not folder.is_dir() or folder.is_symlink() or (inside and folder.parent.name == "src"):
-            continue  # edited sources stay; DKMS's tree is removed as a whole, or it would count as registered
-        if any((root / path).is_relative_to(folder) for path in done.spared):
-            continue
-        if done.touch:
-            shutil.rmtree(folder)
-        elif not _holds_more(root, folder, done):
-            continue  # its files are removed one by one, and the folder with them
-        done.removed.append(str(folder.relative_to(root)))
-        done.kept = [path for path in done.kept if path not in inside]
-    _folders(root, [str(top.relative_to(root))], done)
-    for path in untracked.libraries_of_version(root, arch, version):
-        _unlink(root, path, done)
-
-
-def _holds_more(root: Path, folder: Path, done: Removal) -> bool:
-    gone = set(done.removed)
-    return any(str(p.relative_to(root)) not in gone for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-
-
-def _dangling_links(root: Path, arch: str, done: Removal, accounted: Iterable[str]) -> None:
-    """Removes links, such as libcuda.so.1, to libraries that were removed by this run or by an interrupted one."""
-    gone = {Path(path).name for path in [*done.removed, *accounted]}
-    for _link in range(3):  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
-        for path in untracked.links_to(root, libraries.library_folders(arch), {*gone}):
-            if _leads_nowhere(root, root / path, done):
-                gone.add(Path(path).name)
-                _unlink(root, path, done)
-    _folders(root, [*libraries.library_folders(arch), str(Path(CONTRACT_LIBRARIES).parent)], done)
-
-
-def _leads_nowhere(root: Path, link: Path, done: Removal) -> bool:
-    if done.touch or not link.exists():
-        return not link.exists()
-    return relative(root, link.parent / link.readlink()) in done.removed
-
-
-def _unlink(root: Path, path: str, done: Removal) -> None:
-    if path in done.spared:
-        if path not in done.kept and ((root / path).is_symlink() or (root / path).exists()):
-            done.kept.append(path)
-        return
-    if done.touch:
-        try:
-            (root / path).unlink()
-        except FileNotFoundError:
-            return
-    elif not ((root / path).is_symlink() or (root / path).exists()):
-        return
-    if path not in done.removed:
-        done.removed.append(path)
-    if path in done.kept:
-        done.kept.remove(path)  # its content differed from one list, and matched another
-
-
-def _rmdir(path: Path) -> None:
-    try:
-        path.rmdir()
-    except OSError:
-        return  # it does not exist, or other files are in it
+    def _is_below(self, path: str, folder: Path) -> bool:
+        return f"{path}/".startswith(f"{folder.relative_to(self.root)}/")

@@ -1,50 +1,47 @@
-"""Reads and writes the list of installed files (``placed.json``): what driver containers put on this node, by path and content.
+"""Reads and writes the list of installed files (``placed.json``): what driver containers put on this node.
 
 A manifest lists what a bake added. It does not list what a full install or device initialisation puts on a node; without this document
-a removal could not tell these files from other people's. It is read only when a driver is removed.
+a removal could not tell these files from other people's. It is read only when a driver is removed. Layout version 2, see
+docs/manifest.md; version 1, which 0.1.0 wrote, has hashes and targets only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..driver.footprint import ROOTS
 from ..errors import DataError
 from ..paths import INSTALLED_FILES, STORE
+from ..system import tree
+from ..system.tree import Entry
 from ..util import jsondoc
 from ..util.files import make_private, write_atomic
+from .manifest import read_entry
 
-SCHEMA = 1
+SCHEMA = 2
 _CODE = "placed_invalid"
 
 
 @dataclass(frozen=True)
 class InstalledFiles:
-    """``files`` maps path to SHA-256, ``links`` path to target. ``absent`` are the files of device initialisation that did not exist before
-    the first driver container ran: if they exist after an interrupted run, the driver container wrote them."""
+    """``entries`` are the files, links and folders; those from version 1 have only their contents until ``completed``. ``absent`` are the
+    files of device initialisation that did not exist before the first driver container ran: if they exist after an interrupted run, the
+    driver container wrote them."""
 
-    files: Mapping[str, str] = field(default_factory=dict)
-    links: Mapping[str, str] = field(default_factory=dict)
-    folders: tuple[str, ...] = ()
+    entries: tuple[Entry, ...] = ()
     absent: tuple[str, ...] = ()
 
     @property
     def paths(self) -> set[str]:
-        return {*self.files, *self.links, *self.folders}
+        return {entry.path for entry in self.entries}
 
 
-def write(root: Path, placed: InstalledFiles) -> None:
+def write(root: Path, installed: InstalledFiles) -> None:
     """Writes the document durably."""
     make_private(root / STORE)
-    data = {
-        "schema": SCHEMA,
-        "files": dict(placed.files),
-        "links": dict(placed.links),
-        "folders": list(placed.folders),
-        "absent": list(placed.absent),
-    }
+    data = {"schema": SCHEMA, "entries": [vars(entry) for entry in installed.entries], "absent": list(installed.absent)}
     write_atomic(root / INSTALLED_FILES, jsondoc.dump(data), 0o600)
 
 
@@ -57,19 +54,43 @@ def read(root: Path) -> InstalledFiles | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{where}: cannot be read ({error}); it is not used", code=_CODE) from error
-    data = jsondoc.load(text, SCHEMA, where, _CODE)
-    lists = {name: jsondoc.get(data, name, list, where, _CODE) for name in ("folders", "absent")}
-    if not all(isinstance(path, str) for paths in lists.values() for path in paths):
-        raise DataError(f"{where}: contains a path that is not text; it is not used", code=_CODE)
-    placed = InstalledFiles(
-        jsondoc.texts(data, "files", where, _CODE),
-        jsondoc.texts(data, "links", where, _CODE),
-        tuple(lists["folders"]),
-        tuple(lists["absent"]),
-    )
-    for path in (*placed.paths, *placed.absent):
+    data = jsondoc.load(text, SCHEMA, where, _CODE, older=(1,))
+    try:
+        entries = _version_1(data, where) if data["schema"] == 1 else _entries(data, where)
+    except TypeError as error:
+        raise DataError(f"{where}: incomplete or of the wrong shape ({error}); it is not used", code=_CODE) from error
+    return InstalledFiles(entries, _paths(data, "absent", where))
+
+
+def _entries(data: dict[str, Any], where: str) -> tuple[Entry, ...]:
+    return tuple(read_entry(item, where, _CODE) for item in jsondoc.get(data, "entries", list, where, _CODE))
+
+
+def _version_1(data: dict[str, Any], where: str) -> tuple[Entry, ...]:
+    contents = {kind: jsondoc.texts(data, kind, where, _CODE) for kind in ("files", "links")}
+    for path in (*contents["files"], *contents["links"]):
         jsondoc.check_path(path, ROOTS, where, _CODE)
-    return placed
+    return (
+        *(tree.by_content(path, "file", digest) for path, digest in contents["files"].items()),
+        *(tree.by_content(path, "link", target) for path, target in contents["links"].items()),
+        *(tree.by_content(path, "folder") for path in _paths(data, "folders", where)),
+    )
+
+
+def _paths(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    found = jsondoc.get(data, key, list, where, _CODE)
+    if not all(isinstance(path, str) for path in found):
+        raise DataError(f"{where}: contains a path that is not text; it is not used", code=_CODE)
+    return tuple(jsondoc.check_path(path, ROOTS, where, _CODE) for path in found)
+
+
+def completed(root: Path, installed: InstalledFiles) -> InstalledFiles:
+    """The list with whole entries, without what is no longer there. Raises OSError."""
+    partial = {entry.path: entry for entry in installed.entries if not entry.is_whole}
+    present = tree.describe_present(root, partial)
+    whole = {path: tree.completed(entry, present[path]) for path, entry in partial.items()}
+    entries = (whole.get(entry.path, entry) for entry in installed.entries)
+    return replace(installed, entries=tuple(entry for entry in entries if entry.is_whole))
 
 
 def read_if_valid(root: Path) -> InstalledFiles | None:

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..util.files import sha256
@@ -18,6 +18,8 @@ from ..util.parallel import each
 
 # Labels belong to the node that a file is on, overlay's attributes to one mount.
 _LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm")
+
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,24 @@ class Entry:
     sha256: str = ""
     target: str = ""
     attributes: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether more than the content is known."""
+        return self.mode != _UNKNOWN
+
+
+def by_content(path: str, type_: str, content: str = "") -> Entry:
+    """The entry of which only the content is known: a file's SHA-256, a link's target. ``completed`` adds the rest."""
+    texts = {"file": "sha256", "link": "target"}
+    return Entry(path, type_, _UNKNOWN, _UNKNOWN, _UNKNOWN, **({texts[type_]: content} if type_ in texts else {}))  # type: ignore[arg-type]
+
+
+def completed(entry: Entry, now: Entry | None) -> Entry:
+    """``entry``; if only its content is known, with the rest from what is there ``now``, if that is of the same type."""
+    if entry.is_whole or now is None or now.type != entry.type:
+        return entry
+    return replace(now, sha256=entry.sha256, target=entry.target)
 
 
 @dataclass(frozen=True)

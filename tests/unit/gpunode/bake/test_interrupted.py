@@ -74,14 +74,14 @@ def dies_at(node: DyingNode, number: int, work: Callable[[FakeNode], object]) ->
 
 
 def _count_effects(node: DyingNode) -> None:
-    for owner, name in ((Path, "unlink"), (Path, "rename"), (Path, "replace"), (Path, "rmdir"), (shutil, "rmtree"), (os, "fsync")):
-        original = getattr(owner, name)
+    for name in ("unlink", "rename", "replace", "rmdir", "fsync"):  # pathlib and shutil call these too
+        original = getattr(os, name)
 
         def counted(*args: Any, original: Callable[..., Any] = original, **options: Any) -> Any:
             node.effect()
             return original(*args, **options)
 
-        setattr(owner, name, counted)
+        setattr(os, name, counted)
     for name in ("mkdir", "write"):
         _count_in_store(node, name)
 
@@ -129,7 +129,7 @@ def state(node: FakeNode) -> dict[str, Any]:
         "files": {p: t for p, t in node.driver_tree().items() if "node-record" not in p and "manifest.json" not in p and "report" not in p},
         "loaded": sorted((node.root / "proc/modules").read_text().splitlines()),
         "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
-        "placed": (noted.files, noted.links),
+        "placed": {entry.path: (entry.sha256, entry.target) for entry in noted.entries if entry.type != "folder"},
         "containerd": (node.root / "run/containerd-config").exists() and (node.root / "run/containerd-config").read_text(),
         "journal": (node.root / BAKE_JOURNAL).exists(),
         "store": (node.root / STORE).exists(),

@@ -131,7 +131,7 @@ def look(node: LayerNode) -> dict[str, Any]:
         "loaded": sorted(node.loaded_names()),
         "record": done and (done.machine_id, done.state, done.identity, done.built_here, done.modules, done.libraries),
         # Folders of an interrupted compile are known only by their place: an empty one may stay after a later removal.
-        **{f"placed: {path}": what for path, what in {**noted.files, **noted.links}.items()},
+        **{f"placed: {path}": what for path, what in ((e.path, (e.sha256, e.target)) for e in noted.entries if e.type != "folder")},
         **{f"active: {name}": what for name, what in (_without_times(active) if active else {}).items()},
     }
 

@@ -376,7 +376,7 @@ def test_a_boot_afterwards_installs_from_the_start(node: FakeNode, before: dict[
 def test_what_a_full_install_over_a_layer_wrote_goes_too(node: FakeNode, before: dict[str, str]) -> None:
     bake_layer(node, version="550.90.07")
     installed(node)
-    assert installed_files.read_or_empty(node.root).files
+    assert installed_files.read_or_empty(node.root).entries
     take(node)
     assert all_files(node) == before
 

@@ -60,7 +60,8 @@ def test_node_records_and_lists_of_installed_files(tmp_path: Path, done: str, bu
     assert installed
     assert (record.state, record.identity.version, record.built_here) == (node_record.INITIALISED, VERSION, built_here)
     assert set(record.modules) == {KVER}
-    assert len(installed.files) >= files
+    assert sum(entry.type == "file" for entry in installed.entries) >= files
+    assert not any(entry.is_whole for entry in installed.entries)
 
 
 def test_the_record_of_an_activation(tmp_path: Path) -> None:
