@@ -16,6 +16,7 @@ from ..errors import BootError, DataError, InputError
 from ..options import LAYER
 from ..store import activation_record, layers
 from ..store.activation_record import Activation
+from ..store.manifest import Manifest
 from ..store.objects import Store
 from ..system import host
 from ..util import files
@@ -79,13 +80,60 @@ def set_state(
         raise InputError(f"layer: the state {state} needs the name of a layer")
     host.require_system(root, "root")
     with _deactivation_advised(state):
-        if not check:
-            with files.locked(paths.LOCK, _DOING[state]):
-                return _set_state(runner, state, layer, say, root, in_use if live else None)
-        change = LayerChange(state, layer, _would_change(root, state, layer))
-    if state == INACTIVE and change.changed and live and in_use == REFUSE:
-        control.refuse_if_held(root, _own_modules(root, _in_place(root)))
-    return change
+        if check:
+            return _checked(root, _plan(root, state, layer), live and in_use == REFUSE)
+        with files.locked(paths.LOCK, _DOING[state]):
+            return _set_state(runner, state, layer, say, root, in_use if live else None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to do about the system as it is now. ``active`` is the layer in place, ``found`` the one to activate. ``is_damaged``: the
+    activation record or its journal is damaged, so only the manifests say what is in place. ``is_under_way``: a run was interrupted, and is
+    finished or rolled back first."""
+
+    state: str
+    layer: str
+    active: Activation | None = None
+    found: Manifest | None = None
+    is_damaged: bool = False
+    is_under_way: bool = False
+    is_in_store: bool = False
+
+    @property
+    def takes_away(self) -> bool:
+        """Whether the layer in place is deactivated. If a document is damaged, it is, whichever layer is named."""
+        is_meant = self.active is not None and self.layer in ("", self.active.layer)
+        return self.state == INACTIVE and (self.is_damaged or is_meant)
+
+    @property
+    def changes(self) -> bool:
+        """Whether carrying it out changes something."""
+        if self.state == ABSENT:
+            return self.is_in_store
+        return self.active is None if self.state == ACTIVE else self.takes_away or self.is_under_way
+
+
+def _plan(root: Path, state: str, layer: str) -> _Plan:
+    """Raises LayerError, DataError."""
+    if state == INACTIVE and _is_damaged(root):
+        return _Plan(state, layer, next(iter(recovery.found(root)), None), is_damaged=True)
+    made = _Plan(state, layer, activation_record.read(root), is_under_way=activation_record.read_journal(root) is not None)
+    if state == ABSENT:
+        return replace(made, is_in_store=layers.droppable(root, layer).exists())
+    return replace(made, found=layers.find(root, layer)) if state == ACTIVE else made
+
+
+def _checked(root: Path, plan: _Plan, is_refused: bool) -> LayerChange:
+    """The result for check mode: raises what would refuse the plan. ``is_refused``: a driver in use refuses it."""
+    if plan.found and plan.active is None and not plan.is_under_way:
+        preconditions.check(root, Store(root), plan.found)
+        preconditions.check_contents(Store(root), plan.found)
+    elif plan.found:
+        activate.refuse_another(plan.active, plan.found)
+    if plan.state == INACTIVE and plan.changes and is_refused:
+        control.refuse_if_held(root, _own_modules(root, plan.active))
+    return LayerChange(plan.state, plan.layer, plan.changes)
 
 
 @contextmanager
@@ -102,18 +150,17 @@ def _deactivation_advised(state: str) -> Iterator[None]:
 
 
 def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None], root: Path, in_use: str | None) -> LayerChange:
-    if state == ABSENT:
+    if state == ABSENT:  # a discard plans for itself
         return LayerChange(state, layer, discard.discard(root, runner, layer, say))
-    is_damaged = state == INACTIVE and _is_damaged(root)
-    resumed = None if is_damaged else deactivate.resume(root, runner, say)
-    before = _in_place(root) if is_damaged else activation_record.read(root)
-    if state == ACTIVE:
-        return _activated(activate.activate(root, runner, layers.find(root, layer), say), before is None)
-    if not is_damaged and (before is None or layer not in ("", before.layer)):
+    resumed = None if state == INACTIVE and _is_damaged(root) else deactivate.resume(root, runner, say)
+    plan = _plan(root, state, layer)
+    if plan.found:
+        return _activated(activate.activate(root, runner, plan.found, say), plan.changes)
+    if not plan.takes_away:
         return _taken_away(layer, resumed)
-    services, modules = _unload(root, runner, before, in_use, say) if in_use else ((), ())
+    services, modules = _unload(root, runner, plan.active, in_use, say) if in_use else ((), ())
     change = _taken_away(layer, deactivate.deactivate(root, runner, say))
-    resident = of_version(kmod.loaded(root), (before.identity.version,)) if in_use and before else ()
+    resident = of_version(kmod.loaded(root), (plan.active.identity.version,)) if in_use and plan.active else ()
     left = [f"{item.what}: {item.why}" for item in leftovers.left_by_initialisation(root)]
     return replace(change, services=list(services), modules=list(modules), resident=[m.name for m in resident], left=left)
 
@@ -140,14 +187,8 @@ def _unload(
 
 
 def _is_damaged(root: Path) -> bool:
-    """Whether the activation record or its journal is damaged. Then a deactivation takes away what the manifests account for, whichever
-    layer is named."""
+    """Whether the activation record or its journal is damaged. Then a deactivation takes away what the manifests account for."""
     return any(not activation_record.is_newer(error) for error in activation_record.problems(root))
-
-
-def _in_place(root: Path) -> Activation | None:
-    """The layer that is in place: by the record, or, if that is damaged, by the manifests."""
-    return next(iter(recovery.found(root)), None) if _is_damaged(root) else activation_record.read(root)
 
 
 def _activated(active: Activation, changed: bool) -> LayerChange:
@@ -167,21 +208,3 @@ def _taken_away(layer: str, done: TakenAway | None) -> LayerChange:
         second_copies=[f"/{path}" for path in done.second_copies],
         kept=list(done.kept),
     )
-
-
-def _would_change(root: Path, state: str, layer: str) -> bool:
-    if state == INACTIVE and _is_damaged(root):
-        return True
-    active = activation_record.read(root)
-    under_way = activation_record.read_journal(root) is not None
-    if state == ACTIVE:
-        found = layers.find(root, layer)
-        if active is None and not under_way:
-            preconditions.check(root, Store(root), found)
-            preconditions.check_contents(Store(root), found)
-        else:
-            activate.refuse_another(active, found)
-        return active is None
-    if state == INACTIVE:
-        return under_way or (active is not None and layer in ("", active.layer))
-    return layers.droppable(root, layer).exists()
