@@ -50,4 +50,4 @@ def test_an_unknown_name_or_part_is_refused(molecule: Path, wanted: list[str], p
 
 def test_make_test_runs_the_core_scenarios() -> None:
     core = scenarios.choose(scenarios.found(), [], scenarios.CORE)
-    assert set(names(core)) >= {"baked", "kernel-drift", "kind-mismatch", "never-baked", "no-gpu", "skip-refused", "version-mismatch"}
+    assert set(names(core)) >= {"baked", "kernel-drift", "never-baked", "no-gpu", "version-mismatch"}
