@@ -46,7 +46,7 @@ def plan_result(plan: Plan) -> dict[str, Any]:
         "reason_code": plan.code,
         "reason": plan.reason,
         "planned_steps": [step.value for step in plan.steps],
-        "refused": [dataclasses.asdict(refusal) for refusal in plan.refused],
+        "refused": [refusal.answer for refusal in plan.refused],
         "provisional": plan.provisional,
     }
 

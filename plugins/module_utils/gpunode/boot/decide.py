@@ -17,16 +17,6 @@ from .plan import Action, Plan, Refusal, Step
 from .policy import Policy
 
 _INSTALL = "install"
-# With these codes the driver on this node is the wanted one for another kernel, or there is none: an install needs no removal first.
-_NOTHING_TO_REMOVE = (
-    "never_baked",
-    "kernel_mismatch",
-    "no_manifest",
-    "digest_unknown",
-    "action_unknown",
-    "marker_missing",
-    "marker_invalid",
-)
 
 
 def decide(facts: Facts, policy: Policy) -> Plan:
@@ -166,7 +156,7 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
             ),
             refused=(*refused, Refusal(_INSTALL, "signatures_enforced", reason)),
         )
-    remove = (Step.REMOVE_DRIVER,) if _must_remove(facts, policy, refusal.code) else ()
+    remove = (Step.REMOVE_DRIVER,) if _must_remove(facts, policy, refusal) else ()
     return Plan(
         Action.INSTALL,
         refusal.code,
@@ -178,12 +168,12 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
     )
 
 
-def _must_remove(facts: Facts, policy: Policy, code: str) -> bool:
+def _must_remove(facts: Facts, policy: Policy, refusal: Refusal) -> bool:
     """Whether this node has a driver of ours that is not the wanted one. It must be removed completely before an install (rule I1)."""
     if facts.removal_under_way:
         return True
     if facts.active_layer or facts.activation_problem:
-        return True  # whatever the code: a container that installs over hard links would write into the store's objects
+        return True  # whatever the reason: a container that installs over hard links would write into the store's objects
     wanted = (policy.wanted.kind, policy.wanted.version)
     in_place = [m for m in facts.layers if facts.is_in_place(m)]
     mine = [(m.identity.kind, m.identity.version) for m in in_place]
@@ -193,7 +183,7 @@ def _must_remove(facts: Facts, policy: Policy, code: str) -> bool:
         mine.append((facts.marker.kind, facts.marker.version))
     if any(found != wanted for found in mine) or any(e.version != policy.wanted.version for e in facts.dkms):
         return True
-    return bool(in_place or facts.record) and code not in _NOTHING_TO_REMOVE
+    return bool(in_place or facts.record) and refusal.needs_removal
 
 
 def _pull(facts: Facts) -> tuple[Step, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def boot(
         except GpuNodeError as error:
             say(f"failed: {error.code}: {error}")
             error.details.update(action=plan.action.value, reason_code=plan.code, reason=plan.reason, steps=events.steps)
-            error.details.update(refused=[asdict(refusal) for refusal in plan.refused], node_warnings=list(plan.warnings))
+            error.details.update(refused=[refusal.answer for refusal in plan.refused], node_warnings=list(plan.warnings))
             raise
         return facts, replace(outcome, steps=events.steps)
 

@@ -173,9 +173,13 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
         return _no_layer_refusal(facts, policy) or _removal_refusal(facts)
     differing = _differences(facts, policy, layer)
     if differing:
-        return Refusal(BAKED, _difference_code(facts, differing), _difference_text(facts, policy, layer, differing))
+        code = _difference_code(facts, differing)
+        removes = code not in ("kernel_mismatch", "digest_unknown")
+        return Refusal(BAKED, code, _difference_text(facts, policy, layer, differing), removes)
     if Action.INSTALL_SKIP_BUILD.value not in layer.actions:
-        return Refusal(BAKED, "action_unknown", f"the driver image {layer.image} does not know the action install-skip-build")
+        return Refusal(
+            BAKED, "action_unknown", f"the driver image {layer.image} does not know the action install-skip-build", needs_removal=False
+        )
     # An inert layer has DKMS's tree and the marker among its files. They were checked at bake, and activation puts them in place.
     registered = _removal_refusal(facts) or _dkms_refusal(facts, layer.identity.version) or _marker_refusal(facts, policy)
     return (
@@ -191,14 +195,17 @@ def _no_layer_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     if facts.layer_problems:
         return Refusal(BAKED, "manifest_invalid", f"the baked layers cannot be used: {first_few(facts.layer_problems)}")
     if facts.marker_problem:
-        return Refusal(BAKED, "marker_invalid", facts.marker_problem)
+        return Refusal(BAKED, "marker_invalid", facts.marker_problem, needs_removal=False)
     if facts.marker is None:
-        return Refusal(BAKED, "never_baked", "nothing was baked into this image: it has neither a manifest nor a marker")
+        return Refusal(
+            BAKED, "never_baked", "nothing was baked into this image: it has neither a manifest nor a marker", needs_removal=False
+        )
     if policy.require_digest:
         return Refusal(
             BAKED,
             "no_manifest",
             "there is a marker but no manifest, so it is unknown from which image the driver was built (gpu_boot_require_digest is true)",
+            needs_removal=False,
         )
     refusal = _marker_refusal(facts, policy)
     if refusal:
@@ -271,9 +278,11 @@ def _dkms_refusal(facts: Facts, version: str) -> Refusal | None:
 def _marker_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     """Refuses a marker that the driver container would refuse too: it reads the marker before it skips the build, and else compiles."""
     if facts.marker_problem:
-        return Refusal(BAKED, "marker_invalid", facts.marker_problem)
+        return Refusal(BAKED, "marker_invalid", facts.marker_problem, needs_removal=False)
     if facts.marker is None:
-        return Refusal(BAKED, "marker_missing", "the marker is missing, and without it the driver container would compile")
+        return Refusal(
+            BAKED, "marker_missing", "the marker is missing, and without it the driver container would compile", needs_removal=False
+        )
     wrong = differences(facts.marker, facts.kver, policy.wanted.version, policy.wanted.kind, facts.arch)
     if wrong:
         return Refusal(BAKED, "marker_mismatch", f"the marker does not match: {'; '.join(wrong)}")

@@ -33,11 +33,18 @@ class Step(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A rung of the ladder that was not taken, and why."""
+    """A rung of the ladder that was not taken, and why. ``needs_removal``: a driver of ours that is here cannot stay. It can if it is the
+    wanted one for another kernel, or complete except for what the driver container makes."""
 
     rung: str
     code: str
     reason: str
+    needs_removal: bool = True
+
+    @property
+    def answer(self) -> dict[str, str]:
+        """As reported to people and programs."""
+        return {"rung": self.rung, "code": self.code, "reason": self.reason}
 
 
 @dataclass(frozen=True)
