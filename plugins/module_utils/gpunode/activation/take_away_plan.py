@@ -26,6 +26,7 @@ from .untracked import same_content
 
 _TICK_NS = 20_000_000  # the times of files are up to one timer tick behind the clock, 10 ms at 100 Hz
 _ELSEWHERE = "its folder became a link to another folder after {since}"
+_OWNED = "a package that was installed later owns it"
 _NOTHING: frozenset[str] = frozenset()
 
 
@@ -265,7 +266,10 @@ class _Planning:
         This includes other listed files only if DKMS has built again for a kernel of the lists. Otherwise a changed file is the owner's
         change, not a build.
         """
-        made = dkms.made_of_ours(self.root, version, self.owned).without({*self.owned, *self.spared, *self.gone})
+        made = dkms.made_of_ours(self.root, version, self.owned)
+        for path in sorted(made.paths & self.owned - self.placed.keys()):
+            self._keep(path, _OWNED)
+        made = made.without({*self.owned, *self.spared, *self.gone})
         same = {path for path, entry in self.placed.items() if (now := self.present[path]) and same_content(now, entry)}
         changed = made.without(same)
         # An interrupted run may have removed all modules.
@@ -284,7 +288,7 @@ class _Planning:
             self._keep(path, self._elsewhere())
             return False
         if path in self.owned:
-            self._keep(path, "a package that was installed later owns it")
+            self._keep(path, _OWNED)
             return False
         if path in theirs:
             self._keep(path, "its registration with DKMS belongs to a package that was installed later")
