@@ -529,8 +529,8 @@ BOOT = _table(
     Option(
         "managed",
         (
-            "Whether the driver of this node is managed here. With V(false), nothing is done, except that an active captured layer is "
-            "deactivated.",
+            "Whether the driver of this node is managed here. With V(false), nothing is done, except that a layer that this node has used "
+            "before is deactivated.",
         ),
         type="bool",
         default=True,

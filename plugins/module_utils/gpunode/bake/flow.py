@@ -116,8 +116,8 @@ def _sweep(root: Path, runner: Runner, events: Events) -> None:
 def _carry_out(bake: Bake, planned: Plan, kernels: Sequence[str]) -> Baked:
     build = _prepare(bake, planned.missing) if planned.missing else None
     if planned.deactivates:
-        with bake.events.step("deactivate-old-layer", layer=planned.deactivates):
-            deactivate.deactivate(bake.root, bake.runner, bake.events.say)
+        with bake.events.step("deactivate-old-layer", layer=planned.deactivates) as event:
+            event["kept"] = list(deactivate.deactivate(bake.root, bake.runner, bake.events.say).kept)
     was_setuid = setuid.setuid(bake.root) if build else None
     made, nouveau = _build(bake, planned, build)
     found = {**planned.present, **{layer.identity.kver: layer for layer in made}}
