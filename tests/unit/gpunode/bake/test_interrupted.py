@@ -27,7 +27,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run impor
 
 from tests.kit.bake import bake, builds, builds_newest, in_store
 from tests.kit.boot import boot
-from tests.kit.node import FakeNode, bake_layer
+from tests.kit.node import FakeNode, bake_layer, behave
 from tests.kit.values import IMAGE, KVER, NEWER, VERSION
 
 KILLED, DONE = 9, 0
@@ -167,6 +167,12 @@ def another_in_place(node: FakeNode) -> None:
     bake(node, mode="in_place", image=other, kernels=KVER)
 
 
+def from_an_image_in_place(node: FakeNode) -> None:
+    bakes(node)
+    node.add_gpu()
+    node.scripts = [behave]
+
+
 def boots(node: FakeNode) -> object:
     return boot(node)
 
@@ -208,6 +214,7 @@ def captures(node: FakeNode) -> object:
     ("prepare", "work", "at_least", "stride"),
     [
         pytest.param(baked, boots, 40, 1, id="fast path"),
+        pytest.param(from_an_image_in_place, boots, 40, 1, id="fast path over a layer that the image has in place"),
         pytest.param(gpu, boots, 40, 1, id="full install"),
         pytest.param(baked_with_another_version, boots, 60, 1, id="another version out, a full install"),
         pytest.param(newer_kernel, bakes, 100, 9, id="bake in place"),
