@@ -152,7 +152,6 @@ def make(kver: str, count: int, size: int) -> Manifest:
     identity = Identity(kver, "x86_64", "cuda", _VERSION, "open", "sha256:" + hashlib.sha256(b"bench").hexdigest())
     layer = Manifest(
         layer=manifest.layer_name(identity),
-        mode=manifest.CAPTURED,
         created="",
         identity=identity,
         image="",

@@ -42,8 +42,8 @@ options:
     type: raw
     default: ""
   managed:
-    description: Whether the driver of this node is managed here. With V(false), nothing is done, except that an active captured layer is
-      deactivated.
+    description: Whether the driver of this node is managed here. With V(false), nothing is done, except that a layer that this node has
+      used before is deactivated.
     type: bool
     default: true
   expected_gpus:

@@ -28,7 +28,7 @@ options:
   state:
     description:
       - V(active) activates the layer, V(inactive) deactivates it, V(absent) discards it from the store.
-      - An active layer cannot be discarded. A layer that was baked in place can neither be activated nor discarded.
+      - An active layer cannot be discarded. A layer that version 0.1.0 baked in place can neither be activated nor discarded.
     type: str
     choices: [active, inactive, absent]
     default: active

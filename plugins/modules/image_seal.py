@@ -14,7 +14,7 @@ description:
     boots has a layer; usable, which means that a node finds the driver image, the tools to compile for itself, and space; and right, which
     means that the decision, replayed for each kernel and GPU generation, takes the fast path.
   - Fails if one of these is not the case. The report stays in the image, as C(/var/lib/gpu-prebake/seal-report.json).
-  - The files of a layer that was baked in place are live on purpose. Everything else is checked in the same way.
+  - The files of a layer that a bake in mode C(in_place) activated are live on purpose. The seal verifies them; no other activation passes.
 # BEGIN options of module image_seal: written by make docs from plugins/module_utils/gpunode/options.py, do not edit
 options:
   root:

@@ -60,7 +60,9 @@ options:
     description:
       - >-
         How to bake. V(captured) does not change the image itself: the driver becomes an inert layer in a store that only root can enter.
-      - V(in_place) leaves the driver live in the image, for images that serve GPU nodes only.
+      - >-
+        V(in_place) bakes in the same way, and then activates the layer in the image: the driver is live there. It is for images that serve
+        GPU nodes only.
     type: str
     choices: [captured, in_place]
     default: captured

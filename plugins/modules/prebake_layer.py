@@ -63,7 +63,9 @@ options:
     description:
       - >-
         How to bake. V(captured) does not change the image itself: the driver becomes an inert layer in a store that only root can enter.
-      - V(in_place) leaves the driver live in the image, for images that serve GPU nodes only.
+      - >-
+        V(in_place) bakes in the same way, and then activates the layer in the image: the driver is live there. It is for images that serve
+        GPU nodes only.
     type: str
     choices: [captured, in_place]
     default: captured
@@ -148,10 +150,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 report:
-  description: What was baked. The image has it as C(/var/lib/gpu-prebake/bake-report.json). Empty in check mode.
+  description:
+    - What was baked. The image has it as C(/var/lib/gpu-prebake/bake-report.json). Empty in check mode.
+    - C(image_growth) is how much larger the image is by all bakes, in bytes, C(store_bytes) in the store, and C(copied_bytes) outside
+      of it, which are the files that an activation copied. Files that it linked to the store need no space of their own.
   returned: success
   type: dict
-  sample: {"layer": "cuda-580.126.09-open-6.1.0-45-cloud-amd64", "build_seconds": 92.1}
+  sample:
+    layer: cuda-580.126.09-open-6.1.0-45-cloud-amd64
+    build_seconds: 92.1
+    image_growth: {store_bytes: 412000000, copied_bytes: 0}
 release_note:
   description: The lines for the image's release notes, one for each layer.
   returned: success, not in check mode
@@ -197,9 +205,9 @@ def body(module: AnsibleModule) -> dict[str, Any]:
     request = request_from(module.params)
     runner = SystemRunner()
     if module.check_mode:
-        return {"changed": flow.would_bake(runner, request), "report": {}}
+        return {"changed": flow.would_change(runner, request), "report": {}}
     baked = flow.bake(runner, request, ProgressLog(Path("/"), "bake.log"))
-    notes = [report.release_note(layer) for layer in baked.layers]
+    notes = [report.release_note(layer, request) for layer in baked.layers]
     return {"changed": baked.changed, "report": baked.report, "release_note": "\n".join(notes)}
 
 

@@ -79,7 +79,7 @@ def stored(root: Path) -> dict[str, Any]:
         for entry in logs:
             found.pop(f"objects/{key(entry)[:2]}/{key(entry)}")
         files = tuple((e.path, e.type, e.mode, e.uid, e.gid, e.target, "" if e in logs else e.sha256) for e in layer.files)
-        text = (layer.identity, layer.image, layer.mode, files, layer.replaced, layer.deleted, layer.originals, layer.indexes)
+        text = (layer.identity, layer.image, files, layer.replaced, layer.deleted, layer.originals, layer.indexes)
         found[str(path.relative_to(root / STORE))] = text
     report = root / STORE / "bake-report.json"
     if report.exists():

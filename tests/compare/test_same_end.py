@@ -1,4 +1,4 @@
-"""A captured and an in-place bake, each booted with a GPU and managed: both nodes end in the same state."""
+"""A layer that the node activates, and one that the bake activated in the image, each booted with a GPU and managed: the same end."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ CONTAINERD = "var/lib/containerd/io.containerd"
 # Nothing else is excused, and each must excuse something.
 EXCUSES = (
     Excuse("var/lib/gpu-prebake/*", ("added", "missing", "content"), "the store, and records of what was done when"),
-    Excuse("etc/modprobe.d/blacklist-nouveau.conf", ("missing",), "the nouveau choice: the container's own file is carried by no layer"),
-    Excuse("usr/lib/modules/*/updates/dkms/nvidia*.ko", ("signature",), "in place DKMS signs with a key of its own, which is not kept"),
-    Excuse("var/lib/dkms/nvidia/*.ko", ("signature",), "in place DKMS signs with a key of its own, which is not kept"),
     Excuse("var/lib/dkms/nvidia/*/log/make.log", ("content",), "logs: DKMS's, with times"),
-    # trusted.overlay.uuid, which install.sh copies with the folder, and device initialisation copies again; a capture drops it.
-    Excuse("usr/bin/lib64/lib64", ("attributes",), "in place the id of the container's own overlay stays on its copy"),
-    Excuse("usr/lib/x86_64-linux-gnu", ("attributes",), "in place the id of the container's own overlay stays on its copy"),
     Excuse("var/log/gpu-prebake/*", ("added", "missing", "content"), "logs: ours"),
     Excuse("var/log/dpkg.log", ("content",), "logs: times of the container's packages"),
     Excuse("var/log/journal/*", ("added", "missing"), "logs: the journal, by machine id"),

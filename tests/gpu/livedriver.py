@@ -81,7 +81,6 @@ def store_layer(scratch: Path, helper: Path) -> Manifest:
     identity = Identity(KVER, os.uname().machine, "cuda", version(), "open", DIGEST)
     layer = Manifest(
         layer=manifest.layer_name(identity),
-        mode=manifest.CAPTURED,
         created="2026-11-26T00:00:00Z",
         identity=identity,
         image=policy().wanted.image.text,

@@ -8,7 +8,7 @@ from typing import Any
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.flow import Baked
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import BakeRequest, request_from
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import BAKE_REPORT, INSTALLED_FILES, NODE_RECORD, STORE
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, BAKE_REPORT, INSTALLED_FILES, NODE_RECORD, STORE
 
 from tests.kit.node import FakeNode
 from tests.kit.reply import Reply, Script
@@ -19,8 +19,8 @@ COMPILE_LOG = (DATA / "dkms/make-3.0.10-pci_resize_resource.log").read_text(enco
 
 
 def request(**changes: Any) -> BakeRequest:
-    """A bake in place, with nothing to wait for, or with the ``changes`` to that."""
-    return request_from({"image": IMAGE, "mode": "in_place", "min_free_mb": 0, "delay_s": 0, **changes})
+    """A captured bake with nothing to wait for, or with the ``changes`` to that."""
+    return request_from({"image": IMAGE, "min_free_mb": 0, "delay_s": 0, **changes})
 
 
 def bake(node: FakeNode, **changes: Any) -> Baked:
@@ -60,6 +60,9 @@ def in_store(node: FakeNode) -> dict[str, Any]:
     for path, text in node.tree(STORE).items():
         if path.endswith("/manifest.json"):
             found[path] = {key: value for key, value in json.loads(text.partition(" ")[2]).items() if key not in ("created", "build_s")}
+        elif path == ACTIVATION:
+            record = json.loads(text.partition(" ")[2])
+            found[path] = {key: record[key] for key in ("layer", "machine_id", "identity", "how", "verified")}
         elif path == BAKE_REPORT:
             found[path] = [layer["identity"] for layer in json.loads(text.partition(" ")[2])["layers"]]
         else:

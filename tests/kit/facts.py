@@ -46,6 +46,11 @@ def active(**changes: Any) -> Facts:
     )
 
 
+def in_image(**changes: Any) -> Facts:
+    """The same node with the layer put in place in its image, and not adopted."""
+    return active(active_machine_id="", **changes)
+
+
 SIGNED = baked(layers=(manifest(signer=SIGNER),))
 
 

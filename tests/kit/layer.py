@@ -138,7 +138,7 @@ def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, *
     replaced = sorted(p for p in before if p in after and before[p] != after[p])
     deleted = sorted(p for p in before if p not in after)
     layer = support.manifest(
-        mode="captured",
+        stored=True,
         files=tuple(after[p] for p in sorted(after) if before.get(p) != after[p]),
         replaced=tuple(replaced),
         deleted=tuple(deleted),

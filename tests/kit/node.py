@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import describe, difference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import jsondoc
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import LineSink, Result
 
 from tests.kit import sandbox
@@ -294,8 +296,16 @@ def behave(node: FakeNode, action: str) -> Reply:
     return Reply(out="T 1 done\n", seconds=90.0 if action != "install-skip-build" else 5.0)
 
 
+def write_as_0_1_0(root: Path, layer: manifest.Manifest) -> None:
+    """Writes a manifest as version 0.1.0 did. Only that version baked layers that are not stored."""
+    document = {name: value for name, value in asdict(layer).items() if name != "stored"}
+    path = layers.path_of(root, layer.layer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(jsondoc.dump({**document, "schema": 2, "mode": "captured" if layer.stored else "in_place"}), encoding="utf-8")
+
+
 def bake_layer(node: FakeNode, **build: Any) -> manifest.Manifest:
-    """Builds on the node and records it as a bake would."""
+    """Builds on the node and records it as a bake in place of version 0.1.0 did."""
     before = footprint.listing(node.root)
     node.build(**build)
     change = difference(before, footprint.listing(node.root))
@@ -304,5 +314,5 @@ def bake_layer(node: FakeNode, **build: Any) -> manifest.Manifest:
         kver=build.get("kver") or node.kver, version=build.get("version", VERSION), kind=build.get("kind", "cuda"), flavour=flavour
     )
     layer = a_manifest(who, files=describe(node.root, change.added))
-    layers.write(node.root, layer)
+    write_as_0_1_0(node.root, layer)
     return layer

@@ -52,10 +52,10 @@ def entry(path: str, **changes: Any) -> Entry:
 
 
 def manifest(who: Identity | None = None, **changes: Any) -> Manifest:
+    """A layer that version 0.1.0 baked in place."""
     who = who or identity()
     base = Manifest(
         layer=layer_name(who),
-        mode="in_place",
         created="2026-07-01T00:00:00+00:00",
         identity=who,
         image=IMAGE,
@@ -67,6 +67,7 @@ def manifest(who: Identity | None = None, **changes: Any) -> Manifest:
         build_s=92.1,
         tries=1,
         warnings=(),
+        stored=False,
     )
     layer = replace(base, **changes)
     return layer if "module_facts" in changes else replace(layer, module_facts=facts_of(layer))
@@ -78,7 +79,7 @@ def captured(**changes: Any) -> Manifest:
     files = (*base.files, entry("etc/replaced.conf", attributes=(("user.a", "QQ=="),)))
     originals = (entry("etc/replaced.conf", mode=0o600), entry("etc/deleted.conf"))
     return manifest(
-        mode="captured",
+        stored=True,
         files=files,
         replaced=("etc/replaced.conf",),
         deleted=("etc/deleted.conf",),

@@ -11,7 +11,6 @@ from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers import read_all
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
@@ -84,7 +83,7 @@ class Bakery:
         return self.bake(image, nvidia_prebake_mode="captured", **variables)
 
     def bake_in_place(self, image: str = "standin", **variables: Any) -> Ran:
-        """A bake that leaves the driver live in the image."""
+        """A bake whose layer is active in the image at its end."""
         return self.bake(image, nvidia_prebake_mode="in_place", **variables)
 
     def seal(self, **variables: Any) -> tuple[Ran, dict[str, Any]]:
@@ -96,11 +95,10 @@ class Bakery:
         return Ran(done.rc, done.stdout + done.stderr), json.loads(file.read_text()) if file.exists() else {}
 
     def layers(self) -> tuple[Manifest, ...]:
-        """The captured layers in the store; checks that their objects are complete."""
+        """The layers in the store; checks that their objects are complete."""
         found, problems = read_all(self.root)
         assert problems == ()
         for layer in found:
-            assert layer.mode == manifest.CAPTURED
             assert Store(self.root).problems(objects_of(layer)) == ()
         return found
 

@@ -102,7 +102,7 @@ def test_a_driver_image_that_cannot_be_baked_leaves_nothing(unchanged: Bakery, i
 def test_a_full_disk_during_the_build_is_reported_and_not_retried(unchanged: Bakery) -> None:
     unchanged.ssh("mkdir -p /var/lib/dkms && mount -t tmpfs -o size=64m none /var/lib/dkms")
     try:
-        ran = unchanged.bake_in_place("standin-fills-disk", nvidia_prebake_min_free_mb=10)
+        ran = unchanged.bake("standin-fills-disk", nvidia_prebake_min_free_mb=10)
     finally:
         unchanged.ssh("umount /var/lib/dkms")
     assert ran.rc != 0

@@ -68,9 +68,7 @@ class Overlaid:
         (self.merged / MODULE).parent.mkdir(parents=True, exist_ok=True)
         (self.merged / MODULE).write_text("module")
         found = overlay_diff.read(self.node.root, Sandbox(os.getpid(), self.merged, {"": self.upper}), KVER)
-        layer = support.manifest(
-            mode="captured", files=found.files, replaced=found.replaced, deleted=found.deleted, originals=found.originals
-        )
+        layer = support.manifest(stored=True, files=found.files, replaced=found.replaced, deleted=found.deleted, originals=found.originals)
         store = Store(self.node.root)
         for entry in objects_of(layer):
             store.put(self.merged / entry.path, entry)

@@ -58,7 +58,7 @@ def test_both_images_are_sealed_and_the_report_is_kept(report: dict[str, Any]) -
     for name in ("baked-nvidia", "baked-stand-in"):
         assert node(report, name)["seal"].startswith("sealed: inert, covered: 6.1.")
         seal = json.loads((demo.OUT / f"{name}.seal.json").read_text())
-        assert (seal["refusals"], seal["modes"]) == ([], ["captured"])
+        assert (seal["refusals"], seal["in_place"]) == ([], [])
     assert node(report, "never-baked-stand-in")["seal"] == ""
 
 

@@ -59,7 +59,7 @@ def test_the_image_is_sealed_and_the_report_is_in_the_image_and_beside_it(built:
     kept = json.loads(
         packerqemu.read_files(built.disk, "/var/lib/gpu-prebake/seal-report.json")["/var/lib/gpu-prebake/seal-report.json"] or ""
     )
-    assert (beside["refusals"], beside["modes"], beside["offline"]) == ([], ["captured"], False)
+    assert (beside["refusals"], beside["in_place"], beside["offline"]) == ([], [], False)
     assert {r["code"] for r in beside["replayed"]} == {"baked_layer_matches"}
     assert {**beside, "schema": 1} == kept
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 
 from lab.builds import packerqemu
@@ -79,4 +79,4 @@ def test_the_six_lines_bake_and_the_next_six_seal_as_a_user_with_sudo(node: Nati
     assert sealed["replayed"]
     (layer,), problems = layers.read_all(node.root)
     assert (problems, Store(node.root).problems(objects_of(layer))) == ((), ())
-    assert (layer.mode, layer.identity.kver, layer.identity.version) == (manifest.CAPTURED, identity["kver"], identity["version"])
+    assert (layer.stored, layer.identity.kver, layer.identity.version) == (True, identity["kver"], identity["version"])

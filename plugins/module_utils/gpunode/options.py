@@ -308,7 +308,8 @@ BAKE = _table(
         (
             "How to bake. V(captured) does not change the image itself: the driver becomes an inert layer in a store that only root can "
             "enter.",
-            "V(in_place) leaves the driver live in the image, for images that serve GPU nodes only.",
+            "V(in_place) bakes in the same way, and then activates the layer in the image: the driver is live there. It is for images that "
+            "serve GPU nodes only.",
         ),
         default="captured",
         choices=("captured", "in_place"),
@@ -528,8 +529,8 @@ BOOT = _table(
     Option(
         "managed",
         (
-            "Whether the driver of this node is managed here. With V(false), nothing is done, except that an active captured layer is "
-            "deactivated.",
+            "Whether the driver of this node is managed here. With V(false), nothing is done, except that a layer that this node has used "
+            "before is deactivated.",
         ),
         type="bool",
         default=True,
@@ -702,7 +703,7 @@ LAYER = _table(
         "state",
         (
             "V(active) activates the layer, V(inactive) deactivates it, V(absent) discards it from the store.",
-            "An active layer cannot be discarded. A layer that was baked in place can neither be activated nor discarded.",
+            "An active layer cannot be discarded. A layer that version 0.1.0 baked in place can neither be activated nor discarded.",
         ),
         default="active",
         choices=("active", "inactive", "absent"),

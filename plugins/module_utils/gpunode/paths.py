@@ -21,8 +21,7 @@ ACTIVATION = f"{STORE}/activation.json"
 INSTALLED_FILES = f"{STORE}/placed.json"
 
 ACTIVATION_JOURNAL = f"{STORE}/activation-journal.json"
-# Lists what existed before a bake in place; present while that runs, and after it was interrupted.
-BAKE_JOURNAL = f"{STORE}/bake-under-way.json"
+BAKE_JOURNAL_OF_0_1 = f"{STORE}/bake-under-way.json"  # a bake in place of version 0.1.0 was killed; only refused now
 REMOVAL_JOURNAL = f"{STORE}/removal-under-way.json"
 # Present while a boot removes a driver, and after that was interrupted: on a node that should have no driver nothing else shows it.
 BOOT_REMOVAL_JOURNAL = f"{STORE}/boot-removal-under-way.json"

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import options
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import flow
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import request as bake_request
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import control, gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import MODULES, PLAYBOOKS, ROLES, Option, Table
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import DRIVER, EVERYTHING
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import request as seal_request
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import manifest
 
 TOP = Path(__file__).parents[3]
 PLUGINS = TOP / "plugins"
@@ -131,7 +131,7 @@ def test_each_variable_belongs_to_a_role_or_playbook() -> None:
 
 
 CHOICES = [
-    pytest.param("BAKE", "mode", (manifest.CAPTURED, manifest.IN_PLACE), id="mode"),
+    pytest.param("BAKE", "mode", (bake_request.CAPTURED, bake_request.IN_PLACE), id="mode"),
     pytest.param("BAKE", "flavour", ("any", gpus.OPEN, gpus.PROPRIETARY), id="flavour"),
     pytest.param("SEAL", "uncovered", (seal_request.REPORTED, seal_request.FAIL), id="uncovered"),
     pytest.param("REMOVE", "scope", (EVERYTHING, DRIVER), id="scope"),

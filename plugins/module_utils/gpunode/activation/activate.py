@@ -32,13 +32,17 @@ from .steps import Say, say_nothing
 from .verify import verify
 
 
-def activate(root: Path, runner: Runner, layer: Manifest, say: Say = say_nothing, hash_user_space: bool = True) -> Activation:
+def activate(
+    root: Path, runner: Runner, layer: Manifest, say: Say = say_nothing, hash_user_space: bool = True, for_image: bool = False
+) -> Activation:
     """Activates ``layer`` and returns the activation record. If the layer is active already, no file is changed.
 
+    The record names the machine of ``root``; ``for_image`` leaves the name empty, for every machine that is made from the image.
     Without ``hash_user_space``, libraries and firmware that are linked are not read; the caller must ``verify`` them before it relies on
     them. Raises LayerError, DataError, CommandError: then nothing was changed, or all of it was rolled back. If the rollback fails
     too, the code is ``activation_unfinished``, and the next run rolls back.
     """
+    owner = "" if for_image else host.machine_id(root)
     resume(root, runner, say)
     active = activation_record.read(root)
     refuse_another(active, layer)
@@ -51,17 +55,25 @@ def activate(root: Path, runner: Runner, layer: Manifest, say: Say = say_nothing
                 code="activation_changed",
                 details={"problems": list(changed)},
             )
-        return _of_this_machine(root, activation_record.read(root) or active)
+        return _owned(root, activation_record.read(root) or active, owner)
     with disk_errors_named():
-        return _Activating(root, runner, layer, say, hash_user_space).run()
+        return _Activating(root, runner, layer, say, hash_user_space, owner).run()
 
 
-def _of_this_machine(root: Path, active: Activation) -> Activation:
-    """Writes this machine's id into the record: on a copy of another machine's disk, the layer now belongs to this machine."""
-    mine = replace(active, machine_id=host.machine_id(root))
-    if mine != active:
-        activation_record.write(root, mine)
-    return mine
+def adopt(root: Path) -> None:
+    """Makes the active layer, if there is one, this machine's own. Before that, a layer that a bake activated in an image belongs to every
+    machine of the image. Raises DataError."""
+    active = activation_record.read(root)
+    if active:
+        _owned(root, active, host.machine_id(root))
+
+
+def _owned(root: Path, active: Activation, owner: str) -> Activation:
+    """Writes the owner's machine id into the record, if it has another one."""
+    owned = replace(active, machine_id=owner)
+    if owned != active:
+        activation_record.write(root, owned)
+    return owned
 
 
 def refuse_another(active: Activation | None, layer: Manifest) -> None:
@@ -76,12 +88,13 @@ def indexes_were_swapped(activation: Activation) -> bool:
 
 
 class _Activating:
-    def __init__(self, root: Path, runner: Runner, layer: Manifest, say: Say, hash_user_space: bool) -> None:
+    def __init__(self, root: Path, runner: Runner, layer: Manifest, say: Say, hash_user_space: bool, owner: str) -> None:
         self.root = root
         self.runner = runner
         self.layer = layer
         self.say = say
         self.hash_user_space = hash_user_space
+        self.owner = owner
         self.store = Store(root)
         self.replaced = set(layer.replaced)
 
@@ -99,7 +112,7 @@ class _Activating:
         planned = Activation(
             layer=layer.layer,
             identity=layer.identity,
-            machine_id=host.machine_id(self.root),
+            machine_id=self.owner,
             activated=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="microseconds"),
             placed=in_order(e for e in layer.files if e.type != "folder" or e.path in self.replaced),
             folders=folders,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..driver.modules import is_driver_file
 from ..errors import LayerError
-from ..store.manifest import CAPTURED, Manifest
+from ..store.manifest import Manifest
 from ..store.objects import Store, is_linkable, objects_of
 from ..system import tree
 from ..system.tree import Entry
@@ -28,9 +28,10 @@ def check(root: Path, store: Store, layer: Manifest, is_mounted: bool = False) -
 
     An image that is only mounted (``is_mounted``) may be mounted read-only: its nodes will not be.
     """
-    if layer.mode != CAPTURED:
+    if not layer.stored:
         raise LayerError(
-            f"layer {layer.layer} was baked in place: its files are live already, so it cannot be activated", code="layer_in_place"
+            f"layer {layer.layer} was baked in place by version 0.1.0: its files are live already, so it cannot be activated",
+            code="layer_in_place",
         )
     _refuse("layer_damaged", "bake again", store.status_problems(objects_of(layer)))
     _refuse(

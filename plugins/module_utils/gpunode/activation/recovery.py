@@ -18,7 +18,7 @@ from ..store import activation_record
 from ..store import layers as store_layers
 from ..store.activation_record import DEPMOD, LDCONFIG, Activation, Derived, Kept
 from ..store.layers import path_of, read_all
-from ..store.manifest import CAPTURED, Manifest
+from ..store.manifest import Manifest
 from ..store.objects import Store, key
 from ..system import host, tree
 from ..system.dpkg import owned_by_dpkg
@@ -30,13 +30,13 @@ ASIDE = ".damaged"
 
 
 def found(root: Path) -> tuple[Activation, ...]:
-    """An activation, as complete as can be known, for each captured layer that has files in place. Reads all contents.
+    """An activation, as complete as can be known, for each layer in the store that has files in place. Reads all contents.
 
     Layers for several kernels share their user space. The layer with the most files in place comes first; once that is taken away, nothing
     of the others is left.
     """
     owned = owned_by_dpkg(root)
-    layers = (layer for layer in read_all(root)[0] if layer.mode == CAPTURED)
+    layers = (layer for layer in read_all(root)[0] if layer.stored)
     actives = [one for layer in layers for one in _of_layer(root, layer, owned)]
     return tuple(one for _count, one in sorted(actives, key=lambda pair: pair[0], reverse=True))
 

@@ -1,31 +1,36 @@
-"""One bake from start to end: check, build for each kernel in the requested mode, record last, report."""
+"""One bake from start to end: check, plan, build what is missing, record, activate in mode ``in_place``, report."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import paths
+from ..activation import activate, deactivate, discard
 from ..container.containerd import Containerd
+from ..driver.nouveau_blacklist import Change
 from ..errors import BuildError, CommandError
-from ..store.manifest import CAPTURED, Manifest
+from ..store.manifest import Manifest
+from ..store.objects import Store
 from ..system import disk_space, dpkg, setuid
 from ..util import files
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
-from . import preflight, signing, signing_key
-from .builder import Builder
-from .captured import Capturing
-from .in_place import InPlace
+from . import captured, preflight, sandbox, signing, signing_key
+from .builder import image_digest, known_actions
+from .context import Bake, Build
+from .plan import Plan, plan
+from .preflight import Preflight
 from .report import report_of, write_if_new, write_release_notes
 from .request import BakeRequest
 
 _DPKG_WAIT_S = 300.0
+_CONTAINER = "gpuprebuild"
 
 
 @dataclass(frozen=True)
@@ -46,25 +51,19 @@ def bake(
 ) -> Baked:
     """Bakes a layer for each kernel that ``request`` asks for. Raises GpuNodeError.
 
-    After a failure, what the build wrote has been removed; in mode in_place, the error lists what it replaced or deleted. A second
-    bake at the same time is refused with BusyError.
+    After a failure, what the build wrote has been removed. A second bake at the same time is refused with BusyError.
     """
     with files.locked(paths.LOCK, "a bake"), signing_key.secrets_removed(root, request.signing):
         events = Events(say)
-        builder = Builder(root, runner, Containerd(runner), request, events)
         try:
-            layers, new, changed = _run(builder)
-            report = report_of(layers, new, builder)
-            # A bake that was killed after it wrote its manifests has written neither report nor release notes.
-            written = [write_if_new(root, report, changed), write_release_notes(root, request, layers)]
+            return _bake(root, runner, request, events)
         except CommandError as error:
             raise BuildError(f"the bake stopped: {error}", code="command_failed", details=error.details) from error
         except OSError as error:
             raise _disk_error(root, events, error) from error
-        return Baked(layers, new, changed or any(written), report)
 
 
-def look(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> preflight.Preflight:
+def look(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> Preflight:
     """What a bake would find on this build machine. Raises GpuNodeError if a bake would be refused.
 
     Changes nothing, except that a signing key that was sent from the controller is removed.
@@ -75,70 +74,98 @@ def look(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> prefli
         signing_key.remove_sent(root, request.signing)
 
 
-def would_bake(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:
-    """Whether ``bake`` would build or apply the choice about nouveau; changes nothing. Raises GpuNodeError if it would be refused."""
-    builder = Builder(root, runner, Containerd(runner), request, Events())
-    checked = preflight.check(root, runner, builder.containerd, request)
-    builder.arch = checked.arch
-    builder.certificate = checked.certificate
+def would_change(runner: Runner, request: BakeRequest, root: Path = Path("/")) -> bool:
+    """Whether ``bake`` would change the image; changes nothing. Raises GpuNodeError if it would be refused."""
+    containerd = Containerd(runner)
+    checked = preflight.check(root, runner, containerd, request)
     if request.signing and not checked.certificate:
         return True  # the certificate cannot be read without openssl, which the role installs
-    digest = builder.containerd.config_digest(request.wanted.image.text, checked.arch)
-    if digest is None:
-        return True
-    builder.digest = digest
-    mode = _mode(builder)
-    return any(mode.present(kver) is None for kver in checked.kernels) or builder.would_change_nouveau()
+    digest = containerd.config_digest(request.wanted.image.text, checked.arch)
+    return digest is None or plan(_context(root, runner, containerd, request, Events(), checked, digest), checked.kernels).is_anything
 
 
-def _mode(builder: Builder) -> Capturing | InPlace:
-    return Capturing(builder) if builder.request.mode == CAPTURED else InPlace(builder)
+def _context(
+    root: Path, runner: Runner, containerd: Containerd, request: BakeRequest, events: Events, checked: Preflight, digest: str
+) -> Bake:
+    return Bake(root, runner, containerd, request, events, checked.arch, digest, checked.certificate, checked.warnings)
 
 
-def _run(builder: Builder) -> tuple[tuple[Manifest, ...], tuple[str, ...], bool]:
-    request, in_place, capturing = builder.request, InPlace(builder), Capturing(builder)
-    in_place.take_back_interrupted()
-    capturing.sweep()
-    checked = preflight.check(builder.root, builder.runner, builder.containerd, request)
-    builder.warnings += checked.warnings
-    builder.arch = checked.arch
-    builder.certificate = checked.certificate
+def _bake(root: Path, runner: Runner, request: BakeRequest, events: Events) -> Baked:
+    containerd = Containerd(runner)
+    _sweep(root, runner, events)
+    checked = preflight.check(root, runner, containerd, request)
     for kver in checked.kernels:
-        preflight.require_tools(builder.root, builder.runner, kver, request)
-    builder.digest = builder.image_digest()
-    capturing.deactivate()
-    present = {kver: _mode(builder).present(kver) for kver in checked.kernels}
-    missing = [kver for kver in checked.kernels if present[kver] is None]
-    made: list[Manifest] = []
-    if missing:
-        _prepare_signing(builder, missing)
-        builder.ask_image()
-        in_place.remove_layers()
-        builder.setuid_before = setuid.setuid(builder.root)
-        with dpkg.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say):
-            made = capturing.bake(missing) if request.mode == CAPTURED else _in_place(builder, missing)
-    else:
-        _apply_nouveau_choice(builder)
-    new = {layer.identity.kver: layer for layer in made}
-    layers = tuple(layer for kver in checked.kernels if (layer := new.get(kver) or present[kver]))
-    old = capturing.not_requested([layer.layer for layer in layers])
-    if old or made:
-        capturing.discard(old)
-    nouveau_changed = builder.nouveau is not None and builder.nouveau.is_needed
-    return layers, tuple(layer.layer for layer in made), bool(made or old or nouveau_changed)
+        preflight.require_tools(root, runner, kver, request)
+    digest = image_digest(containerd, request.wanted.image.text, checked.arch)
+    if (root / paths.ACTIVATION_JOURNAL).exists():
+        with events.step("resume-activation"):
+            deactivate.resume(root, runner, events.say)
+    context = _context(root, runner, containerd, request, events, checked, digest)
+    return _carry_out(context, plan(context, checked.kernels), checked.kernels)
 
 
-def _in_place(builder: Builder, missing: Sequence[str]) -> list[Manifest]:
-    """Nouveau is settled around the build: taking back what was live must not leave its traces in an initramfs that was made meanwhile."""
-    with builder.nouveau_choice_applied():
-        return [InPlace(builder).bake(kver) for kver in missing]
+def _sweep(root: Path, runner: Runner, events: Events) -> None:
+    """Removes what a killed bake left: its sandbox, and objects that no document names. Raises BuildError."""
+    left = sandbox.sweep(root, runner)
+    dropped = Store(root).sweep() + captured.collect(root, events.say)
+    if left or dropped:
+        with events.step("take-away-interrupted", sandboxes=list(left), dropped=dropped):
+            pass
 
 
-def _apply_nouveau_choice(builder: Builder) -> None:
-    """Applies the choice about nouveau if nothing is built; holds dpkg's lock, so that no package writes the same initramfs meanwhile."""
-    held = dpkg.held(builder.root, Deadline(_DPKG_WAIT_S), builder.events.say)
-    with held if builder.would_change_nouveau() else contextlib.nullcontext(), builder.nouveau_choice_applied():
-        pass
+def _carry_out(bake: Bake, planned: Plan, kernels: Sequence[str]) -> Baked:
+    build = _prepare(bake, planned.missing) if planned.missing else None
+    if planned.deactivates:
+        with bake.events.step("deactivate-old-layer", layer=planned.deactivates) as event:
+            event["kept"] = list(deactivate.deactivate(bake.root, bake.runner, bake.events.say).kept)
+    was_setuid = setuid.setuid(bake.root) if build else None
+    made, nouveau = _build(bake, planned, build)
+    found = {**planned.present, **{layer.identity.kver: layer for layer in made}}
+    layers = tuple(found[kver] for kver in kernels)
+    _discard(bake, [name for name in planned.others if name not in [layer.layer for layer in layers]], bool(made))
+    if planned.activates:
+        with bake.events.step("activate-layer", layer=layers[0].layer):
+            activate.activate(bake.root, bake.runner, layers[0], bake.events.say, for_image=True)
+    new = tuple(layer.layer for layer in made)
+    report = report_of(bake, layers, new, nouveau, was_setuid)
+    # A bake that was killed after it wrote its manifests has written neither report nor release notes.
+    written = [write_if_new(bake.root, report, planned.is_anything), write_release_notes(bake.root, bake.request, layers)]
+    return Baked(layers, new, planned.is_anything or any(written), report)
+
+
+def _build(bake: Bake, planned: Plan, build: Build | None) -> tuple[tuple[Manifest, ...], Change]:
+    """Builds what is missing and applies the choice about nouveau. Holds dpkg's lock meanwhile, so that no package writes the same
+    initramfs."""
+    if not build and not planned.nouveau.is_needed:
+        return (), planned.nouveau
+    with dpkg.held(bake.root, Deadline(_DPKG_WAIT_S), bake.events.say):
+        if build:
+            return captured.bake_layers(build, planned.missing)
+        with captured.nouveau_choice_applied(bake) as change:
+            return (), change
+
+
+def _prepare(bake: Bake, kernels: Sequence[str]) -> Build:
+    """What the builds need. Makes a trial signature for each kernel, so that an unusable key is found before the first compile. Raises
+    PreflightError, ImageError."""
+    signer = None
+    if bake.request.signing and bake.certificate:
+        signer = signing.ModuleSigner(bake.root, bake.runner, bake.request.signing, bake.certificate)
+        with bake.events.step("try-signing-key", signer=bake.certificate.signer.name):
+            for kver in kernels:
+                signer.require(kver)
+    return Build(bake, known_actions(bake), signer, (f"{_CONTAINER}-{number}" for number in itertools.count(1)))
+
+
+def _discard(bake: Bake, others: Sequence[str], replaced: bool) -> None:
+    """Discards the layers ``others``, the manifest first, and the objects that no document names any more. ``replaced``: a layer may have
+    been replaced by a new one of its name."""
+    if not others and not replaced:
+        return
+    with bake.events.step("discard-old-layers", layers=others) as event:
+        for name in others:
+            discard.discard(bake.root, bake.runner, name, bake.events.say)
+        event["dropped"] = captured.collect(bake.root, bake.events.say)
 
 
 def _disk_error(root: Path, events: Events, error: OSError) -> BuildError:
@@ -150,13 +177,3 @@ def _disk_error(root: Path, events: Events, error: OSError) -> BuildError:
     if error.errno == errno.EROFS:
         return BuildError(f"{what}: mount its filesystem writable; the kernel's log may say why it is read-only", code="read_only")
     return BuildError(f"{what}: check this file and its filesystem", code="os_error")
-
-
-def _prepare_signing(builder: Builder, kernels: Sequence[str]) -> None:
-    """Makes a trial signature for each kernel, so that an unusable key is found before the first compile. Raises PreflightError."""
-    request = builder.request
-    if request.signing and builder.certificate:
-        builder.signer = signing.ModuleSigner(builder.root, builder.runner, request.signing, builder.certificate)
-        with builder.events.step("try-signing-key", signer=builder.certificate.signer.name):
-            for kver in kernels:
-                builder.signer.require(kver)

@@ -159,7 +159,7 @@ def _refuse_reference(file: Path, path: str) -> None:
         if _attribute(file, name):
             raise BuildError(
                 f"/{path} has the attribute {name}: the overlay is not mounted with our options, so its contents are elsewhere; "
-                "set nvidia_prebake_mode to in_place on this kernel",
+                "bake on another kernel",
                 code="capture_refused",
             )
 
@@ -220,7 +220,7 @@ def _refuse_changed_kind(files: dict[str, Entry], before: dict[str, Entry]) -> N
         if "folder" in (was, entry.type) and was != entry.type:
             raise BuildError(
                 f"the build puts a {entry.type} in place of the {was} /{path}: such a change cannot be part of a layer, which nodes "
-                "activate and deactivate; use another driver image, or set nvidia_prebake_mode to in_place",
+                "activate and deactivate; use another driver image",
                 code="capture_refused",
             )
 
@@ -230,7 +230,7 @@ def _refuse_special(gone: Iterable[Entry]) -> None:
         if entry.type == "other":
             raise BuildError(
                 f"the build deletes /{entry.path}, which is neither a file, a link nor a folder: a node that deactivates the layer could "
-                "not restore it; use another driver image, or set nvidia_prebake_mode to in_place",
+                "not restore it; use another driver image",
                 code="capture_refused",
             )
 

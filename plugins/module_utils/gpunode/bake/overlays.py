@@ -43,7 +43,7 @@ def plan(table: Sequence[Mount], store: str) -> tuple[Part, ...]:
         if is_written and mount.fstype in STACKED:
             raise UnsupportedError(
                 f"{mount.point} is an overlay itself ({mount.fstype}), as in a container or a live system, and overlays cannot be stacked "
-                "that deep: bake on a machine whose root is a plain filesystem, or set nvidia_prebake_mode to in_place",
+                "that deep: bake on a machine whose root is a plain filesystem",
                 code="root_unsupported",
             )
         parts.append(Part(mount.point, is_written and not mount.fstype.startswith(NO_LOWER)))

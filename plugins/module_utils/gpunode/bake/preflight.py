@@ -9,8 +9,8 @@ from pathlib import Path
 from ..container.containerd import Containerd, imports_dropins
 from ..driver import foreign, nouveau_blacklist
 from ..errors import InputError, PreflightError
-from ..paths import BAKE_JOURNAL, LAYERS
-from ..store import activation_record, manifest
+from ..paths import LAYERS
+from ..store import activation_record, reports
 from ..store import layers as store_layers
 from ..store.layers import drivers_files, read_all
 from ..system import bootloader, host, toolchain
@@ -41,15 +41,14 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
     host.require_root()
     arch = host.require_supported(root, os.uname().machine)
     targets = system_kernels.targets(root, request.kernels)
-    if request.mode == manifest.IN_PLACE and len(targets) != 1:
+    if request.is_in_place and len(targets) != 1:
         raise InputError(f"nvidia_prebake_kernels: {', '.join(targets)}: the mode in_place bakes for exactly one kernel")
-    # With a journal, the driver's files here are those of an interrupted bake; the next one removes them before it checks.
-    if not (root / BAKE_JOURNAL).exists():
-        _refuse_foreign(root, arch)
+    reports.require_no_killed_bake(root)
+    _refuse_unreadable(root)
+    _refuse_foreign(root, arch)
     blacklist = nouveau_blacklist.look(root, drivers_files(root))
     nouveau_blacklist.require(blacklist)
-    if request.mode == manifest.CAPTURED:
-        sandbox.require(root)
+    sandbox.require(root)
     require_space(root, request.min_free_mb)
     if not containerd.is_ready():
         raise PreflightError(
@@ -76,8 +75,9 @@ def require_tools(root: Path, runner: Runner, kver: str, request: BakeRequest) -
     toolchain.require(runner, root, kver, signs=request.signing is not None)
 
 
-def _refuse_foreign(root: Path, arch: str) -> None:
-    found_layers, problems = read_all(root)
+def _refuse_unreadable(root: Path) -> None:
+    """Refuses a store that this program cannot read, or cannot add to."""
+    layers, problems = read_all(root)
     newer = store_layers.newer(root) if problems else ""
     if newer:
         raise PreflightError(
@@ -88,11 +88,19 @@ def _refuse_foreign(root: Path, arch: str) -> None:
             f"a manifest of an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{LAYERS}",
             code="manifest_invalid",
         )
-    active = activation_record.read(root)
-    # The files of a captured layer are in the image only while it is active; the bake then deactivates it first.
-    layers = [m for m in found_layers if m.mode == manifest.IN_PLACE or (active and m.layer == active.layer)]
-    versions = {m.identity.version for m in layers}
-    found = foreign.signs(root, arch, versions, {e.path for m in layers for e in m.files})
+    old = [layer.layer for layer in layers if not layer.stored]
+    if old:
+        raise PreflightError(
+            f"layer {old[0]} was baked in place by version 0.1.0, which kept no copy of what it replaced: start from a fresh image",
+            code="layer_in_place",
+        )
+
+
+def _refuse_foreign(root: Path, arch: str) -> None:
+    # A layer is in the image if it is active, or if an activation or a deactivation of it was interrupted. The bake deals with both.
+    journal = activation_record.read_journal(root)
+    ours = [one for one in (activation_record.read(root), journal and journal.activation) if one]
+    found = foreign.signs(root, arch, {one.identity.version for one in ours}, {entry.path for one in ours for entry in one.placed})
     if found:
         raise PreflightError(
             f"a driver that is not ours is in this image: {'; '.join(found[:5])}. Bake into an image without one (two drivers would mix)",

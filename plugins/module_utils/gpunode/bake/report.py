@@ -7,12 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..paths import BAKE_REPORT
-from ..store.manifest import CAPTURED, Manifest
+from ..driver.nouveau_blacklist import Change
+from ..paths import BAKE_REPORT, OBJECTS
+from ..store import activation_record
+from ..store.activation_record import COPY
+from ..store.manifest import Manifest
 from ..store.reports import setuid_before
 from ..system import setuid
 from ..util import files
-from .builder import Builder
+from .context import Bake
 from .request import BakeRequest
 
 
@@ -33,33 +36,45 @@ def _key(layer: dict[str, Any]) -> tuple[Any, ...]:
     return layer["layer"], layer["mode"], layer["created"]
 
 
-def report_of(layers: tuple[Manifest, ...], new: tuple[str, ...], builder: Builder) -> dict[str, Any]:
-    """The report. The fields of the first layer are also at its top level, beside ``layers``."""
-    each = [_layer_report(layer, layer.layer in new) for layer in layers]
-    said = {"steps": builder.events.steps, "warnings": [*builder.warnings], "setuid_before": list(_setuid_before(builder))}
-    said["nouveau"] = _nouveau_report(builder)
+def report_of(
+    bake: Bake, layers: tuple[Manifest, ...], new: tuple[str, ...], nouveau: Change, was_setuid: tuple[str, ...] | None
+) -> dict[str, Any]:
+    """The report. The fields of the first layer are also at its top level, beside ``layers``. ``was_setuid`` are the files that were setuid
+    or setgid before the builds; None if nothing was built."""
+    each = [_layer_report(layer, bake.request.mode, layer.layer in new) for layer in layers]
+    warnings = [*bake.warnings, *(warning for layer in layers if layer.layer in new for warning in layer.warnings)]
+    said = {"steps": bake.events.steps, "warnings": list(dict.fromkeys(warnings)), "image_growth": image_growth(bake.root)}
+    said["setuid_before"] = list(_setuid_before(bake.root, layers) if was_setuid is None else was_setuid)
+    said["nouveau"] = _nouveau_report(bake.request, nouveau)
     return {**each[0], "schema": 1, "layers": each, **said}
 
 
-def _setuid_before(builder: Builder) -> tuple[str, ...]:
-    if builder.setuid_before is not None:
-        return builder.setuid_before
-    return setuid_before(builder.root) if (builder.root / BAKE_REPORT).exists() else setuid.setuid(builder.root)
+def image_growth(root: Path) -> dict[str, int]:
+    """How many bytes all bakes have added to the image: the store's objects, and those files of the active layer that are copies. A link
+    shares its content with an object."""
+    active = activation_record.read(root)
+    copied = [entry.size for entry in active.placed if active.how.get(entry.path) == COPY] if active else []
+    objects = [path.lstat().st_size for path in (root / OBJECTS).glob("*/*")]
+    return {"store_bytes": sum(objects), "copied_bytes": sum(copied)}
 
 
-def _nouveau_report(builder: Builder) -> dict[str, Any]:
-    change = builder.nouveau
-    if change is None:
-        raise AssertionError("a successful bake has applied the choice about nouveau")
-    chosen = builder.request.blacklist_nouveau
-    return {"blacklist": chosen, "file": f"/{change.file}" if change.file else "", "says": change.says, "initramfs": list(change.images)}
+def _setuid_before(root: Path, layers: tuple[Manifest, ...]) -> tuple[str, ...]:
+    if (root / BAKE_REPORT).exists():
+        return setuid_before(root)
+    ours = {entry.path for layer in layers for entry in layer.files}
+    return tuple(path for path in setuid.setuid(root) if path not in ours)
 
 
-def _layer_report(layer: Manifest, baked_now: bool) -> dict[str, Any]:
+def _nouveau_report(request: BakeRequest, change: Change) -> dict[str, Any]:
+    file = f"/{change.file}" if change.file else ""
+    return {"blacklist": request.blacklist_nouveau, "file": file, "says": change.says, "initramfs": list(change.images)}
+
+
+def _layer_report(layer: Manifest, mode: str, baked_now: bool) -> dict[str, Any]:
     return {
         "baked_now": baked_now,
         "layer": layer.layer,
-        "mode": layer.mode,
+        "mode": mode,
         "created": layer.created,
         "identity": asdict(layer.identity),
         "image": layer.image,
@@ -75,10 +90,10 @@ def _layer_report(layer: Manifest, baked_now: bool) -> dict[str, Any]:
     }
 
 
-def release_note(layer: Manifest) -> str:
+def release_note(layer: Manifest, request: BakeRequest) -> str:
     """The line in an image's release notes that says what was baked."""
     i = layer.identity
-    how = " (inert until a node activates it)" if layer.mode == CAPTURED else ""
+    how = "" if request.is_in_place else " (inert until a node activates it)"
     signed = f", signed by {layer.signer.name}" if layer.signer else ""
     from_image = f"from {layer.image} ({i.config_digest}){signed}"
     return f"nvidia-prebake: {i.kind} {i.version} ({i.flavour}) for kernel {i.kver} {i.arch}, {from_image}{how}"
@@ -89,7 +104,7 @@ def write_release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest
     path = root / request.release_notes.lstrip("/")
     before = files.read_text(path)
     lines = [line for line in (before or "").splitlines() if not line.startswith("nvidia-prebake: ")]
-    text = "\n".join([*lines, *map(release_note, layers)]) + "\n"
+    text = "\n".join([*lines, *(release_note(layer, request) for layer in layers)]) + "\n"
     if text == before:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

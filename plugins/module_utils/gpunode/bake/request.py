@@ -13,6 +13,8 @@ from ..options import BAKE, BUILD
 from . import signing_key
 from .signing_key import SigningKey
 
+CAPTURED, IN_PLACE = BAKE["mode"].choices
+
 
 @dataclass(frozen=True)
 class BakeRequest:
@@ -30,6 +32,11 @@ class BakeRequest:
     min_free_mb: int = BAKE["min_free_mb"].default
     release_notes: str = BUILD["release_notes"].default
     signing: SigningKey | None = None
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the layer is activated in the image at the end of the bake."""
+        return self.mode == IN_PLACE
 
 
 def request_from(params: Mapping[str, Any]) -> BakeRequest:

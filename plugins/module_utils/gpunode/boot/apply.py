@@ -40,7 +40,7 @@ def carry_out(run: BootRun) -> Outcome:
         Step.CHECK_DRIVER: check_driver,
         Step.RESTART_CONTAINERD: restart_containerd,
         Step.START_SERVICES: start_services,
-        Step.WRITE_RECORD: recording.write_initialised,
+        Step.WRITE_RECORD: write_record,
     }
     for step in run.plan.steps:
         if step is not Step.PULL_IMAGE:
@@ -111,6 +111,13 @@ def restart_containerd(run: BootRun) -> None:
     with run.events.step(Step.RESTART_CONTAINERD.value):
         run.containerd.restart(run.deadline)
     run.outcome.containerd_restarted = True
+
+
+def write_record(run: BootRun) -> None:
+    """Adopts a layer that is in place by its image, then records that the driver of this node is complete. Raises BootError, DataError."""
+    if run.facts.is_unadopted:
+        activate.adopt(run.root)
+    recording.write_initialised(run)
 
 
 def start_services(run: BootRun) -> None:

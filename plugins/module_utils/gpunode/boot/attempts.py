@@ -13,7 +13,7 @@ from ..driver import dkms
 from ..driver.modules import module_files, module_stamps
 from ..errors import BootError
 from ..store import activation_record, layers
-from ..store.manifest import CAPTURED, Manifest
+from ..store.manifest import Manifest
 from ..system import dpkg
 from . import evidence
 from .context import BootRun
@@ -190,7 +190,7 @@ class _Attempts:
         if untrusted:
             raise BootError(f"the fast path failed ({reason}), and a full install would not help: {untrusted}", code="signatures_enforced")
         self.recorder.end(self.compiled())
-        if tried and tried.mode == CAPTURED:
+        if tried and tried.stored:
             layers.mark_bad(run.root, tried, run.facts.machine_id, reason)
         unload_modules(run)
         remove_driver(run)

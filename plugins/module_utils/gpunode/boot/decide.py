@@ -22,7 +22,7 @@ _INSTALL = "install"
 def decide(facts: Facts, policy: Policy) -> Plan:
     """Returns the plan for these facts under this policy. Every combination of facts and policy has exactly one."""
     plan = _no_driver_belongs_here(facts, policy) or _cannot_begin(facts, policy) or _take_rung(facts, policy)
-    return replace(plan, warnings=_warnings(facts, plan))
+    return replace(plan, warnings=(*plan.warnings, *_warnings(facts, plan)))
 
 
 def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
@@ -200,7 +200,14 @@ def _unload(facts: Facts) -> tuple[Step, ...]:
 
 
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
-    """The node is left as it is; but a layer that is active here is deactivated, because it does not belong on this node."""
+    """The node is left as it is; but a layer that this machine or another one has activated is deactivated, because it does not belong on
+    this node. A layer that a bake activated in the image stays: this node was made from the image as it is."""
+    if facts.is_unadopted and not (facts.unrecorded_layers or facts.removal_under_way):
+        stays = (
+            f"layer {facts.active_layer} was activated in this node's image, and no boot of this node has used it: its files stay in "
+            "place; the module gpu_layer deactivates it"
+        )
+        return Plan(Action.NONE, code, f"{reason}; the node is left as it is", warnings=(stays,))
     in_place = ", ".join(dict.fromkeys(filter(None, (facts.active_layer, *facts.unrecorded_layers))))
     if facts.activation_is_newer or not (in_place or facts.removal_under_way):
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is")

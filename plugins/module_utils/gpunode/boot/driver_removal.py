@@ -11,7 +11,6 @@ from ..driver import control
 from ..errors import BootError
 from ..removal import uninstall
 from ..store import installed_files
-from ..store.manifest import CAPTURED, IN_PLACE
 from .context import BootRun
 from .plan import Action, Step
 from .probe import own_versions
@@ -41,7 +40,7 @@ def remove_driver(run: BootRun) -> None:
     facts, outcome = run.facts, run.outcome
     config_before(run)  # now, because the node record that may have it is removed
     none_follows = outcome.action is Action.NONE
-    baked = tuple(layer for layer in facts.layers if layer.mode == IN_PLACE)
+    baked = tuple(layer for layer in facts.layers if not layer.stored)
     uninstall.begin(run.root, f"{outcome.code}: {outcome.reason}")
     with run.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
         layer_may_be = facts.active_layer or facts.activation_problem
@@ -54,7 +53,7 @@ def remove_driver(run: BootRun) -> None:
             installed_files.read_if_valid(run.root),
             facts.marker.version if facts.marker and is_marker_ours else None,
             run.marker_path if is_marker_ours else None,
-            captured=tuple(layer for layer in facts.layers if layer.mode == CAPTURED),
+            captured=tuple(layer for layer in facts.layers if layer.stored),
             active_version=facts.active_version,
             kept=frozenset(taken.kept_paths | run.resumed.kept_paths),
         )

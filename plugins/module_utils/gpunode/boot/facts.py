@@ -9,7 +9,7 @@ from ..container.marker import Marker
 from ..driver import modules
 from ..driver.dkms import DkmsEntry
 from ..driver.modules import LoadedModule, ModuleInfo
-from ..store.manifest import IN_PLACE, Manifest
+from ..store.manifest import Manifest
 from ..store.node_record import Record
 from ..system.pci import PciFunction
 
@@ -68,14 +68,20 @@ class Facts:
         return tuple(f for f in self.functions if f.is_gpu)
 
     @property
+    def is_unadopted(self) -> bool:
+        """Whether the active layer was activated in the image by a bake, and no machine has adopted it yet."""
+        return bool(self.active_layer and not self.active_machine_id)
+
+    @property
     def is_ours_active(self) -> bool:
-        """Whether the active layer was activated on this machine."""
-        return bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
+        """Whether the active layer is this machine's: activated on it, or in its image."""
+        return self.is_unadopted or bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
 
     def is_in_place(self, layer: Manifest) -> bool:
-        """Whether a layer's files are in their places: baked in place, or activated on this machine, with no removal under way."""
+        """Whether a layer's files are in their places and are this machine's, with no removal under way. Those of a layer without objects
+        are always in their places."""
         is_active = self.is_ours_active and layer.layer == self.active_layer
-        return layer.mode == IN_PLACE or (is_active and not self.removal_under_way)
+        return not layer.stored or (is_active and not self.removal_under_way)
 
     @property
     def layers_modules(self) -> tuple[LoadedModule, ...]:

@@ -59,15 +59,16 @@ def probe(
     )
     facts = _with_activation(facts, root)
     belongs = facts.arch is not None and bool(facts.gpus)
-    if not belongs and not (facts.active_layer or facts.unrecorded_layers or facts.removal_under_way):
-        return facts  # no driver belongs here: what was baked is read only if a layer is active or a removal is under way
+    must_go = bool(facts.active_layer and not facts.is_unadopted) or bool(facts.unrecorded_layers)
+    if not belongs and not (must_go or facts.removal_under_way):
+        return facts  # no driver belongs here: what was baked is read only if a layer or the rest of one must go
     facts = _with_records(facts, root, marker_path)
     if facts.arch:
         signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
         # A layer in the store may have been active until a moment ago, and its modules may still be in use.
         signs += foreign.resident_signs(facts.loaded, own_versions(facts) | {layer.identity.version for layer in facts.layers})
         facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
-    if not belongs or (facts.foreign and not facts.active_layer and not facts.unrecorded_layers):
+    if not belongs or (facts.foreign and not must_go):
         return facts  # a foreign driver stays, whatever was baked
     facts = replace(facts, record_contents=_record_contents(root, facts))
     facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)

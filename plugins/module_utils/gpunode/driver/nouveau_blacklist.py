@@ -155,15 +155,20 @@ def problems(found: Found, wanted: bool) -> tuple[str, ...]:
     return (*said, *(f"/boot/initrd.img-{kver}: {what}: run update-initramfs -u -k {kver}" for kver in change.images))
 
 
+def required_change(root: Path, runner: Runner, wanted: bool, drivers: Collection[str]) -> Change:
+    """What must be done for the choice ``wanted``. Raises CommandError, PreflightError."""
+    found = look(root, drivers, runner)
+    require(found)
+    return decide(found, wanted)
+
+
 @contextlib.contextmanager
 def carried_out(root: Path, runner: Runner, wanted: bool, drivers: Collection[str], events: Events) -> Iterator[Change]:
     """Carries out the choice before the body; if that or the body fails, restores the state before.
 
     Raises BuildError, CommandError, PreflightError.
     """
-    found = look(root, drivers, runner)
-    require(found)
-    change = decide(found, wanted)
+    change = required_change(root, runner, wanted, drivers)
     if not change.is_needed:
         yield change
         return

@@ -17,13 +17,13 @@ from ..container.leftovers import Left, packages_left
 from ..container.marker import Marker
 from ..driver import kmod, modules, nouveau_blacklist
 from ..driver.foreign import driver_packages, operator_signs, signs
-from ..errors import CommandError, DataError, PreflightError
-from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL, BOOT_REMOVAL_JOURNAL, LOGS, REMOVAL_JOURNAL, STORE
-from ..store import activation_record, installed_files, node_record
+from ..errors import CommandError, DataError
+from ..paths import ACTIVATION_JOURNAL, BOOT_REMOVAL_JOURNAL, LOGS, REMOVAL_JOURNAL, STORE
+from ..store import activation_record, installed_files, node_record, reports
 from ..store.activation_record import Activation
 from ..store.installed_files import InstalledFiles
 from ..store.layers import read_all
-from ..store.manifest import IN_PLACE, Manifest
+from ..store.manifest import Manifest
 from ..store.node_record import Record
 from ..system import host
 from ..util import files
@@ -72,13 +72,13 @@ class Ours:
 
     @property
     def in_place(self) -> tuple[Manifest, ...]:
-        """Layers that were baked in place."""
-        return tuple(layer for layer in self.layers if layer.mode == IN_PLACE)
+        """Layers that version 0.1.0 baked in place."""
+        return tuple(layer for layer in self.layers if not layer.stored)
 
     @property
     def captured(self) -> tuple[Manifest, ...]:
         """Captured layers in the store, including the active one."""
-        return tuple(layer for layer in self.layers if layer.mode != IN_PLACE)
+        return tuple(layer for layer in self.layers if layer.stored)
 
     @property
     def versions(self) -> set[str]:
@@ -149,13 +149,9 @@ class Ours:
 
 
 def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
-    """Looks at the system at ``root``. Raises PreflightError if a bake was killed, because only a bake can remove what that left; DataError
-    if a newer version of this program has activated a layer."""
-    if (root / BAKE_JOURNAL).exists():
-        raise PreflightError(
-            f"a bake was killed here (/{BAKE_JOURNAL}): bake again, which removes what it left, or start from a fresh machine",
-            code="bake_unfinished",
-        )
+    """Looks at the system at ``root``. Raises PreflightError if a bake in place of version 0.1.0 was killed, because no manifest lists
+    what it left; DataError if a newer version of this program has activated a layer."""
+    reports.require_no_killed_bake(root)
     layers, problems = read_all(root)
     known, more = _documents(root, marker_path)
     found = replace(

@@ -18,7 +18,6 @@ from ..container.containerd import Containerd
 from ..errors import SealError
 from ..store import reports
 from ..store.layers import read_all
-from ..store.manifest import CAPTURED
 from ..store.objects import Store, objects_of
 from ..system import host, kernels, tree
 from ..util import files
@@ -52,7 +51,8 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
         report.summary = "nothing was baked, so there is nothing to prove"
         return report
     report.layers = [layer.layer for layer in layers]
-    report.modes = sorted({layer.mode for layer in layers})
+    live = inertness.in_place(root, layers)
+    report.in_place = [layer.layer for layer in live]
     report.covered = sorted({layer.identity.kver for layer in layers}, key=kernels.version_key)
     report.refuse("layers", [f"{problem}: bake again; if that is refused too, start from a fresh image" for problem in damaged])
     if not layers and not damaged:
@@ -60,9 +60,10 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
             "layers", ["no layer is in the store, so nothing was baked: look at the bake's output, or remove the seal from the image build"]
         )
     for layer in layers:  # all contents are verified here; a boot verifies them in parts
-        problems = Store(root).problems(objects_of(layer)) if layer.mode == CAPTURED else tree.problems(root, layer.files)
+        problems = Store(root).problems(objects_of(layer)) if layer.stored else tree.problems(root, layer.files)
         report.refuse("layers", [f"layer {layer.layer}: {problem}: bake again" for problem in problems])
-    report.refuse("inert", inertness.problems(root, runner, arch, layers, reports.setuid_before(root)))
+    report.refuse("inert", inertness.activation_problems(root, live))
+    report.refuse("inert", inertness.problems(root, runner, arch, layers, live, reports.setuid_before(root)))
     report.refuse("inert", containers_left(containerd))
     check_nouveau(root, runner, request, report)
     check_covered(root, request, layers, report)

@@ -1,5 +1,5 @@
-"""Checks that nothing of a driver is live in an image outside the store, except what a bake in place put there, and that nothing is
-left over from a run. Each problem says what it is, where, and what to do.
+"""Checks that nothing of a driver is live in an image outside the store, except a layer that a bake in place activated, and that nothing
+is left over from a run. Each problem says what it is, where, and what to do.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 
 from ..driver import dkms, foreign, initramfs
 from ..driver.modules import is_driver_file
-from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL, BOOT_REMOVAL_JOURNAL, REMOVAL_JOURNAL, STORE
-from ..store.manifest import IN_PLACE, Manifest
-from ..system import mounts
+from ..errors import DataError
+from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL_OF_0_1, BOOT_REMOVAL_JOURNAL, REMOVAL_JOURNAL, STORE
+from ..store import activation_record
+from ..store.manifest import Manifest
+from ..system import mounts, tree
 from ..system.dpkg import owned_by_dpkg
 from ..system.host import TRIPLETS
 from ..system.setuid import setuid
@@ -22,7 +24,6 @@ from ..util.expressions import expression
 from ..util.files import read_text, relative
 from ..util.run import Runner
 
-_JOURNALS = (BAKE_JOURNAL, ACTIVATION_JOURNAL)
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
 _SCRATCH_FOLDERS = ("opt/gpu", "opt/actions")
 # Exact names, and Debian's nvidia-current*: some of the kernel's own modules also begin with nvidia, such as nvidia_wmi_ec_backlight.
@@ -39,26 +40,59 @@ _CACHE = "etc/ld.so.cache"
 class _Live:
     """What is meant to be live: files, versions and kernels of the layers that were baked in place."""
 
+    layers: Collection[str]
+
     files: Collection[str]
     versions: Collection[str]
     kernels: Collection[str]
 
     @classmethod
     def of(cls, layers: Iterable[Manifest]) -> _Live:
-        live = [layer for layer in layers if layer.mode == IN_PLACE]
+        live = tuple(layers)
         return cls(
+            {layer.layer for layer in live},
             {entry.path for layer in live for entry in layer.files},
             {layer.identity.version for layer in live},
             {layer.identity.kver for layer in live},
         )
 
 
-def problems(root: Path, runner: Runner, arch: str, layers: Iterable[Manifest], setuid_before: Collection[str] = ()) -> tuple[str, ...]:
-    """What is live or left over outside the store of the system at ``root``, in words, except for layers in place; empty if all is right.
-    ``setuid_before`` are files that were setuid or setgid before the bake."""
-    known = list(layers)
-    live = _Live.of(known)
-    placed = dict(_placed(root, known))
+def in_place(root: Path, layers: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """The layers whose files are meant to be live: the one that a bake activated, for every machine of the image, and those that version
+    0.1.0 baked in place."""
+    try:
+        active = activation_record.read(root)
+    except DataError:
+        active = None
+    image = active.identity if active and active.verified and not active.machine_id else None
+    return tuple(layer for layer in layers if not layer.stored or layer.identity == image)
+
+
+def activation_problems(root: Path, live: Iterable[Manifest]) -> tuple[str, ...]:
+    """What is wrong with the activation in an image, in words. ``live`` are the layers that ``in_place`` has found."""
+    damaged = activation_record.problems(root)
+    if damaged:
+        return tuple(f"{problem}: deactivate the layer and bake again" for problem in damaged)
+    active = activation_record.read(root)
+    if active is None:
+        return ()
+    if active.identity not in [layer.identity for layer in live]:
+        return (f"layer {active.layer} is active, and not by a bake in this image: deactivate it",)
+    return tuple(f"the active layer {active.layer}: {problem}: bake again" for problem in tree.problems(root, active.placed))
+
+
+def problems(
+    root: Path,
+    runner: Runner,
+    arch: str,
+    layers: Iterable[Manifest],
+    in_place: Iterable[Manifest] = (),
+    setuid_before: Collection[str] = (),
+) -> tuple[str, ...]:
+    """What is live or left over outside the store of the system at ``root``, in words, except for the layers ``in_place``; empty if all is
+    right. ``setuid_before`` are files that were setuid or setgid before the bake."""
+    live = _Live.of(in_place)
+    placed = dict(_placed(root, layers, live))
     accounted = {*live.files, *placed, *owned_by_dpkg(root)}
     return tuple(
         [
@@ -112,7 +146,10 @@ def _leftovers(root: Path) -> tuple[str, ...]:
         ]
     captures = root / STORE / "captures"
     found += [f"/{STORE}/captures/{path.name}: left by a capture that was interrupted: bake again" for path in sorted(captures.glob("*"))]
-    found += [f"/{path}: a run was interrupted: bake again" for path in _JOURNALS if (root / path).exists()]
+    if (root / ACTIVATION_JOURNAL).exists():
+        found.append(f"/{ACTIVATION_JOURNAL}: a run was interrupted: bake again")
+    if (root / BAKE_JOURNAL_OF_0_1).exists():
+        found.append(f"/{BAKE_JOURNAL_OF_0_1}: a bake of version 0.1.0 was killed: start from a fresh machine")
     found += [
         f"/{path}: a removal was interrupted: run playbooks/remove.yml again on this machine"
         for path in _REMOVALS
@@ -140,12 +177,12 @@ def _registered(root: Path) -> Iterator[tuple[str, str]]:
         yield from ((name, version) for version in sorted({entry.version for entry in dkms.entries(root, name)}) or [""])
 
 
-def _placed(root: Path, layers: list[Manifest]) -> Iterator[tuple[str, str]]:
+def _placed(root: Path, layers: Iterable[Manifest], live: _Live) -> Iterator[tuple[str, str]]:
     """Files of an inert layer that are in place, with the layer's name. Files that the layer would replace are checked elsewhere."""
     for layer in layers:
-        if layer.mode == IN_PLACE:
+        if layer.layer in live.layers:
             continue
-        replaced = set(layer.replaced)
+        replaced = {*layer.replaced, *live.files}
         for entry in layer.files:
             if (
                 entry.type != "folder"

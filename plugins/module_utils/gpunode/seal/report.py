@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..paths import SEAL_REPORT, STORE
-from ..store.manifest import IN_PLACE
 from ..util import files, jsondoc
 
 SCHEMA = 1
@@ -15,16 +14,16 @@ SCHEMA = 1
 
 @dataclass
 class Report:
-    """What was found. ``kernels`` are all installed kernels, ``covered`` those with a layer; ``refusals`` say why the image must not ship,
-    ``notes`` what else to know; ``replayed`` are all decisions, ``secure_boot`` that of each layer for a node that enforces signatures and
-    trusts its signer; ``outside_store`` are our files outside the store; ``nouveau`` says in words what the image does about nouveau;
-    ``summary`` says what was proven, "" after a refusal."""
+    """What was found. ``in_place`` are the layers that are meant to be live; ``kernels`` are all installed kernels, ``covered`` those with
+    a layer; ``refusals`` say why the image must not ship, ``notes`` what else to know; ``replayed`` are all decisions, ``secure_boot`` that
+    of each layer for a node that enforces signatures and trusts its signer; ``outside_store`` are our files outside the store; ``nouveau``
+    says in words what the image does about nouveau; ``summary`` says what was proven, "" after a refusal."""
 
     root: str
     offline: bool
     kernels: list[str] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
-    modes: list[str] = field(default_factory=list)
+    in_place: list[str] = field(default_factory=list)
     covered: list[str] = field(default_factory=list)
     refusals: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -38,7 +37,7 @@ class Report:
     def proven(self) -> str:
         """What was proven, in one line."""
         gpus = dict.fromkeys(replayed["gpu"] for replayed in self.replayed)
-        state = "live (baked in place)" if IN_PLACE in self.modes else "inert"
+        state = "live (baked in place)" if self.in_place else "inert"
         return f"sealed: {state}, covered: {', '.join(self.covered)}, fast path for {', '.join(gpus)}"
 
     def refuse(self, check: str, problems: Iterable[str]) -> None:

@@ -11,9 +11,10 @@ from ..paths import LAYERS, STORE
 from ..util import jsondoc
 from ..util.files import make_private, remove_empty_folder, write_atomic
 from . import activation_record, installed_files
-from .manifest import CAPTURED, IN_PLACE, INVALID, SCHEMA, Manifest, parse
+from .manifest import INVALID, SCHEMA, Manifest, parse
 
 _BAD = "judged-bad.json"
+_BAD_SCHEMA = 2  # the layout version of that document
 BESIDE = (_BAD,)  # our files beside a manifest
 
 
@@ -26,15 +27,18 @@ def droppable(root: Path, layer_name: str) -> Path:
         raise LayerError(f"layer {layer_name} is active: deactivate it first", code="layer_active")
     path = path_of(root, layer_name)
     try:
-        mode = read(path).mode if path.exists() else CAPTURED
+        is_stored = not path.exists() or read(path).stored
     except DataError as error:
         if jsondoc.is_newer(error, SCHEMA):
             raise LayerError(
                 f"{error}: it was written by a newer version of this program; discard it with that version", code="store_newer"
             ) from error
         return path  # invalid: nobody can use the layer
-    if mode == IN_PLACE:
-        raise LayerError(f"layer {layer_name} was baked in place: its files are in use; remove the driver instead", code="layer_in_place")
+    if not is_stored:
+        raise LayerError(
+            f"layer {layer_name} was baked in place by version 0.1.0: its files are in use; remove the driver instead",
+            code="layer_in_place",
+        )
     return path
 
 
@@ -65,7 +69,7 @@ def write(root: Path, manifest: Manifest) -> Path:
     Raises DataError if a reader would refuse the manifest, so that a bake does not succeed with it.
     """
     path = path_of(root, manifest.layer)
-    text = jsondoc.dump({"schema": SCHEMA, **asdict(manifest)})
+    text = jsondoc.dump({"schema": SCHEMA, **{name: value for name, value in asdict(manifest).items() if name != "stored"}})
     parse(text, str(path), manifest.layer)
     for folder in (root / STORE, root / LAYERS, path.parent):
         make_private(folder)
@@ -108,7 +112,7 @@ def newer(root: Path) -> str:
 
 def mark_bad(root: Path, layer: Manifest, machine_id: str, reason: str) -> None:
     """Records that a layer was judged bad on this machine, so that it is not tried again there."""
-    mark = {"schema": SCHEMA, "machine_id": machine_id, "reason": reason, "bake": _bake_of(layer)}
+    mark = {"schema": _BAD_SCHEMA, "machine_id": machine_id, "reason": reason, "bake": _bake_of(layer)}
     write_atomic(path_of(root, layer.layer).with_name(_BAD), jsondoc.dump(mark), 0o600)
 
 
@@ -121,7 +125,7 @@ def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
     if not path.exists():
         return None
     try:
-        found = jsondoc.load(path.read_text(encoding="utf-8"), SCHEMA, str(path), INVALID)
+        found = jsondoc.load(path.read_text(encoding="utf-8"), _BAD_SCHEMA, str(path), INVALID)
     except (OSError, UnicodeDecodeError, DataError) as error:
         return f"the reason cannot be read: {error}"
     is_meant = found.get("machine_id") == machine_id and found.get("bake", _bake_of(layer)) == _bake_of(layer)
@@ -133,8 +137,8 @@ def _bake_of(layer: Manifest) -> str:
 
 
 def drivers_files(root: Path) -> set[str]:
-    """Paths of all files that a bake in place or a driver container installed. A nouveau blacklist among them is not the owner's."""
-    live = [layer for layer in read_all(root)[0] if layer.mode == IN_PLACE]
+    """Paths of all files that a driver container installed outside of a sandbox. A nouveau blacklist among them is not the owner's."""
+    live = [layer for layer in read_all(root)[0] if not layer.stored]
     return {entry.path for layer in live for entry in layer.files} | installed_files.read_or_empty(root).paths
 
 

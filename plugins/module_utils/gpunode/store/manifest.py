@@ -1,4 +1,4 @@
-"""Defines and validates the manifest, the record of one layer. Layout version 2, see docs/manifest.md."""
+"""Defines and validates the manifest, the record of one layer. Layout version 3, see docs/manifest.md."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ..system.tree import Entry
 from ..util import jsondoc
 from ..util.expressions import expression
 
-SCHEMA = 2
-IN_PLACE, CAPTURED = "in_place", "captured"
+SCHEMA = 3
+_OLDER = (2,)  # of version 0.1.0, with the key ``mode``
+_IN_PLACE, _CAPTURED = "in_place", "captured"
 INVALID = "manifest_invalid"
 _LONGEST_S = 1e9
 _ENTRY_FIELDS: dict[str, type] = {
@@ -77,12 +78,12 @@ class Index:
 class Manifest:
     """One baked layer. ``actions`` are those that the image's entrypoint knows; ``build_s`` is in seconds.
 
-    In mode ``in_place``, ``files`` is what the run added, and is live. In mode ``captured``, ``files`` is everything that an activation
-    puts in place, replacements included; ``originals`` describes what each path of ``replaced`` and ``deleted`` was at bake.
+    ``files`` is everything that an activation puts in place, replacements included; ``originals`` describes what each path of ``replaced``
+    and ``deleted`` was at bake. ``stored``: the files' contents are objects of the store. False only for a layer that version 0.1.0 baked
+    in place: ``files`` are live, and there are no ``originals``.
     """
 
     layer: str
-    mode: str
     created: str
     identity: Identity
     image: str
@@ -98,6 +99,7 @@ class Manifest:
     module_facts: tuple[ModuleFact, ...] = ()
     indexes: tuple[Index, ...] = ()
     signer: Signer | None = None
+    stored: bool = True
 
     @property
     def deciding_files(self) -> tuple[Entry, ...]:
@@ -115,11 +117,10 @@ def layer_name(identity: Identity) -> str:
 
 def parse(text: str, where: str, layer: str) -> Manifest:
     """Parses and validates a manifest; ``layer`` is the name of its folder, which it must repeat. Raises DataError."""
-    data = jsondoc.load(text, SCHEMA, where, INVALID)
+    data = jsondoc.load(text, SCHEMA, where, INVALID, _OLDER)
     try:
         manifest = Manifest(
             layer=jsondoc.get(data, "layer", str, where, INVALID),
-            mode=jsondoc.get(data, "mode", str, where, INVALID),
             created=jsondoc.get(data, "created", str, where, INVALID),
             identity=Identity(**jsondoc.texts(data, "identity", where, INVALID)),
             image=jsondoc.get(data, "image", str, where, INVALID),
@@ -135,6 +136,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             module_facts=tuple(_fact(item, where) for item in jsondoc.get(data, "module_facts", list, where, INVALID)),
             indexes=tuple(_index(item, where) for item in jsondoc.get(data, "indexes", list, where, INVALID)),
             signer=_signer(data, where),
+            stored=_is_stored(data, where),
         )
     except TypeError as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); the layer is not used", code=INVALID) from error
@@ -224,6 +226,15 @@ def _index(item: Any, where: str) -> Index:
     return index
 
 
+def _is_stored(data: dict[str, Any], where: str) -> bool:
+    if data["schema"] == SCHEMA:
+        return True
+    mode = jsondoc.get(data, "mode", str, where, INVALID)
+    if mode not in (_IN_PLACE, _CAPTURED):
+        raise DataError(f"{where}: the mode {mode!r} is unknown; the layer is not used", code=INVALID)
+    return mode == _CAPTURED
+
+
 def _signer(data: dict[str, Any], where: str) -> Signer | None:
     """The signer; None, also if the key is absent, for a layer that was not signed in the bake."""
     if data.get("signer") is None:
@@ -250,8 +261,6 @@ def _check(manifest: Manifest, where: str, layer: str) -> None:
         wrong.append("layer")
     if not manifest.modules:
         wrong.append("files (no kernel module among them)")
-    if manifest.mode not in (IN_PLACE, CAPTURED):
-        wrong.append("mode")
     wrong += _wrong_lists(manifest)
     if wrong:
         raise DataError(f"{where}: wrong or empty: {', '.join(wrong)}; the layer is not used", code=INVALID)
@@ -281,9 +290,9 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
     folder = f"lib/modules/{manifest.identity.kver}/"
     if not all(_INDEX.fullmatch(path) and path.startswith((folder, "usr/" + folder)) for path in indexes) or files.keys() & set(indexes):
         wrong.append("indexes (not those of the layer's kernel)")
-    if manifest.mode == IN_PLACE and (manifest.originals or manifest.indexes):
+    if not manifest.stored and (manifest.originals or manifest.indexes):
         wrong.append("originals, indexes (not allowed in mode in_place)")
-    if manifest.mode == CAPTURED:
+    if manifest.stored:
         if set(originals) != {*manifest.replaced, *manifest.deleted}:
             wrong.append("originals (not those of replaced and deleted)")
         if not files.keys() >= set(manifest.replaced) or files.keys() & set(manifest.deleted):

@@ -20,7 +20,7 @@ from ..util import files
 from ..util.expressions import expression
 from ..util.files import remove_empty_folder
 from ..util.parallel import each
-from . import activation_record, manifest
+from . import activation_record
 from .layers import drop_layer_folder, read_all
 from .manifest import Manifest
 
@@ -223,8 +223,8 @@ class Store:
 
 
 def objects_of(layer: Manifest) -> Iterator[Entry]:
-    """The entries of a layer whose contents are objects in the store; none for a layer in place."""
-    if layer.mode == manifest.CAPTURED:
+    """The entries of a layer whose contents are objects in the store; none for a layer without objects."""
+    if layer.stored:
         yield from (entry for entry in layer.files if entry.type == "file")
         yield from (index.after for index in layer.indexes)
 

@@ -1,11 +1,12 @@
-"""Reads the report of an earlier bake."""
+"""Reads what an earlier bake left: its report, and the journal of one that was killed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from ..paths import BAKE_REPORT
+from ..errors import PreflightError
+from ..paths import BAKE_JOURNAL_OF_0_1, BAKE_REPORT
 from ..util import files
 
 
@@ -16,3 +17,14 @@ def setuid_before(root: Path) -> tuple[str, ...]:
     except (ValueError, AttributeError):
         return ()
     return tuple(path for path in said if isinstance(path, str)) if isinstance(said, list) else ()
+
+
+def require_no_killed_bake(root: Path) -> None:
+    """Raises PreflightError where a bake in place of version 0.1.0 was killed: parts of a driver are in the image, and no manifest lists
+    them."""
+    if (root / BAKE_JOURNAL_OF_0_1).exists():
+        raise PreflightError(
+            f"/{BAKE_JOURNAL_OF_0_1}: a bake in place of version 0.1.0 was killed here and left parts of a driver: start from a fresh "
+            "machine",
+            code="bake_unfinished",
+        )

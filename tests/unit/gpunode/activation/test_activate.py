@@ -334,8 +334,8 @@ def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(n
     assert snapshot(node.root) == before
 
 
-def test_a_layer_that_was_baked_in_place_is_not_activated(node: LayerNode, layer: Manifest) -> None:
-    refused(node, replace(layer, mode="in_place"), "layer_in_place", layer.layer)
+def test_a_layer_that_0_1_0_baked_in_place_is_not_activated(node: LayerNode, layer: Manifest) -> None:
+    refused(node, replace(layer, stored=False), "layer_in_place", layer.layer)
 
 
 def test_a_second_layer_waits_for_the_first_to_go(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:

@@ -19,6 +19,7 @@ from tests.kit.layer import (
     LayerNode,
     snapshot,
 )
+from tests.kit.node import write_as_0_1_0
 from tests.kit.values import KVER, VERSION
 
 DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
@@ -60,8 +61,8 @@ def test_a_name_that_leads_elsewhere_is_refused(node: LayerNode, name: str) -> N
         discard.discard(node.root, node, name)
 
 
-def test_a_layer_in_place_is_not_discarded(node: LayerNode, layer: Manifest) -> None:
-    layers.write(node.root, replace(layer, mode="in_place", originals=(), indexes=()))
+def test_a_layer_that_0_1_0_baked_in_place_is_not_discarded(node: LayerNode, layer: Manifest) -> None:
+    write_as_0_1_0(node.root, replace(layer, stored=False, originals=(), indexes=()))
     with pytest.raises(LayerError, match="baked in place"):
         discard.discard(node.root, node, layer.layer)
 
@@ -77,7 +78,7 @@ def test_a_broken_layer_can_be_discarded(node: LayerNode, layer: Manifest) -> No
 
 def make_newer(path: Path) -> None:
     text = path.read_text()
-    newer = text.replace('"schema": 2', '"schema": 3').replace('"schema":1', '"schema":2')
+    newer = text.replace('"schema": 3', '"schema": 4').replace('"schema":1', '"schema":2')
     assert newer != text
     path.write_text(newer)
 
@@ -86,7 +87,7 @@ def test_a_manifest_of_a_newer_layout_is_neither_used_nor_dropped(node: LayerNod
     make_newer(layers.path_of(node.root, layer.layer))
     before = snapshot(node.root, "none")
     for call in (lambda: layers.find(node.root, layer.layer), lambda: discard.discard(node.root, node, layer.layer)):
-        with pytest.raises(LayerError, match="layout version 3") as caught:
+        with pytest.raises(LayerError, match="layout version 4") as caught:
             call()
         assert caught.value.code == "store_newer"
     assert snapshot(node.root, "none") == before
@@ -99,7 +100,7 @@ def test_while_a_manifest_cannot_be_read_no_object_is_dropped(node: LayerNode, l
     said: list[str] = []
     assert discard.discard(node.root, node, layer.layer, said.append)
     assert {f for f in layernode.store_files(node.root) if f.startswith("objects/")} == objects
-    assert any("objects stay" in line and "layout version 3" in line for line in said)
+    assert any("objects stay" in line and "layout version 4" in line for line in said)
     with pytest.raises(DataError):
         Store(node.root).collect()
 

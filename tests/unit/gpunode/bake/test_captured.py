@@ -50,7 +50,7 @@ def test_the_image_stays_as_it_is_and_the_layer_lies_in_the_store(node: FakeNode
     (layer,) = baked.layers
     assert outside(node) == before
     assert layers.read_all(node.root) == ((layer,), ())
-    assert (layer.mode, layer.layer, layer.replaced, layer.deleted) == ("captured", f"cuda-{VERSION}-open-{KVER}", (), ())
+    assert (layer.stored, layer.layer, layer.replaced, layer.deleted) == (True, f"cuda-{VERSION}-open-{KVER}", (), ())
     paths = {e.path: e for e in layer.files}
     assert {f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko", f"{LIBRARIES}/libcuda.so.1", MARKER} <= set(paths)
     assert paths["usr/bin/nvidia-modprobe"].mode == 0o4755
@@ -126,7 +126,7 @@ def test_the_report_says_what_was_setuid_before_also_after_a_bake_that_built_not
 def test_in_place_is_for_one_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
     with pytest.raises(InputError, match="in_place bakes for exactly one kernel"):
-        bake(node, kernels="all")
+        bake(node, mode="in_place", kernels="all")
 
 
 def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
@@ -137,13 +137,13 @@ def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNod
     assert (again.layers, again.new, again.changed) == (first.layers, (), False)
     assert node.tree() == before
     assert node.driver_runs == []
-    assert not flow.would_bake(node, request(mode="captured", kernels="all"), node.root)
+    assert not flow.would_change(node, request(mode="captured", kernels="all"), node.root)
 
 
 def test_a_kernel_that_came_is_built_for_alone(node: FakeNode) -> None:
     first = run(node, kernels="all")
     node.add_kernel(NEWER)
-    assert flow.would_bake(node, request(mode="captured", kernels="all"), node.root)
+    assert flow.would_change(node, request(mode="captured", kernels="all"), node.root)
     second = run(node, kernels="all")
     assert second.new == (f"cuda-{VERSION}-open-{NEWER}",)
     assert second.layers[0] == first.layers[0]
@@ -229,18 +229,6 @@ def test_a_layer_whose_original_has_changed_is_baked_again(node: FakeNode) -> No
     assert not run(node).changed
     node.put(f"{LOADER}/libGL.so.1", "the distribution's next")
     assert run(node).changed
-
-
-def test_another_mode_replaces_the_layer_of_the_first(node: FakeNode) -> None:
-    plain = outside(node)
-    run(node)
-    in_place = bake(node)
-    assert [m.mode for m in layers.read_all(node.root)[0]] == ["in_place"]
-    assert list((node.root / "var/lib/gpu-prebake/objects").glob("*/*")) == []
-    assert in_place.changed
-    run(node)
-    assert [m.mode for m in layers.read_all(node.root)[0]] == ["captured"]
-    assert outside(node) == plain, "what was in place is out of the image again"
 
 
 @pytest.mark.parametrize("image", [IMAGE, IMAGE.replace(VERSION, OTHER)], ids=["the same", "another"])
@@ -383,4 +371,5 @@ def test_an_overlay_root_is_refused_before_anything_runs(node: FakeNode) -> None
     node.put("proc/self/mountinfo", "28 1 0:9 / / rw - overlay overlay rw\n")
     error = failed(node, GpuNodeError)
     assert (error.code, node.driver_runs) == ("root_unsupported", [])
-    assert flow.would_bake(node, request(), node.root), "in place it can be baked"
+    with pytest.raises(GpuNodeError, match="bake on a machine whose root is a plain filesystem"):
+        flow.would_change(node, request(mode="in_place"), node.root)

@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import sandbox
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
-    BAKE_JOURNAL,
+    ACTIVATION_JOURNAL,
     STORE,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow as removal_flow
@@ -27,7 +27,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run impor
 
 from tests.kit.bake import bake, builds, builds_newest, in_store
 from tests.kit.boot import boot
-from tests.kit.node import FakeNode, bake_layer
+from tests.kit.node import FakeNode, bake_layer, behave
 from tests.kit.values import IMAGE, KVER, NEWER, VERSION
 
 KILLED, DONE = 9, 0
@@ -131,7 +131,7 @@ def state(node: FakeNode) -> dict[str, Any]:
         "record": found and (found.state, found.identity, dict(found.modules), dict(found.libraries)),
         "placed": {entry.path: (entry.sha256, entry.target) for entry in noted.entries if entry.type != "folder"},
         "containerd": (node.root / "run/containerd-config").exists() and (node.root / "run/containerd-config").read_text(),
-        "journal": (node.root / BAKE_JOURNAL).exists(),
+        "journal": (node.root / ACTIVATION_JOURNAL).exists(),
         "store": (node.root / STORE).exists(),
         "layers": sorted(p.parent.name for p in (node.root / "var/lib/gpu-prebake/layers").glob("*/manifest.json")),
         "in store": in_store(node),
@@ -156,8 +156,21 @@ def baked_with_another_version(node: FakeNode) -> None:
 
 def newer_kernel(node: FakeNode) -> None:
     node.add_kernel(NEWER)
-    for folder in ("etc/ld.so.conf.d", "etc/modprobe.d"):  # every Debian has these, so a bake does not count them among its files
-        (node.root / folder).mkdir()
+
+
+def another_in_place(node: FakeNode) -> None:
+    """Another driver is in place, by an earlier bake."""
+    newer_kernel(node)
+    other = IMAGE.replace(VERSION, "550.90.07")
+    node.add_image(other)
+    node.scripts = [builds(version="550.90.07")]
+    bake(node, mode="in_place", image=other, kernels=KVER)
+
+
+def from_an_image_in_place(node: FakeNode) -> None:
+    bakes(node)
+    node.add_gpu()
+    node.scripts = [behave]
 
 
 def boots(node: FakeNode) -> object:
@@ -166,7 +179,7 @@ def boots(node: FakeNode) -> object:
 
 def bakes(node: FakeNode) -> object:
     node.scripts = [builds()]
-    return bake(node, kernels=KVER)
+    return bake(node, mode="in_place", kernels=KVER)
 
 
 def brought_up(node: FakeNode) -> None:
@@ -201,9 +214,12 @@ def captures(node: FakeNode) -> object:
     ("prepare", "work", "at_least", "stride"),
     [
         pytest.param(baked, boots, 40, 1, id="fast path"),
+        pytest.param(from_an_image_in_place, boots, 40, 1, id="fast path over a layer that the image has in place"),
         pytest.param(gpu, boots, 40, 1, id="full install"),
         pytest.param(baked_with_another_version, boots, 60, 1, id="another version out, a full install"),
-        pytest.param(newer_kernel, bakes, 40, 1, id="bake"),
+        pytest.param(newer_kernel, bakes, 100, 9, id="bake in place"),
+        pytest.param(another_in_place, bakes, 100, 9, id="bake in place over another"),
+        pytest.param(another_in_place, bakes, 100, 1, id="bake in place over another, every effect", marks=pytest.mark.faults),
         pytest.param(brought_up, removes, 60, 1, id="removal after the fast path"),
         pytest.param(brought_up_by_install, removes, 60, 1, id="removal after a full install"),
         # Two builds, most of whose effects repeat: an odd stride reaches each kind of them.

@@ -11,7 +11,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.flow impo
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, PreflightError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 
 from tests.kit.bake import bake, builds, outside, request
 from tests.kit.node import FakeNode
@@ -21,12 +21,12 @@ from tests.kit.values import KVER, NEWER
 GENERIC = "6.1.0-56-amd64"
 IMAGE = f"boot/initrd.img-{GENERIC}"
 MODULE = f"usr/lib/modules/{GENERIC}/kernel/drivers/gpu/drm/nouveau/nouveau.ko"
-MODES = pytest.mark.parametrize("mode", [manifest.IN_PLACE, manifest.CAPTURED])
+MODES = pytest.mark.parametrize("mode", ["in_place", "captured"])
 UPDATE = ["update-initramfs", "-u", "-k"]
 
 
 def run(node: FakeNode, **changes: Any) -> Baked:
-    return bake(node, **{"mode": manifest.CAPTURED, "kernels": KVER, **changes})
+    return bake(node, **{"kernels": KVER, **changes})
 
 
 def refused(node: FakeNode, error: type[GpuNodeError], **changes: Any) -> GpuNodeError:
@@ -74,14 +74,14 @@ def test_file_and_initramfs_come_with_the_bake_and_again_nothing_changes(node: F
     assert (again.changed, again.new) == (False, ())
     assert node.tree() == before
     assert not node.called("update-initramfs")
-    assert not flow.would_bake(node, request(mode=mode, kernels=KVER), node.root)
+    assert not flow.would_change(node, request(mode=mode, kernels=KVER), node.root)
 
 
 @MODES
 def test_turned_off_a_later_bake_takes_both_away_and_builds_nothing(node: FakeNode, mode: str) -> None:
     run(node, mode=mode)
     node.calls.clear()
-    assert flow.would_bake(node, request(mode=mode, kernels=KVER, blacklist_nouveau=False), node.root)
+    assert flow.would_change(node, request(mode=mode, kernels=KVER, blacklist_nouveau=False), node.root)
     baked = run(node, mode=mode, blacklist_nouveau=False)
     assert (baked.changed, baked.new, node.driver_runs) == (True, (), [])
     assert not file(node).exists()
@@ -189,7 +189,7 @@ def test_a_failed_build_touches_neither(node: FakeNode, mode: str) -> None:
     node.scripts = [lambda node, action: Reply(1, "boom\n")]
     error = refused(node, BuildError, mode=mode, tries=1)
     assert error.code == "build_failed"
-    assert mode == manifest.IN_PLACE or not node.called("update-initramfs")
+    assert not node.called("update-initramfs")
 
 
 @MODES
@@ -265,22 +265,6 @@ def test_a_driver_image_that_writes_or_deletes_the_same_path_does_not_own_it(nod
     (layer,) = run(node).layers
     assert nouveau_blacklist.PATH not in {*(entry.path for entry in (*layer.files, *layer.originals)), *layer.replaced, *layer.deleted}
     assert file(node).read_text() == nouveau_blacklist.TEXT
-
-
-def test_an_in_place_build_that_writes_the_same_path_does_not_own_it(node: FakeNode) -> None:
-    def meddles(node: FakeNode, action: str) -> Reply:
-        node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
-        return builds(kver=KVER)(node, action)
-
-    node.scripts = [meddles]
-    (layer,) = run(node, mode=manifest.IN_PLACE).layers
-    assert nouveau_blacklist.PATH not in {*(entry.path for entry in layer.files), *layer.replaced}
-
-
-def test_the_layer_of_a_driver_that_is_live_does_not_count_as_the_owners(node: FakeNode) -> None:
-    (layer,) = run(node, mode=manifest.IN_PLACE).layers
-    assert "etc/modprobe.d/blacklist-nouveau.conf" in {entry.path for entry in layer.files}
-    assert file(node).exists()
 
 
 @pytest.mark.parametrize("chosen", [True, False])

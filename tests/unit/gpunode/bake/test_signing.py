@@ -18,7 +18,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request import SealRequest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, manifest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import certificate, module_signature
@@ -73,9 +73,9 @@ def refused(node: SigningNode, error: type[GpuNodeError] = GpuNodeError, **optio
 
 
 def contents(node: SigningNode, layer: Manifest, path: str) -> Path:
-    """Where a file of a layer is: in the store, or in place."""
+    """Where a file of a layer is: in its place if the layer is active, else in the store."""
     entry = next(e for e in layer.files if e.path == path)
-    return Store(node.root).path(key(entry)) if layer.mode == manifest.CAPTURED else node.root / path
+    return node.root / path if (node.root / path).exists() else Store(node.root).path(key(entry))
 
 
 def verifies(file: Path, pair: Pair, scratch: Path) -> bool:
@@ -112,7 +112,7 @@ def test_every_module_and_its_second_copy_carry_the_certificates_signature(
     assert {fact.signer for fact in layer.module_facts} == {"somebody"}
     assert layers.read_all(node.root) == ((layer,), ())
     assert Store(node.root).problems(objects_of(layer)) == ()
-    assert "signed by Fleet modules" in release_note(layer)
+    assert "signed by Fleet modules" in release_note(layer, request(mode=mode))
     assert not [path for path in entries if "gpu-prebake" in path]
 
 
@@ -200,9 +200,9 @@ def test_the_same_certificate_is_the_same_input_and_another_one_is_not(node: Sig
     options = node.add_pair(pair)
     first = run(node, mode, **options)
     assert not bake_flow.bake(node, request(mode=mode, **options), root=node.root).changed
-    assert not bake_flow.would_bake(node, request(mode=mode, **options), node.root)
+    assert not bake_flow.would_change(node, request(mode=mode, **options), node.root)
     changed = node.add_pair(other)
-    assert bake_flow.would_bake(node, request(mode=mode, **changed), node.root)
+    assert bake_flow.would_change(node, request(mode=mode, **changed), node.root)
     second = run(node, mode, **changed)
     assert second.signer
     assert first.signer

@@ -17,7 +17,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy im
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.marker import differences as marker_differences
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
 
-from tests.kit.facts import CAPTURED, GRID, LEAVING, OTHER_IMAGE, SIGNED, active, enforced, inert, layer, with_layer
+from tests.kit.facts import CAPTURED, GRID, LEAVING, OTHER_IMAGE, SIGNED, active, enforced, in_image, inert, layer, with_layer
 from tests.kit.values import (
     KVER,
     NEWER,
@@ -144,6 +144,9 @@ PLANS = [
     row("captured, cannot be activated", inert(layer_obstacle="/usr/x: a file is there already"), "layer_unplaceable", INSTALL),
     row("captured, judged bad", inert(layers_judged_bad={CAPTURED.layer: "nvidia-smi says 18"}), "layer_judged_bad", INSTALL),
     row("captured, objects damaged", inert(layer_contents=("object: sha256",)), "contents_mismatch", INSTALL),
+    row("in place by the image", in_image(), "baked_layer_matches", SKIP),
+    row("in place by the image, without a machine id", in_image(machine_id=""), "baked_layer_matches", SKIP),
+    row("in place by the image, a file changed", in_image(layer_contents=("bad",)), "contents_mismatch", INSTALL),
     row("captured, active, DKMS's entry gone", active(dkms=()), "dkms_not_registered", INSTALL),
     row("captured, active, marker gone", active(marker=None), "marker_missing", INSTALL),
     row("activation record damaged", inert(activation_problem="bad"), "activation_invalid", INSTALL),

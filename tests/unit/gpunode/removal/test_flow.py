@@ -11,12 +11,13 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import report
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import BakeRequest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders, nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
     ACTIVATION_JOURNAL,
-    BAKE_JOURNAL,
+    BAKE_JOURNAL_OF_0_1,
     LOGS,
     NODE_RECORD,
     STORE,
@@ -30,7 +31,7 @@ from tests.kit.boot import boot
 from tests.kit.layer import LayerNode
 from tests.kit.node import FakeNode, bake_layer, behave
 from tests.kit.reply import Reply
-from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION
+from tests.kit.values import DROPIN, IMAGE, KVER, LIBRARIES, LOADER, MARKER, NEWER, VERSION, policy
 
 RULES = "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"
 TOOLKIT = "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n"
@@ -238,7 +239,7 @@ def test_scope_driver_keeps_the_history(node: FakeNode, before: dict[str, str]) 
 
 def test_our_line_goes_from_release_notes_of_the_image_builder(node: FakeNode, before: dict[str, str]) -> None:
     layer = bake_layer(node)
-    node.put("etc/release-notes", f"built by us\n{report.release_note(layer)}\n")
+    node.put("etc/release-notes", f"built by us\n{report.release_note(layer, BakeRequest(policy().wanted))}\n")
     take(node, release_notes="/etc/release-notes")
     assert (node.root / "etc/release-notes").read_text() == "built by us\n"
 
@@ -344,8 +345,8 @@ def test_a_damaged_document_stays_and_is_named(node: FakeNode, before: dict[str,
     assert "damaged" in again.reason
 
 
-def test_a_bake_that_was_killed_must_be_taken_back_by_a_bake(node: FakeNode) -> None:
-    node.put(BAKE_JOURNAL, "{}")
+def test_a_bake_of_0_1_0_that_was_killed_is_refused(node: FakeNode) -> None:
+    node.put(BAKE_JOURNAL_OF_0_1, "{}")
     assert refused(node, PreflightError).code == "bake_unfinished"
 
 

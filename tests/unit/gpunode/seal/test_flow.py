@@ -17,7 +17,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation imp
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import gpus, nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, SealError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, SEAL_REPORT
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, BAKE_JOURNAL_OF_0_1, LAYERS, SEAL_REPORT
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import Report
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request import SealRequest, request_from
@@ -138,7 +138,12 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
         ),
         pytest.param(lambda n: n.containers.append("gpuprebuild-2"), "container gpuprebuild-2 in containerd", id="container"),
         pytest.param(lambda n: n.containers.append("gpuinstall"), "container gpuinstall in containerd", id="another's container"),
-        pytest.param(lambda n: n.put("var/lib/gpu-prebake/bake-under-way.json", "{}"), "a run was interrupted: bake again", id="journal"),
+        pytest.param(
+            lambda n: n.put(BAKE_JOURNAL_OF_0_1, "{}"),
+            "a bake of version 0.1.0 was killed: start",
+            id="journal of a bake",
+        ),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/activation-journal.json", "{}"), "a run was interrupted: bake", id="journal"),
         pytest.param(
             lambda n: n.put("var/lib/gpu-prebake/boot-removal-under-way.json", "{}"),
             "a removal was interrupted: run",
@@ -217,7 +222,7 @@ def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
     assert f"/boot/initrd.img-{KVER}: its contents cannot be listed" in refusals(node)["inert"]
 
 
-def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_else(tmp_path: Path) -> None:
+def test_an_image_that_0_1_0_baked_in_place_may_have_its_layer_live_and_nothing_else(tmp_path: Path) -> None:
     node = FakeNode(tmp_path / "root")
     node.pinned.add(IMAGE)
     bake_layer(node)
@@ -242,6 +247,57 @@ def test_an_image_that_was_baked_in_place_may_have_its_layer_live_and_nothing_el
         "/usr/bin/nvidia-settings",
         "/var/lib/dkms/mok.key",
     ]
+
+
+def activated_by_a_bake(node: LayerNode, layer: Manifest) -> None:
+    activate.activate(node.root, node, layer, for_image=True)
+    node.put(f"usr/lib/modules/{KVER}/modules.alias", "alias pci:v000010DEd* nvidia\n")
+
+
+def test_a_layer_that_a_bake_in_place_activated_is_live_and_nothing_else_may_be(node: LayerNode, layer: Manifest) -> None:
+    activated_by_a_bake(node, layer)
+    report = sealed(node)
+    assert (report.refusals, report.in_place) == ([], [layer.layer])
+    assert report.summary.startswith(f"sealed: live (baked in place), covered: {KVER}, fast path for turing")
+    node.put("usr/bin/nvidia-settings", "another's", 0o4755)
+    found = refusals(node)["inert"].split("; ")
+    assert {line.split(": ")[0] for line in found if line} == {"/usr/bin/nvidia-settings"}
+
+
+def unverified(node: LayerNode, layer: Manifest) -> None:
+    activate.activate(node.root, node, layer, hash_user_space=False, for_image=True)
+
+
+def of_another_bake(node: LayerNode, layer: Manifest) -> None:
+    activated_by_a_bake(node, layer)
+    layers.write(node.root, replace(layer, identity=replace(layer.identity, config_digest=f"sha256:{'9' * 64}")))
+
+
+def changed(node: LayerNode, layer: Manifest) -> None:
+    activated_by_a_bake(node, layer)
+    (node.root / LIBRARY).unlink()
+
+
+def damaged(node: LayerNode, layer: Manifest) -> None:
+    activated_by_a_bake(node, layer)
+    (node.root / ACTIVATION).write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "said"),
+    [
+        pytest.param(lambda n, one: activate.activate(n.root, n, one), "and not by a bake in this image: deactivate it", id="a machine's"),
+        pytest.param(unverified, "and not by a bake in this image: deactivate it", id="not read completely"),
+        pytest.param(of_another_bake, "and not by a bake in this image: deactivate it", id="of another bake"),
+        pytest.param(changed, f"/{LIBRARY}: No such file", id="a file is missing"),
+        pytest.param(damaged, f"/{ACTIVATION}: ", id="damaged record"),
+    ],
+)
+def test_any_other_activation_is_refused(
+    node: LayerNode, layer: Manifest, prepare: Callable[[LayerNode, Manifest], object], said: str
+) -> None:
+    prepare(node, layer)
+    assert said in refusals(node)["inert"]
 
 
 GENERIC = "6.1.0-56-amd64"

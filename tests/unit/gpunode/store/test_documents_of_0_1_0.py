@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION_JOURNAL,
-    BAKE_JOURNAL,
+    BAKE_JOURNAL_OF_0_1,
     BOOT_REMOVAL_JOURNAL,
     REMOVAL_JOURNAL,
     STORE,
@@ -21,7 +21,6 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import (
     activation_record,
     installed_files,
     layers,
-    manifest,
     node_record,
     reports,
 )
@@ -37,17 +36,14 @@ def node(tmp_path: Path, done: str) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("done", "mode", "kernels"),
-    [("captured-booted", manifest.CAPTURED, {KVER, NEWER}), ("in-place-booted", manifest.IN_PLACE, {KVER})],
-)
-def test_manifests(tmp_path: Path, done: str, mode: str, kernels: set[str]) -> None:
+@pytest.mark.parametrize(("done", "is_stored", "kernels"), [("captured-booted", True, {KVER, NEWER}), ("in-place-booted", False, {KVER})])
+def test_manifests(tmp_path: Path, done: str, is_stored: bool, kernels: set[str]) -> None:
     found, problems = layers.read_all(node(tmp_path, done))
     assert problems == ()
-    assert {layer.mode for layer in found} == {mode}
+    assert {layer.stored for layer in found} == {is_stored}
     assert {layer.identity.kver for layer in found} == kernels
     assert all(layer.modules and layer.module_facts for layer in found)
-    assert all(bool(layer.indexes) is (mode == manifest.CAPTURED) for layer in found)
+    assert all(bool(layer.indexes) is is_stored for layer in found)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +101,7 @@ def test_bake_reports(tmp_path: Path, done: str) -> None:
     [
         ("captured-boot-removing", BOOT_REMOVAL_JOURNAL, {"schema", "why"}),
         ("captured-removing", REMOVAL_JOURNAL, {"boot_id", "containerd_config"}),
-        ("in-place-baking", BAKE_JOURNAL, {"schema", "kver", "paths"}),
+        ("in-place-baking", BAKE_JOURNAL_OF_0_1, {"schema", "kver", "paths"}),
     ],
 )
 def test_journals_of_a_removal_and_of_a_bake_keep_their_names(tmp_path: Path, done: str, path: str, keys: set[str]) -> None:

@@ -17,24 +17,60 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit import values as support
+from tests.kit.node import write_as_0_1_0
 
 LAYER = support.manifest().layer
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return store_layers.write(tmp_path_factory.mktemp("root"), support.manifest()).read_text()
+    return store_layers.write(tmp_path_factory.mktemp("root"), support.manifest(stored=True)).read_text()
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A manifest of version 0.1.0, of a layer that was baked in place."""
+    root = tmp_path_factory.mktemp("root")
+    write_as_0_1_0(root, support.manifest())
+    return path_of(root, LAYER).read_text()
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    layer = support.manifest(warnings=("a",), replaced=("etc/x",), deleted=("etc/y",), accept_no_device=True, tries=2)
+    layer = support.captured(warnings=("a",), accept_no_device=True, tries=2)
     path = store_layers.write(tmp_path, layer)
     assert store_layers.read(path) == layer
     assert read_all(tmp_path) == ((layer,), ())
 
 
+def test_a_layer_of_0_1_0_is_stored_unless_it_was_baked_in_place(good: str, old: str) -> None:
+    assert manifest.parse(old, "manifest.json", LAYER) == support.manifest()
+    captured = with_value(with_value(good, "schema", 2), "mode", "captured")
+    assert manifest.parse(captured, "manifest.json", LAYER) == support.manifest(stored=True)
+
+
+def test_a_reader_of_0_1_0_meets_a_later_layout(good: str) -> None:
+    """It reads layout 2, and takes a greater number for a layer that it must not use: a full install."""
+    document = json.loads(good)
+    assert document["schema"] == 3
+    assert "mode" not in document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        pytest.param("mode", ..., "mode is None", id="no mode"),
+        pytest.param("mode", "copied", "the mode 'copied' is unknown", id="unknown mode"),
+        pytest.param("originals", [vars(support.entry("etc/x"))], "originals, indexes (not allowed", id="in place with originals"),
+    ],
+)
+def test_refuses_a_bad_document_of_0_1_0(old: str, path: str, value: Any, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        manifest.parse(with_value(old, path, value), "manifest.json", LAYER)
+    assert message in str(caught.value)
+
+
 def test_only_root_may_enter_the_store(tmp_path: Path) -> None:
-    path = store_layers.write(tmp_path, support.manifest())
+    path = store_layers.write(tmp_path, support.captured())
     folders = [f for f in path.parents if tmp_path / STORE in (f, *f.parents)]
     assert {f.stat().st_mode & 0o777 for f in folders} == {0o700}
     assert path.stat().st_mode & 0o777 == 0o600
@@ -61,14 +97,12 @@ def with_value(text: str, path: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        pytest.param("schema", 3, "layout version 3, this program reads 2", id="newer layout"),
-        pytest.param("schema", 1, "layout version 1, this program reads 2", id="older layout"),
+        pytest.param("schema", 4, "layout version 4, this program reads 3", id="newer layout"),
+        pytest.param("schema", 1, "layout version 1, this program reads 3", id="older layout"),
         pytest.param("schema", ..., "layout version None", id="no layout"),
         pytest.param("schema", True, "layout version True", id="layout is a truth value"),
         pytest.param("layer", "cuda-1.2-open-6.1", "wrong or empty: layer", id="another folder's"),
         pytest.param("layer", 7, "layer is 7, not of type str", id="layer is a number"),
-        pytest.param("mode", ..., "mode is None", id="no mode"),
-        pytest.param("mode", "copied", "wrong or empty: mode", id="unknown mode"),
         pytest.param("image", None, "image is None", id="no image"),
         pytest.param("identity", [], "identity is", id="identity is a list"),
         pytest.param("identity.kver", "", "wrong or empty: kver", id="empty kernel"),
@@ -154,7 +188,6 @@ CAPTURED = support.captured()
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        pytest.param("mode", "in_place", "originals, indexes (not allowed in mode in_place)", id="in place with originals"),
         pytest.param("originals", [], "originals (not those of replaced and deleted)", id="no guards"),
         pytest.param("originals.0.path", "etc/z", "originals (not those of replaced and deleted)", id="a guard of something else"),
         pytest.param("originals.0.sha256", "0", "wrong for a file: sha256", id="a guard without a hash"),

@@ -15,7 +15,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import fl
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import flow as boot_flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import GpuNodeError, SealError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow as seal_flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request import SealRequest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
@@ -47,20 +47,18 @@ def in_store(node: LayerNode) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mode", ["captured", "in_place"])
-@pytest.mark.parametrize("document", ["manifest", ACTIVATION, ACTIVATION_JOURNAL, BAKE_JOURNAL])
+@pytest.mark.parametrize("document", ["manifest", ACTIVATION, ACTIVATION_JOURNAL])
 def test_a_bake_ends_before_it_begins(both: tuple[LayerNode, Manifest], document: str, mode: str) -> None:
     node, layer = both
     path = layers.path_of(node.root, layer.layer) if document == "manifest" else node.root / document
     if document in (ACTIVATION, ACTIVATION_JOURNAL):
         active = activate.activate(node.root, node, layer)
         activation_record.write_journal(node.root, activation_record.Journal(activation_record.ACTIVATE, active))
-    if document == BAKE_JOURNAL:
-        path.write_text(json.dumps({"schema": 1, "kver": node.kver, "paths": ["usr"]}))
     make_newer(path)
     before = node.tree()
     with pytest.raises(GpuNodeError, match="layout version") as caught:
         bake_flow.bake(node, request(mode=mode), root=node.root)
-    assert caught.value.code == {"manifest": "store_newer", BAKE_JOURNAL: "journal_invalid"}.get(document, "activation_invalid")
+    assert caught.value.code == ("store_newer" if document == "manifest" else "activation_invalid")
     assert path.name in str(caught.value)
     assert node.driver_runs == []
     assert node.tree() == before
@@ -73,7 +71,7 @@ def test_a_boot_does_without_a_newer_layer_and_says_why(both: tuple[LayerNode, M
     before = in_store(node)
     _facts, outcome = boot_flow.boot(node, policy(delay_s=0), root=node.root)
     assert (outcome.result, outcome.code) == ("compiled", "manifest_invalid")
-    assert "layout version 3, this program reads 2" in outcome.reason
+    assert "layout version 4, this program reads 3" in outcome.reason
     assert before.items() <= in_store(node).items()
 
 
@@ -97,6 +95,6 @@ def test_a_seal_refuses_and_names_it(both: tuple[LayerNode, Manifest]) -> None:
     node, layer = both
     make_newer(layers.path_of(node.root, layer.layer))
     before = in_store(node)
-    with pytest.raises(SealError, match="layout version 3, this program reads 2"):
+    with pytest.raises(SealError, match="layout version 4, this program reads 3"):
         seal_flow.seal(node.root, node, Containerd(node), SealRequest())
     assert before.items() <= in_store(node).items()

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, OBJECTS, STORE
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers, objects
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import objects
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry
 
 from tests.kit import layer as layernode
 from tests.kit import values as support
+from tests.kit.node import write_as_0_1_0
 from tests.kit.values import KVER, entry
 
 LIBRARY, OTHER = "usr/lib/libcuda.so.1.2", "etc/nvidia.conf"
@@ -150,7 +151,7 @@ def test_collect_drops_what_nothing_names(tmp_path: Path) -> None:
     assert not (node.root / LAYERS / "cuda-1.2-open-6.1").exists()
 
 
-def test_a_layer_in_place_needs_no_objects(tmp_path: Path) -> None:
-    layers.write(tmp_path, support.manifest())
+def test_a_layer_that_0_1_0_baked_in_place_needs_no_objects(tmp_path: Path) -> None:
+    write_as_0_1_0(tmp_path, support.manifest())
     assert Store(tmp_path).referenced() == set()
     assert Store(tmp_path / "nowhere").collect() == 0
