@@ -89,10 +89,11 @@ while mountpoint -q "$1/merged"; do
   [ "$tries" -lt 50 ] || break
   if [ "$tries" -lt 25 ]; then umount -R "$1/merged"; else umount -R -l "$1/merged"; fi || sleep 0.2
 done
+# While the folder is there, the next bake waits for this one. Without it, that bake would record that no timer is to be started again.
 timers=$(cat "$1/timers")
+[ -z "$timers" ] || systemctl start $timers
 rm -rf --one-file-system "$1"
 rmdir "${1%/*}"
-[ -z "$timers" ] || systemctl start $timers
 [ ! -e "$1" ]
 """
 _WATCH = "trap '' HUP INT TERM\ncat > /dev/null\n" + _CLEAN

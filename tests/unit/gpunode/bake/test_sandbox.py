@@ -146,15 +146,16 @@ def test_an_ostree_system_is_refused_by_name(node: FakeNode) -> None:
 @pytest.mark.subprocess
 def test_the_watcher_works_when_its_input_ends_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a fake ctr and a fake systemctl first on the PATH; nothing is mounted."""
-    log = tmp_path / "log"
-    for name, text in (("ctr", 'case "$*" in *"containers ls"*) echo gpuprebuild-10; echo gpuprebuild-1;; esac'), ("systemctl", "")):
+    log, folder = tmp_path / "log", tmp_path / "captures/1-a"
+    # A bake that finds no folder of another one takes a timer that is stopped for its owner's choice.
+    there = f'[ ! -d {folder} ] || echo "the folder is still there" >> {log}'
+    for name, text in (("ctr", 'case "$*" in *"containers ls"*) echo gpuprebuild-10; echo gpuprebuild-1;; esac'), ("systemctl", there)):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(f'#!/bin/sh\necho "{name} $*" >> {log}\n{text}\n')
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setattr(sandbox, "LOCK", str(tmp_path / "lock"))
-    folder = tmp_path / "captures/1-a"
     (folder / "upper").mkdir(parents=True)
     (folder / "container").write_text("gpuprebuild-1")
     (folder / "timers").write_text("a.timer b.timer")
@@ -170,6 +171,7 @@ def test_the_watcher_works_when_its_input_ends_and_not_before(tmp_path: Path, mo
         "ctr -n k8s.io containers rm gpuprebuild-1",
         "ctr -n k8s.io snapshots rm gpuprebuild-1",
         "systemctl start a.timer b.timer",
+        "the folder is still there",
     ]
     with pytest.raises(CommandError):
         SystemRunner().start(["no-such-program-here"])
