@@ -137,6 +137,19 @@ def resident(name: str = "nvidia", version: str = VERSION, state: str = "live") 
 BOTH_LOADED = (resident("nvidia"), resident("nvidia-uvm"))
 
 
+# The fields of ``Facts.active`` as the tests name them.
+_ACTIVE = {
+    **{"active_layer": "layer", "active_machine_id": "machine_id", "active_version": "version", "unrecorded_layers": "unrecorded"},
+    **{"activation_problem": "problem", "activation_is_newer": "is_newer", "removal_under_way": "removal_under_way"},
+}
+
+
+def changed(facts: Facts, **changes: Any) -> Facts:
+    """The same facts with other values, those about the active layer among them."""
+    active = {_ACTIVE[name]: changes.pop(name) for name in [*changes] if name in _ACTIVE}
+    return replace(facts, active=replace(facts.active, **active), **changes)
+
+
 def never_baked(**changes: Any) -> Facts:
     """A new node with a GPU, containerd and the image, and nothing else."""
     base = Facts(
@@ -151,7 +164,7 @@ def never_baked(**changes: Any) -> Facts:
         config_digest=CONFIG_DIGEST,
         boot_id="boot-1",
     )
-    return replace(base, **changes)
+    return changed(base, **changes)
 
 
 def baked(**changes: Any) -> Facts:
@@ -164,12 +177,12 @@ def baked(**changes: Any) -> Facts:
         layers=(manifest(),),
         layer_contents=(),
     )
-    return replace(base, **changes)
+    return changed(base, **changes)
 
 
 def ready(**changes: Any) -> Facts:
     """The same node after a finished run, in the same boot."""
-    return replace(baked(record=a_record(), record_contents=(), loaded=BOTH_LOADED, device_nodes=True), **changes)
+    return changed(baked(record=a_record(), record_contents=(), loaded=BOTH_LOADED, device_nodes=True), **changes)
 
 
 def policy(image: str = IMAGE, pull: str | None = None, **changes: Any) -> Policy:

@@ -15,6 +15,7 @@ from .attempts import run_container
 from .context import BootRun
 from .decide import decide
 from .driver_removal import remove_driver, unload_modules
+from .facts import Active
 from .ladder import install_refusal
 from .plan import Action, Outcome, Step
 from .probe import with_image
@@ -76,7 +77,7 @@ def activate_layer(run: BootRun) -> None:
             event.update(outcome="refused", code=error.code)
             _refuse_layer(run, f"layer {layer.layer} cannot be activated: {error}")
             return
-    run.facts = replace(run.facts, active_layer=layer.layer, active_machine_id=run.facts.machine_id, active_version=layer.identity.version)
+    run.facts = replace(run.facts, active=Active(layer.layer, run.facts.machine_id, layer.identity.version))
 
 
 def _refuse_layer(run: BootRun, reason: str) -> None:

@@ -49,8 +49,8 @@ def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
 
 def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
     """The plan that is an error before anything is tried; None where the ladder can be tried."""
-    if facts.activation_is_newer and ready_refusal(facts, policy) is not None:
-        reason = f"{facts.activation_problem}: a newer version of this program wrote it; deactivate the layer with that version"
+    if facts.active.is_newer and ready_refusal(facts, policy) is not None:
+        reason = f"{facts.active.problem}: a newer version of this program wrote it; deactivate the layer with that version"
         return _failure("activation_invalid", reason)
     if policy.expected_gpus and len(facts.gpus) < policy.expected_gpus:
         return _gpu_missing(facts, policy)
@@ -125,7 +125,7 @@ _AFTER_CONTAINER = (
 def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[Refusal, ...]) -> Plan:
     resident = facts.is_loaded("nvidia")
     # Another layer that is active, or one that another machine activated, is removed first.
-    removes_first = (bool(facts.active_layer) or facts.removal_under_way) and not (layer and facts.is_in_place(layer))
+    removes_first = (bool(facts.active.layer) or facts.active.removal_under_way) and not (layer and facts.is_in_place(layer))
     wrong_resident = _has_nouveau(facts) or (resident and resident.version != policy.wanted.version)
     unload = _unload(facts) if wrong_resident or removes_first else ()
     activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
@@ -170,9 +170,9 @@ def _install(facts: Facts, policy: Policy, refused: tuple[Refusal, ...]) -> Plan
 
 def _must_remove(facts: Facts, policy: Policy, refusal: Refusal) -> bool:
     """Whether this node has a driver of ours that is not the wanted one. It must be removed completely before an install (rule I1)."""
-    if facts.removal_under_way:
+    if facts.active.removal_under_way:
         return True
-    if facts.active_layer or facts.activation_problem:
+    if facts.active.layer or facts.active.problem:
         return True  # whatever the reason: a container that installs over hard links would write into the store's objects
     wanted = (policy.wanted.kind, policy.wanted.version)
     in_place = [m for m in facts.layers if facts.is_in_place(m)]
@@ -202,14 +202,14 @@ def _unload(facts: Facts) -> tuple[Step, ...]:
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     """The node is left as it is; but a layer that this machine or another one has activated is deactivated, because it does not belong on
     this node. A layer that a bake activated in the image stays: this node was made from the image as it is."""
-    if facts.is_unadopted and not (facts.unrecorded_layers or facts.removal_under_way):
+    if facts.is_unadopted and not (facts.active.unrecorded or facts.active.removal_under_way):
         stays = (
-            f"layer {facts.active_layer} was activated in this node's image, and no boot of this node has used it: its files stay in "
+            f"layer {facts.active.layer} was activated in this node's image, and no boot of this node has used it: its files stay in "
             "place; the module gpu_layer deactivates it"
         )
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is", warnings=(stays,))
-    in_place = ", ".join(dict.fromkeys(filter(None, (facts.active_layer, *facts.unrecorded_layers))))
-    if facts.activation_is_newer or not (in_place or facts.removal_under_way):
+    in_place = ", ".join(facts.active.layers)
+    if facts.active.is_newer or not (in_place or facts.active.removal_under_way):
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is")
     unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, bool(facts.operator or facts.foreign)) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
@@ -223,8 +223,8 @@ def _failure(code: str, reason: str) -> Plan:
 
 def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     found = []
-    if facts.activation_problem:
-        found.append(f"{facts.activation_problem}; no baked layer is used while this document is here")
+    if facts.active.problem:
+        found.append(f"{facts.active.problem}; no baked layer is used while this document is here")
     if plan.action is not Action.NONE and not facts.imports_dropins:
         found.append(
             'containerd\'s config.toml does not import config.d, so containerd will not have the runtime "nvidia"; '

@@ -12,6 +12,7 @@ from ..errors import BootError
 from ..removal import uninstall
 from ..store import installed_files
 from .context import BootRun
+from .facts import Active
 from .plan import Action, Step
 from .probe import own_versions
 from .recording import config_before
@@ -43,7 +44,7 @@ def remove_driver(run: BootRun) -> None:
     baked = tuple(layer for layer in facts.layers if not layer.stored)
     uninstall.begin(run.root, f"{outcome.code}: {outcome.reason}")
     with run.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
-        layer_may_be = facts.active_layer or facts.activation_problem
+        layer_may_be = facts.active.layer or facts.active.problem
         taken = deactivate.deactivate(run.root, run.runner, run.events.say) if layer_may_be else TakenAway("")
         is_marker_ours = not none_follows or _is_marker_ours(run)
         ours = uninstall.Accounted(
@@ -54,8 +55,8 @@ def remove_driver(run: BootRun) -> None:
             facts.marker.version if facts.marker and is_marker_ours else None,
             run.marker_path if is_marker_ours else None,
             captured=tuple(layer for layer in facts.layers if layer.stored),
-            active_version=facts.active_version,
-            kept=frozenset(taken.kept_paths | run.resumed.kept_paths),
+            active_version=facts.active.version,
+            kept=frozenset({*taken.kept_paths, *taken.restored, *run.resumed.kept_paths}),
         )
         if none_follows and not (ours.versions or ours.placed):  # all of ours was removed earlier; what is here now is not ours
             uninstall.forget(run.root, ())
@@ -71,8 +72,7 @@ def remove_driver(run: BootRun) -> None:
         left = [f"{item.what}: {item.why}" for item in left_by_initialisation(run.root)]
         outcome.warnings += [f"left: {'; '.join(left)}"] if left else []
     inert = tuple(layer for layer in facts.layers if layer not in baked)
-    gone = replace(facts, record=None, active_layer="", active_machine_id="", active_version="", removal_under_way=False)
-    run.facts = replace(gone, layers=inert, activation_problem="", unrecorded_layers=())
+    run.facts = replace(facts, record=None, layers=inert, active=Active())
 
 
 def _none_follows(run: BootRun) -> bool:
@@ -82,5 +82,5 @@ def _none_follows(run: BootRun) -> bool:
 def _is_marker_ours(run: BootRun) -> bool:
     """Whether a document of ours names the marker's version. If not, and no driver of ours belongs here, others wrote the marker."""
     facts = run.facts
-    known = own_versions(replace(facts, marker=None)) | {facts.active_version}
+    known = own_versions(replace(facts, marker=None)) | {facts.active.version}
     return facts.marker is None or facts.marker.version in known

@@ -15,12 +15,35 @@ from ..system.pci import PciFunction
 
 
 @dataclass(frozen=True)
+class Active:
+    """What is known of the active layer. ``layer`` is "" if there is none; ``machine_id`` is that of the machine that activated it, "" if a
+    bake did so in the image.
+
+    ``problem`` says why the activation record or its journal cannot be read, ``is_newer`` that a newer version of this program wrote it;
+    ``unrecorded`` are the layers that their files show to be active then. ``removal_under_way``: a boot was interrupted while it removed
+    the driver.
+    """
+
+    layer: str = ""
+    machine_id: str = ""
+    version: str = ""
+    problem: str = ""
+    is_newer: bool = False
+    unrecorded: tuple[str, ...] = ()
+    removal_under_way: bool = False
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers with files in place, as far as is known."""
+        return tuple(dict.fromkeys(filter(None, (self.layer, *self.unrecorded))))
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the node is. None means unknown; "" and () mean that nothing was found.
 
     ``trusted_keys`` are the ids of the keys whose signatures on modules the kernel accepts, ``install_signer`` is the id of the key with
-    which DKMS signs on this node. Both are read only where signatures are enforced. ``unrecorded_layers`` are layers whose
-    files show that they are active where the activation record cannot be read.
+    which DKMS signs on this node. Both are read only where signatures are enforced.
     """
 
     kver: str
@@ -46,13 +69,7 @@ class Facts:
     layer_contents: tuple[str, ...] | None = None
     layer_obstacle: str = ""
     layers_judged_bad: Mapping[str, str] = field(default_factory=dict)
-    active_layer: str = ""
-    active_machine_id: str = ""
-    active_version: str = ""
-    activation_problem: str = ""
-    activation_is_newer: bool = False
-    unrecorded_layers: tuple[str, ...] = ()
-    removal_under_way: bool = False
+    active: Active = field(default_factory=Active)
     record: Record | None = None
     record_problem: str = ""
     record_contents: tuple[str, ...] | None = None
@@ -70,18 +87,18 @@ class Facts:
     @property
     def is_unadopted(self) -> bool:
         """Whether the active layer was activated in the image by a bake, and no machine has adopted it yet."""
-        return bool(self.active_layer and not self.active_machine_id)
+        return bool(self.active.layer and not self.active.machine_id)
 
     @property
     def is_ours_active(self) -> bool:
         """Whether the active layer is this machine's: activated on it, or in its image."""
-        return self.is_unadopted or bool(self.active_layer and self.machine_id and self.active_machine_id == self.machine_id)
+        return self.is_unadopted or bool(self.active.layer and self.machine_id and self.active.machine_id == self.machine_id)
 
     def is_in_place(self, layer: Manifest) -> bool:
         """Whether a layer's files are in their places and are this machine's, with no removal under way. Those of a layer without objects
         are always in their places."""
-        is_active = self.is_ours_active and layer.layer == self.active_layer
-        return not layer.stored or (is_active and not self.removal_under_way)
+        is_active = self.is_ours_active and layer.layer == self.active.layer
+        return not layer.stored or (is_active and not self.active.removal_under_way)
 
     @property
     def layers_modules(self) -> tuple[LoadedModule, ...]:
@@ -91,8 +108,8 @@ class Facts:
     @property
     def leaving_versions(self) -> tuple[str, ...]:
         """The driver versions whose modules a removal unloads."""
-        recorded = self.record.identity.version if self.removal_under_way and self.record else ""
-        return tuple(filter(None, (self.active_version, recorded)))
+        recorded = self.record.identity.version if self.active.removal_under_way and self.record else ""
+        return tuple(filter(None, (self.active.version, recorded)))
 
     def is_loaded(self, name: str) -> LoadedModule | None:
         return next((m for m in self.loaded if m.name == name), None)

@@ -32,7 +32,7 @@ DIFFERENCE_CODES = {
 def ready_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     """Why the node is not ready as it is; None if it is. Only the node record shows that; a loaded module does not (rule D17)."""
     record = facts.record
-    if facts.removal_under_way:
+    if facts.active.removal_under_way:
         return Refusal(READY, "interrupted", "an earlier boot was interrupted while it removed the driver")
     if facts.record_problem:
         return Refusal(READY, "record_invalid", facts.record_problem)
@@ -162,11 +162,11 @@ def nearest_layer(facts: Facts, policy: Policy) -> Manifest | None:
 
 def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refusal | None:
     """Why ``layer``, or without one a driver that only a marker records, is not used; None if it is."""
-    if facts.activation_problem:
+    if facts.active.problem:
         return Refusal(
             BAKED,
             "activation_invalid",
-            f"which layer is active is unknown ({facts.activation_problem}); the unchanged files that the "
+            f"which layer is active is unknown ({facts.active.problem}); the unchanged files that the "
             "layers' manifests list are removed, and the damaged document is renamed to end in .damaged; look at it to find the cause",
         )
     if layer is None:
@@ -300,7 +300,7 @@ def _activation_refusal(facts: Facts, layer: Manifest) -> Refusal | None:
 
 def _removal_refusal(facts: Facts) -> Refusal | None:
     """Refuses what was baked in place after an interrupted removal: its files go in no order that the other checks could rely on."""
-    if facts.removal_under_way:
+    if facts.active.removal_under_way:
         return Refusal(BAKED, "interrupted", "an earlier boot was interrupted while it removed the baked driver")
     return None
 

@@ -24,7 +24,7 @@ from ..store.objects import Store
 from ..system import host, keyrings, pci, tree
 from ..system.pci import PciFunction
 from ..util.run import Runner
-from .facts import Facts
+from .facts import Active, Facts
 
 
 def probe(
@@ -55,12 +55,11 @@ def probe(
         operator=foreign.operator_signs(root),
         device_nodes=(root / "dev/nvidiactl").exists(),
         imports_dropins=imports_dropins(root),
-        removal_under_way=(root / BOOT_REMOVAL_JOURNAL).exists(),
+        active=_active(root),
     )
-    facts = _with_activation(facts, root)
     belongs = facts.arch is not None and bool(facts.gpus)
-    must_go = bool(facts.active_layer and not facts.is_unadopted) or bool(facts.unrecorded_layers)
-    if not belongs and not (must_go or facts.removal_under_way):
+    must_go = bool(facts.active.layer and not facts.is_unadopted) or bool(facts.active.unrecorded)
+    if not belongs and not (must_go or facts.active.removal_under_way):
         return facts  # no driver belongs here: what was baked is read only if a layer or the rest of one must go
     facts = _with_records(facts, root, marker_path)
     if facts.arch:
@@ -111,32 +110,31 @@ def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
     )
 
 
-def _with_activation(facts: Facts, root: Path) -> Facts:
-    """Adds which layer is active. It is read on every node, because an active layer is removed where no driver belongs."""
+def _active(root: Path) -> Active:
+    """Which layer is active. It is read on every node, because an active layer is removed where no driver belongs."""
     errors = activation_record.problems(root)
+    active = Active(removal_under_way=(root / BOOT_REMOVAL_JOURNAL).exists())
     if errors:
         from ..activation import recovery  # noqa: PLC0415 - only a damaged record needs it
 
         unrecorded = recovery.found(root)
-        facts = replace(
-            facts,
-            activation_problem="; ".join(str(error) for error in errors),
-            activation_is_newer=any(activation_record.is_newer(error) for error in errors),
-            unrecorded_layers=tuple(one.layer for one in unrecorded),
-            active_version=unrecorded[0].identity.version if unrecorded else "",
+        active = replace(
+            active,
+            problem="; ".join(str(error) for error in errors),
+            is_newer=any(activation_record.is_newer(error) for error in errors),
+            unrecorded=tuple(one.layer for one in unrecorded),
+            version=unrecorded[0].identity.version if unrecorded else "",
         )
     try:
         found = activation_record.read(root)
     except DataError:
-        return facts
-    if found is None:
-        return facts
-    return replace(facts, active_layer=found.layer, active_machine_id=found.machine_id, active_version=found.identity.version)
+        return active
+    return replace(active, layer=found.layer, machine_id=found.machine_id, version=found.identity.version) if found else active
 
 
 def in_place(facts: Facts) -> tuple[Manifest, ...]:
     """The layers whose files are in their places, also if another machine activated them or the activation record is damaged."""
-    return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer in (facts.active_layer, *facts.unrecorded_layers))
+    return tuple(m for m in facts.layers if facts.is_in_place(m) or m.layer in facts.active.layers)
 
 
 def own_versions(facts: Facts) -> set[str]:
@@ -166,7 +164,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
     """Adds what is wrong with the contents of the layers that could be used, and what keeps them from being activated. Of an inert layer
     only modules and programs are hashed here; the rest is hashed during its activation."""
     layers = _candidates(facts, wanted)
-    if not layers or facts.activation_problem:
+    if not layers or facts.active.problem:
         return facts
     problems: list[str] = []
     obstacle = ""
@@ -175,7 +173,7 @@ def _with_contents(facts: Facts, root: Path, wanted: DriverWanted, is_mounted: b
             problems += tree.problems(root, layer.deciding_files)
             continue
         problems += Store(root).problems(preconditions.urgent(layer.files))
-        if facts.active_layer:
+        if facts.active.layer:
             continue  # the active layer's own files are in the way; other obstacles show once it has been deactivated
         try:
             preconditions.check(root, Store(root), layer, is_mounted)

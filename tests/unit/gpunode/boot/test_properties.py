@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide import decide
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Facts
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Active, Facts
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Action, Step
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
@@ -24,6 +24,7 @@ from tests.kit.values import (
     a_marker,
     a_record,
     baked,
+    changed,
     digest,
     gpu,
     identity,
@@ -92,9 +93,7 @@ FACTS = st.builds(
     layers=st.lists(LAYERS, max_size=2).map(tuple),
     layer_problems=st.sampled_from([(), ("bad",)]),
     layer_contents=CONTENTS,
-    activation_problem=PROBLEMS,
-    activation_is_newer=st.booleans(),
-    removal_under_way=st.sampled_from([False, False, True]),
+    active=st.builds(Active, problem=PROBLEMS, is_newer=st.booleans(), removal_under_way=st.sampled_from([False, False, True])),
     record=st.one_of(st.none(), RECORDS),
     record_problem=PROBLEMS,
     record_contents=CONTENTS,
@@ -136,7 +135,7 @@ def test_any_facts_have_one_explained_plan(facts: Facts, policy: Policy) -> None
 def test_no_action_means_no_steps_unless_the_node_is_ready(facts: Facts, policy: Policy) -> None:
     plan = decide(facts, policy)
     if plan.action is NONE and plan.code != "already_initialised":
-        assert plan.steps == () or (facts.removal_under_way and plan.steps == (Step.REMOVE_DRIVER,))
+        assert plan.steps == () or (facts.active.removal_under_way and plan.steps == (Step.REMOVE_DRIVER,))
     if plan.action is not NONE:
         assert plan.steps[-2:] == (Step.WRITE_RECORD, Step.START_SERVICES)
         assert plan.steps.count(Step.RUN_CONTAINER) == 1
@@ -145,7 +144,7 @@ def test_no_action_means_no_steps_unless_the_node_is_ready(facts: Facts, policy:
 
 @given(ANY_FACTS, ANY_POLICY)
 def test_an_interrupted_removal_is_finished_before_anything_else(facts: Facts, policy: Policy) -> None:
-    plan = decide(replace(facts, removal_under_way=True, activation_is_newer=False), policy)
+    plan = decide(changed(facts, removal_under_way=True, activation_is_newer=False), policy)
     assert Step.REMOVE_DRIVER in plan.steps or plan.fails
 
 
@@ -159,7 +158,7 @@ def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Fa
     assert facts.module
     assert facts.uvm
     assert facts.marker
-    assert not facts.activation_problem
+    assert not facts.active.problem
     kernels = (facts.module.kver, facts.uvm.kver, facts.marker.kernel)
     assert kernels == (facts.kver,) * 3
     assert (facts.marker.version, facts.marker.kind, facts.marker.arch) == (wanted.version, wanted.kind, facts.arch)
