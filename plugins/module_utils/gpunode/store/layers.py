@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, LayerError
 from ..paths import LAYERS, STORE
 from ..util import jsondoc
 from ..util.files import make_private, remove_empty_folder, write_atomic
 from . import activation_record, installed_files
-from .manifest import CAPTURED, IN_PLACE, INVALID, SCHEMA, Manifest, parse
+from .linking import linked_paths
+from .manifest import CAPTURED, IN_PLACE, INVALID, SCHEMA, Manifest, parse, plain_entry
 
-_BAD = "judged-bad.json"
+_BAD, _BAD_SCHEMA = "judged-bad.json", 2
 BESIDE = (_BAD,)  # our files beside a manifest
 
 
@@ -65,13 +67,25 @@ def write(root: Path, manifest: Manifest) -> Path:
     Raises DataError if a reader would refuse the manifest, so that a bake does not succeed with it.
     """
     path = path_of(root, manifest.layer)
-    text = jsondoc.dump({"schema": SCHEMA, **asdict(manifest)})
+    text = jsondoc.dump(_plain(manifest))
     parse(text, str(path), manifest.layer)
     for folder in (root / STORE, root / LAYERS, path.parent):
         make_private(folder)
     os.sync()  # the files that the manifest names, and its folders, must be on disk before it
     write_atomic(path, text, 0o600)
     return path
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON values."""
+    return {
+        "schema": SCHEMA,
+        **asdict(manifest),
+        "files": [plain_entry(entry) for entry in manifest.files],
+        "linked": linked_paths(manifest.files),
+        "originals": [plain_entry(entry) for entry in manifest.originals],
+        "indexes": [{**vars(index), "after": plain_entry(index.after)} for index in manifest.indexes],
+    }
 
 
 def read(path: Path) -> Manifest:
@@ -108,7 +122,7 @@ def newer(root: Path) -> str:
 
 def mark_bad(root: Path, layer: Manifest, machine_id: str, reason: str) -> None:
     """Records that a layer was judged bad on this machine, so that it is not tried again there."""
-    mark = {"schema": SCHEMA, "machine_id": machine_id, "reason": reason, "bake": _bake_of(layer)}
+    mark = {"schema": _BAD_SCHEMA, "machine_id": machine_id, "reason": reason, "bake": _bake_of(layer)}
     write_atomic(path_of(root, layer.layer).with_name(_BAD), jsondoc.dump(mark), 0o600)
 
 
@@ -121,7 +135,7 @@ def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
     if not path.exists():
         return None
     try:
-        found = jsondoc.load(path.read_text(encoding="utf-8"), SCHEMA, str(path), INVALID)
+        found = jsondoc.load(path.read_text(encoding="utf-8"), _BAD_SCHEMA, str(path), INVALID)
     except (OSError, UnicodeDecodeError, DataError) as error:
         return f"the reason cannot be read: {error}"
     is_meant = found.get("machine_id") == machine_id and found.get("bake", _bake_of(layer)) == _bake_of(layer)

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +26,8 @@ _LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64",
 class Entry:
     """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256.
 
-    ``attributes`` are extended attributes, name and base64 of the value, sorted; without those that a system sets by itself.
+    ``attributes`` are extended attributes, name and base64 of the value, sorted; without those that a system sets by itself. ``linked``
+    is not a property of the file: it tells whether the file may be a hard link to its object in the store; None if that was not said.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Entry:
     sha256: str = ""
     target: str = ""
     attributes: tuple[tuple[str, str], ...] = ()
+    linked: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ _ELSEWHERE = frozenset(("", ".", ".."))
 _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, limits.h(0p)
 
 
-def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
-    """Parses a document of layout version ``schema``. Raises DataError with ``code``; a newer layout is never guessed at (D13)."""
+def load(text: str, schema: int, where: str, code: str, older: Collection[int] = ()) -> dict[str, Any]:
+    """Parses a document of layout version ``schema``, or of one of ``older``. Raises DataError with ``code``; a newer layout is never
+    guessed at (D13)."""
     try:
         document = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -23,7 +24,7 @@ def load(text: str, schema: int, where: str, code: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise DataError(f"{where}: not a JSON object; it is not used", code=code)
     found = document.get("schema")
-    if found != schema or isinstance(found, bool):
+    if found not in (schema, *older) or isinstance(found, bool):
         newer = ": use the program that wrote it, or a later one" if isinstance(found, int) and found > schema else ""
         message = f"{where}: layout version {found!r}, this program reads {schema}; it is not used{newer}"
         raise DataError(message, code=code, details={"schema": found})

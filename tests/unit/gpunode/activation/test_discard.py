@@ -77,7 +77,7 @@ def test_a_broken_layer_can_be_discarded(node: LayerNode, layer: Manifest) -> No
 
 def make_newer(path: Path) -> None:
     text = path.read_text()
-    newer = text.replace('"schema": 2', '"schema": 3').replace('"schema":1', '"schema":2')
+    newer = text.replace('"schema": 3', '"schema": 4').replace('"schema":1', '"schema":2')
     assert newer != text
     path.write_text(newer)
 
@@ -86,7 +86,7 @@ def test_a_manifest_of_a_newer_layout_is_neither_used_nor_dropped(node: LayerNod
     make_newer(layers.path_of(node.root, layer.layer))
     before = snapshot(node.root, "none")
     for call in (lambda: layers.find(node.root, layer.layer), lambda: discard.discard(node.root, node, layer.layer)):
-        with pytest.raises(LayerError, match="layout version 3") as caught:
+        with pytest.raises(LayerError, match="layout version 4") as caught:
             call()
         assert caught.value.code == "store_newer"
     assert snapshot(node.root, "none") == before
@@ -99,7 +99,7 @@ def test_while_a_manifest_cannot_be_read_no_object_is_dropped(node: LayerNode, l
     said: list[str] = []
     assert discard.discard(node.root, node, layer.layer, said.append)
     assert {f for f in layernode.store_files(node.root) if f.startswith("objects/")} == objects
-    assert any("objects stay" in line and "layout version 3" in line for line in said)
+    assert any("objects stay" in line and "layout version 4" in line for line in said)
     with pytest.raises(DataError):
         Store(node.root).collect()
 

@@ -33,6 +33,26 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_all(tmp_path) == ((layer,), ())
 
 
+def test_says_which_files_are_linked(tmp_path: Path) -> None:
+    plain, module = support.entry("usr/src/nvidia-1.2/nvidia/nv-kernel.o_binary"), support.manifest().modules[0]
+    layer = support.manifest(files=(replace(module, linked=False), replace(plain, linked=True)))
+    path = store_layers.write(tmp_path, layer)
+    assert json.loads(path.read_text())["linked"] == [plain.path]
+    assert [entry.linked for entry in store_layers.read(path).files] == [False, True]
+
+
+@pytest.mark.parametrize("changes", [{"mode": 0o4755}, {"mode": 0o666}, {"attributes": (("user.a", ""),)}])
+def test_refuses_to_link_a_file_that_others_could_write_to_or_that_has_rights(tmp_path: Path, changes: dict[str, Any]) -> None:
+    layer = support.manifest()
+    with pytest.raises(DataError, match="wrong or empty: linked"):
+        store_layers.write(tmp_path, replace(layer, files=(*layer.files, support.entry("usr/bin/x", linked=True, **changes))))
+
+
+def test_a_manifest_of_0_1_0_does_not_say_which_files_are_linked(good: str) -> None:
+    text = with_value(with_value(good, "schema", 2), "linked", ...)
+    assert {entry.linked for entry in manifest.parse(text, "manifest.json", LAYER).files} == {None}
+
+
 def test_only_root_may_enter_the_store(tmp_path: Path) -> None:
     path = store_layers.write(tmp_path, support.manifest())
     folders = [f for f in path.parents if tmp_path / STORE in (f, *f.parents)]
@@ -61,8 +81,8 @@ def with_value(text: str, path: str, value: Any) -> str:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        pytest.param("schema", 3, "layout version 3, this program reads 2", id="newer layout"),
-        pytest.param("schema", 1, "layout version 1, this program reads 2", id="older layout"),
+        pytest.param("schema", 4, "layout version 4, this program reads 3", id="newer layout"),
+        pytest.param("schema", 1, "layout version 1, this program reads 3", id="older layout"),
         pytest.param("schema", ..., "layout version None", id="no layout"),
         pytest.param("schema", True, "layout version True", id="layout is a truth value"),
         pytest.param("layer", "cuda-1.2-open-6.1", "wrong or empty: layer", id="another folder's"),
@@ -127,6 +147,9 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("files.0.attributes", [["user.b", ""], ["user.a", ""]], "attributes", id="attributes in no order"),
         pytest.param("files.0.attributes", [["user.a", ""], ["user.a", ""]], "attributes", id="an attribute twice"),
         pytest.param("files.0.more", 1, "wrong shape", id="more of a file"),
+        pytest.param("files.0.linked", True, "wrong shape", id="a file that says that it is linked"),
+        pytest.param("linked", ..., "linked is None", id="no linked files"),
+        pytest.param("linked", [1], "linked contains something that is not text", id="a linked file is a number"),
         pytest.param("warnings", None, "warnings is None", id="no warnings"),
         pytest.param("replaced", ["etc/../x"], "leads outside", id="replaced leads out"),
         pytest.param("replaced", ["etc/x", "etc/x"], "replaced and deleted (a path twice)", id="replaced twice"),

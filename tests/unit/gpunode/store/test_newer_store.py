@@ -73,7 +73,7 @@ def test_a_boot_does_without_a_newer_layer_and_says_why(both: tuple[LayerNode, M
     before = in_store(node)
     _facts, outcome = boot_flow.boot(node, policy(delay_s=0), root=node.root)
     assert (outcome.result, outcome.code) == ("compiled", "manifest_invalid")
-    assert "layout version 3, this program reads 2" in outcome.reason
+    assert "layout version 4, this program reads 3" in outcome.reason
     assert before.items() <= in_store(node).items()
 
 
@@ -97,6 +97,6 @@ def test_a_seal_refuses_and_names_it(both: tuple[LayerNode, Manifest]) -> None:
     node, layer = both
     make_newer(layers.path_of(node.root, layer.layer))
     before = in_store(node)
-    with pytest.raises(SealError, match="layout version 3, this program reads 2"):
+    with pytest.raises(SealError, match="layout version 4, this program reads 3"):
         seal_flow.seal(node.root, node, Containerd(node), SealRequest())
     assert before.items() <= in_store(node).items()
