@@ -25,8 +25,9 @@ from plugins.module_utils.gpunode.activation import activate as activation_activ
 from plugins.module_utils.gpunode.activation import deactivate as activation_deactivate
 from plugins.module_utils.gpunode.activation import discard
 from plugins.module_utils.gpunode.store import layers, manifest
+from plugins.module_utils.gpunode.store.linking import is_linkable
 from plugins.module_utils.gpunode.store.manifest import Identity, Index, Manifest, ModuleFact
-from plugins.module_utils.gpunode.store.objects import Store, is_linkable, objects_of
+from plugins.module_utils.gpunode.store.objects import Store, objects_of
 from plugins.module_utils.gpunode.system import tree
 from plugins.module_utils.gpunode.util.run import SystemRunner
 

@@ -6,12 +6,14 @@ Its depmod and ldconfig are fakes that make their files from what is there, as t
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import LayerError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ORIGINALS
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.linking import may_be_linked
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Index, Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, key, objects_of
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry, Listing, attributes, describe
@@ -34,6 +37,7 @@ MODULES = f"usr/lib/modules/{KVER}"
 MODULE = f"{MODULES}/updates/dkms/nvidia.ko"
 LIBRARY = f"{LIBRARIES}/libcuda.so.{VERSION}"
 SETUID = "usr/bin/nvidia-modprobe"
+BUILT_FROM = f"usr/src/nvidia-{VERSION}/nvidia/nv-kernel.o_binary"
 REPLACED, REPLACED_LINK, DELETED = "etc/modprobe.d/system.conf", "usr/lib/libGL.so.1", "etc/ld.so.conf.d/old.conf"
 DELETED_FOLDER, SHARED_FOLDER = "etc/old.d", "usr/lib/shared"
 STORE = "var/lib/gpu-prebake"
@@ -102,6 +106,7 @@ class LayerNode(FakeNode):
         self.link(REPLACED_LINK, "libGL-nvidia.so")
         (self.root / DELETED).unlink(missing_ok=True)
         self.put("usr/lib/firmware/nvidia/gsp.bin", "firmware")
+        self.put(BUILT_FROM.replace(VERSION, version), "closed part")
         (self.root / "opt/azure").chmod(0o750)
         shutil.rmtree(self.root / DELETED_FOLDER, ignore_errors=True)
         (self.root / SHARED_FOLDER).chmod(0o2770)
@@ -126,8 +131,11 @@ def derived_files(root: Path) -> dict[str, Entry]:
     return {e.path: e for e in describe(root, (f"{MODULES}/{p.name}" for p in sorted((root / MODULES).glob("modules.*"))))}
 
 
-def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, **changes: Any) -> Manifest:
-    """What a captured bake would leave in the store of ``node``: built on a copy of it, so that the node itself stays as it is."""
+def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, says_linked: bool = True, **changes: Any) -> Manifest:
+    """What a captured bake would leave in the store of ``node``: built on a copy of it, so that the node itself stays as it is.
+
+    Without ``says_linked``, as 0.1.0 did, whose manifests do not say which files are linked.
+    """
     shutil.rmtree(scratch, ignore_errors=True)
     shutil.copytree(node.root, scratch, symlinks=True)
     builder = kind.__new__(kind)
@@ -139,7 +147,7 @@ def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, *
     deleted = sorted(p for p in before if p not in after)
     layer = support.manifest(
         stored=True,
-        files=tuple(after[p] for p in sorted(after) if before.get(p) != after[p]),
+        files=tuple(_said(after[p], says_linked) for p in sorted(after) if before.get(p) != after[p]),
         replaced=tuple(replaced),
         deleted=tuple(deleted),
         originals=tuple(before[p] for p in [*replaced, *deleted]),
@@ -149,9 +157,17 @@ def capture(node: LayerNode, scratch: Path, kind: type[LayerNode] = LayerNode, *
     store = Store(node.root)
     for entry in objects_of(layer):
         store.put(scratch / entry.path, entry)
-    layers.write(node.root, layer)
+    path = layers.write(node.root, layer)
+    if not says_linked:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        del document["linked"]
+        path.write_text(json.dumps({**document, "schema": 2, "mode": "captured"}), encoding="utf-8")
     shutil.rmtree(scratch)
     return layer
+
+
+def _said(entry: Entry, says_linked: bool) -> Entry:
+    return replace(entry, linked=may_be_linked(entry)) if says_linked else entry
 
 
 def snapshot(root: Path, without: str = STORE) -> dict[str, tuple[Any, ...]]:

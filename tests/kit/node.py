@@ -299,6 +299,8 @@ def behave(node: FakeNode, action: str) -> Reply:
 def write_as_0_1_0(root: Path, layer: manifest.Manifest) -> None:
     """Writes a manifest as version 0.1.0 did. Only that version baked layers that are not stored."""
     document = {name: value for name, value in asdict(layer).items() if name != "stored"}
+    document.update({name: [manifest.plain_entry(entry) for entry in getattr(layer, name)] for name in ("files", "originals")})
+    document["indexes"] = [{**vars(index), "after": manifest.plain_entry(index.after)} for index in layer.indexes]
     path = layers.path_of(root, layer.layer)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(jsondoc.dump({**document, "schema": 2, "mode": "captured" if layer.stored else "in_place"}), encoding="utf-8")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..driver.modules import is_driver_file
 from ..errors import LayerError
+from ..store.linking import is_linkable
 from ..store.manifest import Manifest
-from ..store.objects import Store, is_linkable, objects_of
+from ..store.objects import Store, objects_of
 from ..system import tree
 from ..system.tree import Entry
 from .staging import CLONE_FROM, Staging

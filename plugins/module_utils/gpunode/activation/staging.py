@@ -17,7 +17,8 @@ from pathlib import Path
 from ..driver import dkms
 from ..errors import CommandError, LayerError
 from ..store.activation_record import COPY, LINK, MADE, REFLINK, Kept
-from ..store.objects import Store, is_linkable
+from ..store.linking import is_linkable
+from ..store.objects import Store
 from ..system import tree
 from ..system.tree import Entry
 from ..util import files

@@ -10,12 +10,13 @@ import errno
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..driver import dkms, footprint
 from ..errors import BuildError
 from ..paths import STORE
+from ..store.linking import may_be_linked
 from ..store.manifest import Index
 from ..system import tree
 from ..system.tree import Entry
@@ -80,7 +81,7 @@ def read(root: Path, sandbox: Sandbox, kver: str) -> Captured:
     gone = tree.describe(root, deleted)
     _refuse_special(gone)
     return Captured(
-        files=tuple(files[p] for p in sorted(files)),
+        files=tuple(replace(files[p], linked=may_be_linked(files[p])) for p in sorted(files)),
         replaced=tuple(replaced),
         deleted=tuple(deleted),
         originals=tuple(sorted((*(before[p] for p in replaced), *gone), key=lambda e: e.path)),

@@ -160,7 +160,9 @@ def is_registered(root: Path, version: str) -> bool:
 
 def belongs_to_a_package(version: str, owned: Collection[str]) -> bool:
     """Whether the sources of ``version`` are among ``owned``, the paths in dpkg's file lists."""
-    return any(path == sources(version) or path.startswith(f"{sources(version)}/") for path in owned)
+    folder = sources(version)
+    inside = f"{folder}/"
+    return folder in owned or any(path.startswith(inside) for path in owned)
 
 
 def made_of_ours(root: Path, version: str, owned: Collection[str]) -> Made:

@@ -14,7 +14,8 @@ from ..errors import DataError
 from ..paths import ACTIVATION, ACTIVATION_JOURNAL, STORE
 from ..system.tree import Entry
 from ..util import files, jsondoc
-from .manifest import Identity, layer_name, read_entry
+from .linking import linked_paths
+from .manifest import Identity, layer_name, plain_entry, read_entry
 
 SCHEMA = 1
 ACTIVATE, DEACTIVATE = "activate", "deactivate"
@@ -134,14 +135,15 @@ def _plain(activation: Activation) -> dict[str, Any]:
     """The activation as JSON values. dataclasses.asdict would take longer than putting the files in place."""
 
     def kept(items: Iterable[Kept]) -> list[dict[str, Any]]:
-        return [{"entry": vars(item.entry), "mtime_ns": item.mtime_ns} for item in items]
+        return [{"entry": plain_entry(item.entry), "mtime_ns": item.mtime_ns} for item in items]
 
     return {
         **vars(activation),
         "identity": vars(activation.identity),
-        "placed": [vars(entry) for entry in activation.placed],
+        "placed": [plain_entry(entry) for entry in activation.placed],
+        "linked": linked_paths(activation.placed),
         "originals": kept(activation.originals),
-        "derived": [{**vars(d), "before": kept(d.before), "after": [vars(entry) for entry in d.after]} for d in activation.derived],
+        "derived": [{**vars(d), "before": kept(d.before), "after": [plain_entry(entry) for entry in d.after]} for d in activation.derived],
         "how": dict(activation.how),
     }
 
@@ -161,12 +163,13 @@ def _activation(data: dict[str, Any], where: str) -> Activation:
         return jsondoc.get(data, key, kind, where, _CODE)
 
     try:
+        linked = frozenset(get("linked", list)) if "linked" in data else None  # 0.1.0 has no such list, and does not mind it
         found = Activation(
             layer=get("layer", str),
             identity=Identity(**jsondoc.texts(data, "identity", where, _CODE)),
             machine_id=get("machine_id", str),
             activated=get("activated", str),
-            placed=tuple(read_entry(item, where, _CODE) for item in get("placed", list)),
+            placed=tuple(read_entry(item, where, _CODE, linked) for item in get("placed", list)),
             folders=tuple(_folder(path, where) for path in get("folders", list)),
             originals=tuple(_kept(item, where) for item in get("originals", list)),
             derived=tuple(_derived(item, where) for item in get("derived", list)),

@@ -18,7 +18,7 @@ from ..system import tree
 from ..system.tree import Entry
 from ..util import jsondoc
 from ..util.files import make_private, write_atomic
-from .manifest import read_entry
+from .manifest import plain_entry, read_entry
 
 SCHEMA = 2
 _CODE = "placed_invalid"
@@ -41,7 +41,7 @@ class InstalledFiles:
 def write(root: Path, installed: InstalledFiles) -> None:
     """Writes the document durably."""
     make_private(root / STORE)
-    data = {"schema": SCHEMA, "entries": [vars(entry) for entry in installed.entries], "absent": list(installed.absent)}
+    data = {"schema": SCHEMA, "entries": [plain_entry(entry) for entry in installed.entries], "absent": list(installed.absent)}
     write_atomic(root / INSTALLED_FILES, jsondoc.dump(data), 0o600)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ..errors import DataError, LayerError
 from ..paths import LAYERS, STORE
 from ..util import jsondoc
 from ..util.files import make_private, remove_empty_folder, write_atomic
 from . import activation_record, installed_files
-from .manifest import INVALID, SCHEMA, Manifest, parse
+from .linking import linked_paths
+from .manifest import INVALID, SCHEMA, Manifest, parse, plain_entry
 
-_BAD = "judged-bad.json"
-_BAD_SCHEMA = 2  # the layout version of that document
+_BAD, _BAD_SCHEMA = "judged-bad.json", 2
 BESIDE = (_BAD,)  # our files beside a manifest
 
 
@@ -69,13 +70,27 @@ def write(root: Path, manifest: Manifest) -> Path:
     Raises DataError if a reader would refuse the manifest, so that a bake does not succeed with it.
     """
     path = path_of(root, manifest.layer)
-    text = jsondoc.dump({"schema": SCHEMA, **{name: value for name, value in asdict(manifest).items() if name != "stored"}})
+    text = jsondoc.dump(_plain(manifest))
     parse(text, str(path), manifest.layer)
     for folder in (root / STORE, root / LAYERS, path.parent):
         make_private(folder)
     os.sync()  # the files that the manifest names, and its folders, must be on disk before it
     write_atomic(path, text, 0o600)
     return path
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as JSON values."""
+    fields = asdict(manifest)
+    del fields["stored"]  # only a layer of 0.1.0 is not
+    return {
+        **fields,
+        "schema": SCHEMA,
+        "files": [plain_entry(entry) for entry in manifest.files],
+        "linked": linked_paths(manifest.files),
+        "originals": [plain_entry(entry) for entry in manifest.originals],
+        "indexes": [{**vars(index), "after": plain_entry(index.after)} for index in manifest.indexes],
+    }
 
 
 def read(path: Path) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..system.module_signature import Signer
 from ..system.tree import Entry
 from ..util import jsondoc
 from ..util.expressions import expression
+from . import linking
 
 SCHEMA = 3
-_OLDER = (2,)  # of version 0.1.0, with the key ``mode``
+_OLDER = (2,)  # 0.1.0: with ``mode``, without ``linked``
 _IN_PLACE, _CAPTURED = "in_place", "captured"
 INVALID = "manifest_invalid"
 _LONGEST_S = 1e9
@@ -119,6 +121,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
     """Parses and validates a manifest; ``layer`` is the name of its folder, which it must repeat. Raises DataError."""
     data = jsondoc.load(text, SCHEMA, where, INVALID, _OLDER)
     try:
+        linked = None if data["schema"] in _OLDER else frozenset(_words(data, "linked", where))
         manifest = Manifest(
             layer=jsondoc.get(data, "layer", str, where, INVALID),
             created=jsondoc.get(data, "created", str, where, INVALID),
@@ -126,7 +129,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             image=jsondoc.get(data, "image", str, where, INVALID),
             actions=_words(data, "actions", where),
             accept_no_device=jsondoc.get(data, "accept_no_device", bool, where, INVALID),
-            files=tuple(read_entry(item, where, INVALID) for item in jsondoc.get(data, "files", list, where, INVALID)),
+            files=tuple(read_entry(item, where, INVALID, linked) for item in jsondoc.get(data, "files", list, where, INVALID)),
             replaced=_paths(data, "replaced", where),
             deleted=_paths(data, "deleted", where),
             build_s=_seconds(data, "build_s", where),
@@ -162,8 +165,16 @@ def _paths(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
     return tuple(jsondoc.check_path(path, ROOTS, where, INVALID) for path in _words(data, key, where))
 
 
-def read_entry(item: Any, where: str, code: str) -> Entry:
-    """Parses one file, link or folder in one of our documents. Raises DataError; TypeError for a wrong shape."""
+def plain_entry(entry: Entry) -> dict[str, Any]:
+    """An entry as JSON values, as ``read_entry`` reads it."""
+    plain = {**vars(entry)}
+    del plain["linked"]  # the document has a list
+    return plain
+
+
+def read_entry(item: Any, where: str, code: str, linked: Collection[str] | None = None) -> Entry:
+    """Parses one file, link or folder in one of our documents; ``linked`` are the paths that the document lists as such, or None if it has
+    no such list. Raises DataError; TypeError for a wrong shape."""
     if not isinstance(item, dict):
         raise TypeError(f"{item!r} is not an entry")
     if [type(item.get(name)) for name in _ENTRY_FIELDS] != _ENTRY_KINDS:
@@ -172,7 +183,10 @@ def read_entry(item: Any, where: str, code: str) -> Entry:
     pairs = item["attributes"]
     if pairs and not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], str) for p in pairs):
         raise TypeError(f"{pairs!r} are not attributes")
-    entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)})
+    if len(item) != len(_ENTRY_FIELDS):
+        raise TypeError(f"{', '.join(sorted(set(item) - set(_ENTRY_FIELDS)))}: unknown")
+    is_linked = None if linked is None else item["path"] in linked
+    entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)}, linked=is_linked)
     jsondoc.check_path(entry.path, ROOTS, where, code)
     if entry.type not in ("file", "link", "folder"):
         raise DataError(f"{where}: /{entry.path} has the unknown type {entry.type!r}; it is not used", code=code)
@@ -287,6 +301,8 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
         wrong.append(f"files (/{inside} is below something that is not a folder)")
     if set(facts) != {entry.path for entry in manifest.modules}:
         wrong.append("module_facts (not those of the layer's modules)")
+    if not all(linking.is_possible(entry) for entry in manifest.files if entry.linked):
+        wrong.append("linked (not files, or files to which others may write)")
     folder = f"lib/modules/{manifest.identity.kver}/"
     if not all(_INDEX.fullmatch(path) and path.startswith((folder, "usr/" + folder)) for path in indexes) or files.keys() & set(indexes):
         wrong.append("indexes (not those of the layer's kernel)")

@@ -22,30 +22,20 @@ from ..util.files import remove_empty_folder
 from ..util.parallel import each
 from . import activation_record
 from .layers import drop_layer_folder, read_all
+from .linking import is_linkable
 from .manifest import Manifest
 
 _CODE = "manifest_invalid"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-# Large files that are never written to: modules, libraries, firmware.
-_PAYLOAD = expression(r".*/[^/]+\.(ko(\.(gz|xz|zst))?|so(\.[^/]+)?)|(usr/)?lib/firmware/.+")
 _OBJECT = expression(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
 _TEMPORARY = expression(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # the names that files.write_atomic uses
-_SPECIAL = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
-
-def is_linkable(entry: Entry) -> bool:
-    """Whether a file may be a hard link to its object. A hard link shares mode, owner and contents in both directions, so the file must
-    belong to the owner of the store, root, and nobody else may write to it."""
-    plain = not entry.mode & (_SPECIAL | _WRITABLE_BY_OTHERS) and not entry.attributes and entry.uid == os.geteuid()
-    return entry.type == "file" and plain and bool(_PAYLOAD.fullmatch(entry.path))
 
 
 def key(entry: Entry) -> str:
     """The key of a file's object: a hash of content, mode, owner, attributes and whether it may be linked. It is the object's file name."""
-    parts = (entry.sha256, f"{entry.mode:o}", str(entry.uid), str(entry.gid), "link" if is_linkable(entry) else "copy")
-    attributes = (part for pair in entry.attributes for part in pair)
-    return hashlib.sha256("\0".join((*parts, *attributes)).encode()).hexdigest()
+    text = f"{entry.sha256}\0{entry.mode:o}\0{entry.uid}\0{entry.gid}\0{'link' if is_linkable(entry) else 'copy'}"
+    attributes = "".join(f"\0{name}\0{value}" for name, value in entry.attributes) if entry.attributes else ""
+    return hashlib.sha256((text + attributes).encode()).hexdigest()
 
 
 class Store:

@@ -83,12 +83,9 @@ def owned_by_dpkg(root: Path) -> set[str]:
     """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names."""
     owned: set[str] = set()
     for listed in (root / "var/lib/dpkg/info").glob("*.list"):
-        for line in (read_text(listed) or "").splitlines():
-            path = line.strip("/")
-            owned.add(path)
-            if path.startswith(("bin/", "lib/", "lib64/", "sbin/")):
-                owned.add(f"usr/{path}")
-    return owned
+        # A line is an absolute path. A system has some hundred thousand of them, so Python does not look at each.
+        owned.update(f"\n{read_text(listed) or ''}".replace("\n/", "\n").split("\n"))
+    return owned | {f"usr/{path}" for path in owned if path.startswith(("bin/", "lib/", "lib64/", "sbin/"))}
 
 
 def as_packaged(root: Path, path: str) -> bool:

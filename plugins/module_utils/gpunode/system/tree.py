@@ -9,13 +9,15 @@ import base64
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ..util.files import sha256
 from ..util.parallel import each
 
+_Result = TypeVar("_Result")
 # Labels belong to the node that a file is on, overlay's attributes to one mount.
 _LOCAL_ATTRIBUTES = ("trusted.overlay.", "security.selinux", "security.SMACK64", "security.apparmor", "security.ima", "security.evm")
 
@@ -26,7 +28,8 @@ _UNKNOWN = -1
 class Entry:
     """A file, link or folder: path relative to the root, permission bits, owner, and a file's size in bytes and SHA-256.
 
-    ``attributes`` are extended attributes, name and base64 of the value, sorted; without those that a system sets by itself.
+    ``attributes`` are extended attributes, name and base64 of the value, sorted; without those that a system sets by itself. ``linked``
+    is not a property of the file: it tells whether the file may be a hard link to its object in the store; None if that was not said.
     """
 
     path: str
@@ -38,6 +41,7 @@ class Entry:
     sha256: str = ""
     target: str = ""
     attributes: tuple[tuple[str, str], ...] = ()
+    linked: bool | None = field(default=None, compare=False)
 
     @property
     def is_whole(self) -> bool:
@@ -107,27 +111,56 @@ def difference(before: Listing, after: Listing) -> Difference:
 
 def describe(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
     """The entries at ``paths``; contents are hashed in parallel. Raises OSError."""
-    return tuple(each(lambda p: _describe(root, p), paths))
+    return tuple(_must(now) for now in _describe(root, paths).values())
 
 
 def describe_present(root: Path, paths: Iterable[str]) -> dict[str, Entry | None]:
     """The entry of each path; None for a path that does not exist. Raises OSError."""
-
-    def describe_one(path: str) -> Entry | None:
-        try:
-            return _describe(root, path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return None
-            raise
-
-    wanted = list(paths)
-    return dict(zip(wanted, each(describe_one, wanted)))
+    return {path: None if _is_absent(now) else _must(now) for path, now in _describe(root, paths).items()}
 
 
-def _describe(root: Path, path: str) -> Entry:
-    file = root / path
-    status = file.lstat()
+def _is_absent(now: Entry | OSError) -> bool:
+    return isinstance(now, OSError) and now.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def _must(now: Entry | OSError) -> Entry:
+    if isinstance(now, OSError):
+        raise now
+    return now
+
+
+def _describe(root: Path, paths: Iterable[str]) -> dict[str, Entry | OSError]:
+    """The entry of each path, or the error. A file is read once, however many of the paths are its names."""
+    top = f"{root}/"  # joined as text: pathlib takes longer than the system calls
+    found = {path: _tried(_describe_unread, top, path) for path in paths}
+    names = {one.file: (one.entry.size, path) for path, one in found.items() if isinstance(one, _Unread)}
+    largest_first = sorted(names, key=names.__getitem__, reverse=True)  # so that no thread is left alone with a large one at the end
+    hashes = dict(zip(largest_first, each(lambda file: _tried(sha256, top + names[file][1]), largest_first)))
+    return {path: _with_hash(one.entry, hashes[one.file]) if isinstance(one, _Unread) else one for path, one in found.items()}
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """The entry of a file whose content is not hashed yet, and what is the same for all names of that file, and for no other file."""
+
+    entry: Entry
+    file: tuple[int, int, str]
+
+
+def _tried(work: Callable[..., _Result], *arguments: str) -> _Result | OSError:
+    try:
+        return work(*arguments)
+    except OSError as error:
+        return error
+
+
+def _with_hash(entry: Entry, found: str | OSError) -> Entry | OSError:
+    return found if isinstance(found, OSError) else replace(entry, sha256=found)
+
+
+def _describe_unread(top: str, path: str) -> Entry | _Unread:
+    file = top + path
+    status = os.lstat(file)
     mode = stat.S_IMODE(status.st_mode)
     found = attributes(file)
     if stat.S_ISLNK(status.st_mode):
@@ -137,10 +170,11 @@ def _describe(root: Path, path: str) -> Entry:
         return Entry(path, "folder", mode, status.st_uid, status.st_gid, attributes=found)
     if not stat.S_ISREG(status.st_mode):
         return Entry(path, "other", mode, status.st_uid, status.st_gid)  # a device or a pipe: reading it could block for ever
-    return Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, sha256(file), attributes=found)
+    entry = Entry(path, "file", mode, status.st_uid, status.st_gid, status.st_size, attributes=found)
+    return _Unread(entry, (status.st_dev, status.st_ino, path if status.st_nlink == 1 else ""))
 
 
-def attributes(file: Path) -> tuple[tuple[str, str], ...]:
+def attributes(file: Path | str) -> tuple[tuple[str, str], ...]:
     """The extended attributes that belong to a file wherever it is, such as capabilities and access lists. Raises OSError."""
     names = attribute_names(file, False)
     return tuple((name, base64.b64encode(os.getxattr(file, name, follow_symlinks=False)).decode()) for name in names)
@@ -158,7 +192,8 @@ def attribute_names(file: Path | str | int, follow_symlinks: bool) -> list[str]:
 
 def problems(root: Path, entries: Iterable[Entry]) -> tuple[str, ...]:
     """Which of ``entries`` are missing or differ now, a text for each; all contents are read and hashed (D9, D10)."""
-    return tuple(filter(None, each(lambda e: _problem(root, e), entries)))
+    wanted = {entry.path: entry for entry in entries}
+    return tuple(filter(None, (_problem(now, wanted[path]) for path, now in _describe(root, wanted).items())))
 
 
 def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
@@ -174,18 +209,16 @@ def hash_problems(root: Path, hashes: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(filter(None, each(problem, hashes.items())))
 
 
-def _problem(root: Path, entry: Entry) -> str:
-    try:
-        now = _describe(root, entry.path)
-    except OSError as error:
-        return f"/{entry.path}: {error.strerror}"
-    field = changed_field(now, entry)
-    return f"/{entry.path}: its {field} changed since it was recorded" if field else ""
+def _problem(now: Entry | OSError, wanted: Entry) -> str:
+    if isinstance(now, OSError):
+        return f"/{wanted.path}: {now.strerror}"
+    name = changed_field(now, wanted)
+    return f"/{wanted.path}: its {name} changed since it was recorded" if name else ""
 
 
 def changed_field(now: Entry, entry: Entry) -> str:
     """The first field in which two entries differ; empty if they are equal."""
-    for field in ("type", "sha256", "target", "mode", "uid", "gid", "size", "attributes"):
-        if getattr(now, field) != getattr(entry, field):
-            return field
+    for name in ("type", "sha256", "target", "mode", "uid", "gid", "size", "attributes"):
+        if getattr(now, name) != getattr(entry, name):
+            return name
     return ""

@@ -30,7 +30,7 @@ def leads_elsewhere(root: Path, folder: str) -> bool:
         return True
 
 
-def sha256(path: Path) -> str:
+def sha256(path: Path | str) -> str:
     """The contents' SHA-256 in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -15,8 +15,8 @@ _NAME_MAX, _PATH_MAX = 255, 4096  # bytes, limits.h(0p)
 
 
 def load(text: str, schema: int, where: str, code: str, older: Collection[int] = ()) -> dict[str, Any]:
-    """Parses a document of layout version ``schema``, or of one of the ``older`` versions. Raises DataError with ``code``; a newer layout
-    is never guessed at (D13)."""
+    """Parses a document of layout version ``schema``, or of one of ``older``. Raises DataError with ``code``; a newer layout is never
+    guessed at (D13)."""
     try:
         document = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

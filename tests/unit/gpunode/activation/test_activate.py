@@ -21,6 +21,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
 
 from tests.kit import layer as layernode
 from tests.kit.layer import (
+    BUILT_FROM,
     DELETED,
     DELETED_FOLDER,
     LIBRARY,
@@ -32,6 +33,7 @@ from tests.kit.layer import (
     SHARED_FOLDER,
     LayerNode,
     alter,
+    capture,
     flip,
     object_of,
     refused,
@@ -87,10 +89,21 @@ def test_the_record_says_what_was_done(node: LayerNode, layer: Manifest, active:
 
 def test_only_the_large_payload_is_linked(node: LayerNode, active: activation_record.Activation) -> None:
     shared = {path for path in active.how if (node.root / path).lstat().st_nlink > 1}
-    assert {MODULE, LIBRARY, DKMS_COPY, "usr/lib/firmware/nvidia/gsp.bin"} <= shared
+    assert {MODULE, LIBRARY, DKMS_COPY, BUILT_FROM, "usr/lib/firmware/nvidia/gsp.bin"} <= shared
     assert shared == {path for path, how in active.how.items() if how == activation_record.LINK}
     assert active.how[SETUID] == active.how[REPLACED] == activation_record.COPY
     assert (node.root / MODULE).stat().st_ino == (node.root / DKMS_COPY).stat().st_ino
+
+
+def test_a_layer_of_0_1_0_is_activated_from_its_own_objects(tmp_path: Path) -> None:
+    node = LayerNode(tmp_path / "root")
+    capture(node, tmp_path / "scratch", says_linked=False)
+    (layer,), _problems = layers.read_all(node.root)
+    before = snapshot(node.root)
+    active = activate.activate(node.root, node, layer)
+    assert (active.how[BUILT_FROM], active.how[LIBRARY]) == (activation_record.COPY, activation_record.LINK)
+    assert deactivate.deactivate(node.root, node).kept == []
+    assert snapshot(node.root) == before
 
 
 def test_the_same_again_changes_nothing(node: LayerNode, layer: Manifest, active: activation_record.Activation) -> None:
@@ -318,7 +331,8 @@ def test_another_bad_object_is_found_before_it_is_in_place(node: LayerNode, laye
     assert activation_record.read_journal(node.root) is None
 
 
-def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(node: LayerNode, layer: Manifest) -> None:
+@pytest.mark.parametrize("path", [LIBRARY, BUILT_FROM])
+def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(node: LayerNode, layer: Manifest, path: str) -> None:
     active = activate.activate(node.root, node, layer, hash_user_space=False)
     assert not active.verified
     assert verify.verify(node.root) == ()
@@ -326,12 +340,34 @@ def test_without_hashing_user_space_verify_finds_it_and_says_when_all_was_read(n
     assert found
     assert found.verified
     deactivate.deactivate(node.root, node)
-    flip(object_of(node, layer, LIBRARY))
+    flip(object_of(node, layer, path))
     before = snapshot(node.root)
     activate.activate(node.root, node, layer, hash_user_space=False)
-    assert verify.verify(node.root) == (f"/{LIBRARY}: its sha256 changed since it was recorded",)
+    assert verify.verify(node.root) == (f"/{path}: its sha256 changed since it was recorded",)
     assert deactivate.deactivate(node.root, node).kept == []
     assert snapshot(node.root) == before
+
+
+def test_a_damaged_object_that_an_interrupted_activation_placed_is_rolled_back(
+    node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be linked is only in the journal then."""
+    flip(object_of(node, layer, BUILT_FROM))
+    before = snapshot(node.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(activation_record, "write", _power_cut)
+        patch.setattr(activate, "finish_taking_away", _power_cut)
+        with pytest.raises(LayerError):
+            activate.activate(node.root, node, layer, hash_user_space=False)
+    assert (node.root / BUILT_FROM).exists()
+    done = deactivate.resume(node.root, node)
+    assert done
+    assert done.kept == []
+    assert snapshot(node.root) == before
+
+
+def _power_cut(*_arguments: object, **_named: object) -> None:
+    raise OSError(5, "cut")
 
 
 def test_a_layer_that_0_1_0_baked_in_place_is_not_activated(node: LayerNode, layer: Manifest) -> None:

@@ -18,6 +18,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 
 from tests.kit import layer as layernode
 from tests.kit.layer import (
+    BUILT_FROM,
     DELETED,
     LIBRARY,
     MODULE,
@@ -48,6 +49,7 @@ DKMS_TREE = f"var/lib/dkms/nvidia/{VERSION}"
         pytest.param(SETUID, lambda p: p.write_text("other"), "its sha256 was changed", id="copy overwritten"),
         pytest.param(SETUID, lambda p: p.chmod(0o755), "its mode was changed", id="copy chmodded"),
         pytest.param(LIBRARY, lambda p: p.write_text("other"), "its sha256 was changed", id="link overwritten in place"),
+        pytest.param(BUILT_FROM, lambda p: p.write_text("other"), "its sha256 was changed", id="linked source overwritten in place"),
         pytest.param(LIBRARY, lambda p: p.chmod(0o4755), "its mode was changed", id="link chmodded"),
         pytest.param(f"{LIBRARIES}/libcuda.so.1", lambda p: (p.unlink(), p.symlink_to("x")), "its target was changed", id="other target"),
         pytest.param(REPLACED, lambda p: p.write_text("mine"), "its sha256 was changed", id="replaced and edited"),

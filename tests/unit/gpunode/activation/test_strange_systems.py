@@ -22,7 +22,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 from tests.kit import layer as layernode
 from tests.kit import values as support
 from tests.kit.faults import Counter, clone, die, killed_in_child, watched
-from tests.kit.layer import LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, set_aside, snapshot
+from tests.kit.layer import BUILT_FROM, LIBRARY, MODULES, REPLACED, REPLACED_LINK, STORE, LayerNode, capture, set_aside, snapshot
 from tests.kit.values import KVER, LIBRARIES, LOADER, NEWER, VERSION
 
 Change = Callable[[LayerNode], object]
@@ -236,11 +236,11 @@ def test_what_an_owner_wrote_through_a_link_stays_also_before_all_was_read(verif
         node, layer = a_node_with(fast, lambda n: n.put(library, "the distribution's"), lambda n: n.put(library, "the driver's"))
         active = activate.activate(node.root, node, layer, hash_user_space=verified)
         assert active.how[library] == "link"
-        for path in (library, LIBRARY):
+        for path in (library, LIBRARY, BUILT_FROM):
             (node.root / path).write_text("the owner's")
         done = deactivate.deactivate(node.root, node)
         changed = [word.partition(":")[0] for word in done.kept if ": its sha256 was changed after" in word]
-        assert {f"/{library}", f"/{LIBRARY}"} <= set(changed)
+        assert {f"/{library}", f"/{LIBRARY}", f"/{BUILT_FROM}"} <= set(changed)
         assert {(node.root / path).read_text() for path in (library, LIBRARY)} == {"the owner's"}
         (before,) = (kept.entry for kept in active.originals if kept.entry.path == library)
         assert (node.root / set_aside(before)).read_text() == "the distribution's"

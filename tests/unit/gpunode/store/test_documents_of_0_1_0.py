@@ -66,6 +66,7 @@ def test_the_record_of_an_activation(tmp_path: Path) -> None:
     assert (active.identity.kver, active.verified) == (KVER, True)
     assert active.activated_ns > 0
     assert {one.program for one in active.derived} == {activation_record.DEPMOD, activation_record.LDCONFIG}
+    assert {entry.linked for entry in active.placed} == {None}, "0.1.0 did not say which files are linked: its own rule decides"
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,26 @@ def test_round_trip(tmp_path: Path) -> None:
     assert read_all(tmp_path) == ((layer,), ())
 
 
+def test_says_which_files_are_linked(tmp_path: Path) -> None:
+    plain, module = support.entry("usr/src/nvidia-1.2/nvidia/nv-kernel.o_binary"), support.manifest().modules[0]
+    layer = support.manifest(files=(replace(module, linked=False), replace(plain, linked=True)))
+    path = store_layers.write(tmp_path, layer)
+    assert json.loads(path.read_text())["linked"] == [plain.path]
+    assert [entry.linked for entry in store_layers.read(path).files] == [False, True]
+
+
+@pytest.mark.parametrize("changes", [{"mode": 0o4755}, {"mode": 0o666}, {"attributes": (("user.a", ""),)}])
+def test_refuses_to_link_a_file_that_others_could_write_to_or_that_has_rights(tmp_path: Path, changes: dict[str, Any]) -> None:
+    layer = support.manifest()
+    with pytest.raises(DataError, match="wrong or empty: linked"):
+        store_layers.write(tmp_path, replace(layer, files=(*layer.files, support.entry("usr/bin/x", linked=True, **changes))))
+
+
 def test_a_layer_of_0_1_0_is_stored_unless_it_was_baked_in_place(good: str, old: str) -> None:
     assert manifest.parse(old, "manifest.json", LAYER) == support.manifest()
-    captured = with_value(with_value(good, "schema", 2), "mode", "captured")
+    captured = with_value(with_value(with_value(good, "schema", 2), "mode", "captured"), "linked", ...)
     assert manifest.parse(captured, "manifest.json", LAYER) == support.manifest(stored=True)
+    assert {entry.linked for entry in manifest.parse(captured, "manifest.json", LAYER).files} == {None}
 
 
 def test_a_reader_of_0_1_0_meets_a_later_layout(good: str) -> None:
@@ -60,7 +76,7 @@ def test_a_reader_of_0_1_0_meets_a_later_layout(good: str) -> None:
     [
         pytest.param("mode", ..., "mode is None", id="no mode"),
         pytest.param("mode", "copied", "the mode 'copied' is unknown", id="unknown mode"),
-        pytest.param("originals", [vars(support.entry("etc/x"))], "originals, indexes (not allowed", id="in place with originals"),
+        pytest.param("originals", [manifest.plain_entry(support.entry("etc/x"))], "originals, indexes (not allowed", id="in place with originals"),
     ],
 )
 def test_refuses_a_bad_document_of_0_1_0(old: str, path: str, value: Any, message: str) -> None:
@@ -161,6 +177,9 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("files.0.attributes", [["user.b", ""], ["user.a", ""]], "attributes", id="attributes in no order"),
         pytest.param("files.0.attributes", [["user.a", ""], ["user.a", ""]], "attributes", id="an attribute twice"),
         pytest.param("files.0.more", 1, "wrong shape", id="more of a file"),
+        pytest.param("files.0.linked", True, "wrong shape", id="a file that says that it is linked"),
+        pytest.param("linked", ..., "linked is None", id="no linked files"),
+        pytest.param("linked", [1], "linked contains something that is not text", id="a linked file is a number"),
         pytest.param("warnings", None, "warnings is None", id="no warnings"),
         pytest.param("replaced", ["etc/../x"], "leads outside", id="replaced leads out"),
         pytest.param("replaced", ["etc/x", "etc/x"], "replaced and deleted (a path twice)", id="replaced twice"),

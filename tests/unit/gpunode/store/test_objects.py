@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import LAYERS, OBJECTS, STORE
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import objects
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import linking, objects
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Entry
@@ -53,7 +53,31 @@ def made(root: Path, path: str, text: str = "abc", mode: int = 0o644) -> Entry:
     ],
 )
 def test_only_large_read_only_payload_is_linkable(path: str, changes: dict[str, Any], linkable: bool) -> None:
-    assert objects.is_linkable(entry(path, **changes)) == linkable
+    assert linking.is_linkable(entry(path, **changes)) == linkable
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "linkable"),
+    [
+        pytest.param("usr/src/nvidia-1.2/nvidia/nv-kernel.o_binary", {}, True, id="what the modules are linked from"),
+        pytest.param("usr/src/nvidia-1.2/nvidia/nv-kernel.o_binary", {"mode": 0o664}, False, id="writable by a group"),
+        pytest.param("usr/src/nvidia-1.2/nvidia/nv.c", {}, False, id="source"),
+        pytest.param("usr/lib/x/nv-kernel.o_binary", {}, False, id="not among sources"),
+        pytest.param("usr/lib/libcuda.so.1", {}, True, id="library"),
+        pytest.param("usr/lib/libcuda.so.1", {"mode": 0o4755}, False, id="setuid"),
+    ],
+)
+def test_what_a_bake_lets_be_linked(path: str, changes: dict[str, Any], linkable: bool) -> None:
+    assert linking.may_be_linked(entry(path, **changes)) == linkable
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_a_document_says_decides_and_is_no_difference(said: bool) -> None:
+    for path in (LIBRARY, OTHER):
+        one = entry(path, linked=said)
+        assert linking.is_linkable(one) is said
+        assert one == entry(path)
+    assert (objects.key(entry(OTHER, linked=said)) == objects.key(entry(OTHER))) is not said
 
 
 def test_an_object_is_named_after_content_mode_owner_and_attributes() -> None:

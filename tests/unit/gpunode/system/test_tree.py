@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import footprint
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.tree import Difference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.kit.node import FakeNode
 from tests.kit.values import entry
@@ -80,6 +83,27 @@ def test_names_what_is_not_as_recorded(node: FakeNode, spoil: Callable[[FakeNode
     found = tree.problems(node.root, entries)
     assert len(found) == bool(message)
     assert all(message in problem and "/usr/bin/x" in problem for problem in found)
+
+
+def test_a_file_with_several_names_is_read_once(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, text in (("usr/a", "1"), ("usr/other", "other"), ("usr/equal", "1")):
+        node.put(path, text)
+    for path in ("usr/b", "usr/c"):
+        os.link(node.root / "usr/a", node.root / path)
+    read: list[str] = []
+    monkeypatch.setattr(tree, "sha256", lambda path: read.append(path) or files.sha256(path))
+    found = tree.describe_present(node.root, ["usr/a", "usr/b", "usr/gone", "usr/c", "usr/other", "usr/equal"])
+    assert len(read) == 3
+    hashes = {path: now and now.sha256 for path, now in found.items()}
+    assert list(hashes) == ["usr/a", "usr/b", "usr/gone", "usr/c", "usr/other", "usr/equal"]
+    assert hashes["usr/gone"] is None
+    assert hashes["usr/a"] == hashes["usr/b"] == hashes["usr/c"] == hashes["usr/equal"] != hashes["usr/other"]
+
+
+def test_a_file_that_goes_before_it_is_read_is_not_there(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.put("usr/a", "1")
+    monkeypatch.setattr(tree, "sha256", lambda path: Path(path).unlink() or files.sha256(path))
+    assert tree.describe_present(node.root, ["usr/a"]) == {"usr/a": None}
 
 
 def test_hashes_alone_are_checked_too(node: FakeNode) -> None:
