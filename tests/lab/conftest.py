@@ -17,9 +17,20 @@ def bakery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bakery]:
     """One node for all tests of a run. Each test leaves it as it found it, which the fixture `unchanged` checks."""
     node = NativeNode.create(f"bakery-{os.getpid()}")
     try:
+        _make_apts_timers_harmless(node)
         yield Bakery(node, tmp_path_factory.mktemp("bakery"))
     finally:
         node.destroy()
+
+
+def _make_apts_timers_harmless(node: NativeNode) -> None:
+    """apt's timers run, as on any machine, because a bake must stop them and start them again; but what they start changes no file, which
+    a test would take for a change of the bake."""
+    for unit in ("apt-daily", "apt-daily-upgrade"):
+        folder = f"/etc/systemd/system/{unit}.service.d"
+        text = "[Service]\\nExecStartPre=\\nExecStart=\\nExecStart=/bin/true\\n"
+        node.ssh(f"mkdir -p {folder} && printf '{text}' > {folder}/lab.conf")
+    node.ssh("systemctl daemon-reload")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def each(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Resu
 
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        for _ in range(workers):
+        for _worker in range(workers):
             pool.submit(take)
     if errors:
         raise errors[min(errors)]

@@ -76,7 +76,9 @@ def test_a_reader_of_0_1_0_meets_a_later_layout(good: str) -> None:
     [
         pytest.param("mode", ..., "mode is None", id="no mode"),
         pytest.param("mode", "copied", "the mode 'copied' is unknown", id="unknown mode"),
-        pytest.param("originals", [manifest.plain_entry(support.entry("etc/x"))], "originals, indexes (not allowed", id="in place with originals"),
+        pytest.param(
+            "originals", [manifest.plain_entry(support.entry("etc/x"))], "originals, indexes (not allowed", id="in place with originals"
+        ),
     ],
 )
 def test_refuses_a_bad_document_of_0_1_0(old: str, path: str, value: Any, message: str) -> None:
