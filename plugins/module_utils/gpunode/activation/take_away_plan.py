@@ -151,31 +151,26 @@ def plan(
     return _Planning(root, listed, present, owned_by_dpkg(root), interrupted, frozenset(spared), frozenset(gone)).plan()
 
 
+@dataclass
 class _Planning:
-    def __init__(
-        self,
-        root: Path,
-        listed: Listed,
-        present: Mapping[str, Entry | None],
-        owned: set[str],
-        interrupted: bool,
-        spared: frozenset[str],
-        gone: frozenset[str],
-    ) -> None:
-        self.root = root
-        self.listed = listed
-        self.present = present
-        self.owned = owned
-        self.interrupted = interrupted
-        self.spared = spared
-        self.gone = gone
-        self.store = Store(root)
-        self.placed = {entry.path: entry for entry in listed.placed}
-        self.has_kernel = not listed.kvers or kernels.is_installed(root, listed.kvers[0])
-        self.originals = {kept.entry.path: kept for kept in listed.originals if not self._went_with_kernel(kept.entry.path)}
-        self.stays: list[Stays] = []
-        self.not_restored: list[NotRestored] = []
-        self.elsewhere: dict[str, bool] = {}
+    """``present`` is what is there now, ``owned`` are the paths in dpkg's file lists."""
+
+    root: Path
+    listed: Listed
+    present: Mapping[str, Entry | None]
+    owned: set[str]
+    interrupted: bool
+    spared: frozenset[str]
+    gone: frozenset[str]
+    stays: list[Stays] = field(default_factory=list)
+    not_restored: list[NotRestored] = field(default_factory=list)
+    elsewhere: dict[str, bool] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.root)
+        self.placed = {entry.path: entry for entry in self.listed.placed}
+        self.has_kernel = not self.listed.kvers or kernels.is_installed(self.root, self.listed.kvers[0])
+        self.originals = {kept.entry.path: kept for kept in self.listed.originals if not self._went_with_kernel(kept.entry.path)}
 
     def plan(self) -> TakeAwayPlan:
         renewals = tuple(self._renewal(one) for one in self.listed.derived)
