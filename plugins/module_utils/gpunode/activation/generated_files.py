@@ -94,13 +94,6 @@ def _below(root: Path, option: str) -> list[str]:
     return [] if root == Path("/") else [option, str(root)]
 
 
-def regenerate(root: Path, runner: Runner) -> None:
-    """Runs depmod for every kernel, and ldconfig, after files were added or removed. Raises CommandError."""
-    for kver in kernels.installed(root):
-        run_depmod(root, runner, kver)
-    run_ldconfig(root, runner)
-
-
 def sweep(root: Path, program: str, kver: str) -> None:
     """Removes the temporary files of a program that was killed: ``modules.dep.<pid>.<time>.<time>`` (kmod), ``ld.so.cache~`` (glibc)."""
     if program == LDCONFIG:
