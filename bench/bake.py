@@ -26,7 +26,9 @@ def bench(ground: Ground) -> list[Row]:
     """Rows of the bake, in seconds, and of its layer on the node, in milliseconds."""
     image = bakedimage.bake("nvidia", mode=bakedimage.CAPTURED)
     bring(image.disk.path, ground.node.root, ground.folder / "store")
-    return overhead(image.report, image.packer_s, image.made) + layer.stored(ground, "NVIDIA's layer", image.report["layer"])
+    return overhead(image.report, image.packer_s, image.made) + layer.stored(
+        ground, "NVIDIA's layer", image.report["layer"], layer.NVIDIAS_MS
+    )
 
 
 def overhead(report: dict[str, Any], packer_s: float, made: str) -> list[Row]:

@@ -2,7 +2,7 @@
 
 `python3 -m bench.onlayer made-up RUNS KVER FILES MB` makes up a layer in the node's store. `… indexes`, with the same arguments, does so to
 measure depmod. `… stored RUNS LAYER` uses a layer that is in the store. The layer is activated in the node's own root, with the node's own
-depmod, ldconfig and DKMS; afterwards the node is as it was.
+depmod, ldconfig and DKMS; afterwards the node is as it was, but for files below HELD.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import lzma
 import os
 import random
-import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +33,9 @@ from plugins.module_utils.gpunode.util.run import SystemRunner
 MB = 1000 * 1000
 ROOT = Path("/")
 HERE = Path("/srv/layer")
+# ext4 does not use the inode of a deleted file again for some minutes, and looks through all such inodes for each new file. A node
+# activates a layer once; only here thousands of files are made and removed again and again. So they keep a name here, until the node goes.
+HELD = Path("/srv/held")
 _NAMES = ("nvidia", "nvidia-uvm")
 _VERSION = "580.126.08"  # not the stand-in's, because both are in the store
 
@@ -50,18 +52,19 @@ def made_up(what: str, runs: int, kver: str, count: int, size: int) -> dict[str,
     before = _indexes(kver)
     layer = make(kver, count, size)
     place = Place(layer)
-    works: dict[str, Callable[[], object]] = {"activate": place.activate, "deactivate": place.deactivate}
+    works: dict[str, Callable[[], object]] = {"activate": place.activate, "hold": place.hold, "deactivate": place.deactivate}
     if what == "indexes":
         works["activate_depmod"] = lambda: place.activate("activate_depmod", by_depmod=True)
         works["depmod"] = lambda: _run("depmod", kver)
+        works["hold_depmod"] = place.hold
         works["deactivate_depmod"] = place.deactivate
     else:
         works["verify"] = place.verify
         works["copy"] = _copy
-        works["forget_copy"] = lambda: shutil.rmtree(HERE / "copied")
+        works["hold_copy"] = lambda: _hold(HERE / "copied")
     seconds = place.measure(works, runs)
     discard.discard(ROOT, SystemRunner(), layer.layer)
-    shutil.rmtree(HERE)
+    _hold(HERE)
     if _indexes(kver) != before:
         raise AssertionError("the module indexes are not what they were before")
     return {**_described(layer), "seconds": seconds}
@@ -74,8 +77,10 @@ def stored(runs: int, name: str) -> dict[str, object]:
     place = Place(layer)
     works = {
         "activate": place.activate,
+        "hold": place.hold,
         "deactivate": place.deactivate,
         "activate_again": lambda: place.activate("activate_again"),
+        "hold_again": place.hold,
         "dkms_remove": lambda: _run("dkms", "remove", f"nvidia/{layer.identity.version}", "--all"),
         "deactivate_rest": place.deactivate,
         "verify_modules": place.verify_modules,
@@ -119,6 +124,13 @@ class Place:
         activation_activate.activate(ROOT, SystemRunner(), layer, say, hash_user_space=False)
         self.hashing.setdefault(name, []).append(begun[1] - begun[0])
 
+    def hold(self) -> None:
+        """Gives each file that was copied a second name in HELD."""
+        folder = _new_folder()
+        for number, entry in enumerate(self.layer.files):
+            if entry.type == "file" and not is_linkable(entry):
+                (folder / str(number)).hardlink_to(ROOT / entry.path)
+
     def deactivate(self) -> None:
         activation_deactivate.deactivate(ROOT, SystemRunner())
 
@@ -138,6 +150,21 @@ def _copy() -> None:
     """Copies the same files with cp and flushes them to the disk, as an activation does."""
     _run("cp", "-a", str(HERE / "scratch"), str(HERE / "copied"))
     _run("sync", "-f", str(HERE / "copied"))
+
+
+def _hold(folder: Path) -> None:
+    """Moves a folder into HELD, without the contents of its files."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    folder.rename(_new_folder() / folder.name)
+
+
+def _new_folder() -> Path:
+    HELD.mkdir(parents=True, exist_ok=True)
+    folder = HELD / str(len(list(HELD.iterdir())))
+    folder.mkdir()
+    return folder
 
 
 def _run(*argv: str) -> None:
@@ -177,6 +204,7 @@ def make(kver: str, count: int, size: int) -> Manifest:
         store.put(ROOT / entry.path, entry)
     layer = replace(layer, indexes=tuple(Index(e.path, before.get(e.path, ""), e) for e in made))
     layers.write(ROOT, layer)
+    Place(layer).hold()
     activation_deactivate.deactivate(ROOT, SystemRunner())
     os.sync()
     return layer

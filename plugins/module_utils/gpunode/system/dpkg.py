@@ -85,7 +85,8 @@ def owned_by_dpkg(root: Path) -> set[str]:
     for listed in (root / "var/lib/dpkg/info").glob("*.list"):
         # A line is an absolute path. A system has some hundred thousand of them, so Python does not look at each.
         owned.update(f"\n{read_text(listed) or ''}".replace("\n/", "\n").split("\n"))
-    return owned | {f"usr/{path}" for path in owned if path.startswith(("bin/", "lib/", "lib64/", "sbin/"))}
+    owned.update([f"usr/{path}" for path in owned if path.startswith(("bin/", "lib/", "lib64/", "sbin/"))])
+    return owned
 
 
 def as_packaged(root: Path, path: str) -> bool:
