@@ -100,11 +100,12 @@ def test_a_driver_image_that_cannot_be_baked_leaves_nothing(unchanged: Bakery, i
 
 
 def test_a_full_disk_during_the_build_is_reported_and_not_retried(unchanged: Bakery) -> None:
-    unchanged.ssh("mkdir -p /var/lib/dkms && mount -t tmpfs -o size=64m none /var/lib/dkms")
+    """What a build writes is in the store's filesystem."""
+    unchanged.ssh("mkdir -p /var/lib/gpu-prebake && mount -t tmpfs -o mode=0700,size=64m tmpfs /var/lib/gpu-prebake")
     try:
         ran = unchanged.bake("standin-fills-disk", nvidia_prebake_min_free_mb=10)
     finally:
-        unchanged.ssh("umount /var/lib/dkms")
+        unchanged.ssh("umount /var/lib/gpu-prebake && rmdir /var/lib/gpu-prebake")
     assert ran.rc != 0
     assert "ran out of space" in ran.message
     assert "try 2" not in unchanged.ssh("cat /var/log/gpu-prebake/bake.log")
