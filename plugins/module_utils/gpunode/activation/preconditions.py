@@ -62,7 +62,7 @@ def urgent(entries: Iterable[Entry]) -> list[Entry]:
     """The files whose contents are hashed before anything is changed: modules, setuid and setgid files, programs."""
 
     def is_urgent(entry: Entry) -> bool:
-        folder, name = os.path.split(entry.path)
+        folder, _slash, name = entry.path.rpartition("/")
         is_program = folder.rpartition("/")[2] in _PROGRAMS
         return entry.type == "file" and (is_driver_file(name) or bool(entry.mode & _SPECIAL) or is_program)
 

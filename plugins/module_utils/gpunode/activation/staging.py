@@ -46,11 +46,14 @@ class Staging:
         self._links: dict[str, bool] = {}
         self._devices: dict[str, int] = {}
         self._tops: dict[int, str] = {}
+        self._staged: dict[str, str] = {}
 
     def staged(self, path: str) -> str:
         """The temporary name beside ``path``. It is always the same, so the next run finds it."""
-        folder = path.rpartition("/")[0]
-        return f"{self._prefix}{folder}/.gpu-prebake.{hashlib.sha256(os.fsencode(path)).hexdigest()[:20]}"
+        if path not in self._staged:
+            folder = path.rpartition("/")[0]
+            self._staged[path] = f"{self._prefix}{folder}/.gpu-prebake.{hashlib.sha256(os.fsencode(path)).hexdigest()[:20]}"
+        return self._staged[path]
 
     def device(self, folder: str) -> int:
         """The device number of a folder's filesystem. The next ``flush`` includes that filesystem."""
