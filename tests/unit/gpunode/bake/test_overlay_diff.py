@@ -78,6 +78,14 @@ def test_what_was_added(inside: Inside) -> None:
     assert (found.replaced, found.deleted, found.originals) == ((), (), ())
 
 
+def test_says_which_files_may_be_linked(inside: Inside) -> None:
+    built_from, source = "usr/src/nvidia-1.2/nvidia/nv-kernel.o_binary", "usr/src/nvidia-1.2/nvidia/nv.c"
+    for path in (built_from, source):
+        inside.put(path, "x")
+    linked = {entry.path: entry.linked for entry in inside.read().files}
+    assert (linked[built_from], linked[source], linked["usr/src/nvidia-1.2"]) == (True, False, False)
+
+
 @pytest.mark.parametrize("path", ["usr/bin/tool", f"{LOADER}/libGL.so", "usr/share/vulkan", "etc"])
 def test_what_was_only_copied_up_is_no_replacement(inside: Inside, path: str) -> None:
     inside.copy_up(path)

@@ -1,4 +1,7 @@
-"""A store with a newer layout: bake, boot and seal say so and delete nothing in it. Activation and discard: activation/test_discard.py."""
+"""A store with an older layout is used. With a newer one, bake, boot and seal say so, and delete nothing in it.
+
+Activation and discard: activation/test_discard.py.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest
 
 from tests.kit import layer as layernode
 from tests.kit.bake import request
-from tests.kit.layer import STORE, LayerNode
+from tests.kit.layer import BUILT_FROM, STORE, LayerNode
 from tests.kit.values import policy
 
 
@@ -62,6 +65,21 @@ def test_a_bake_ends_before_it_begins(both: tuple[LayerNode, Manifest], document
     assert path.name in str(caught.value)
     assert node.driver_runs == []
     assert node.tree() == before
+
+
+def test_a_boot_uses_a_layer_of_0_1_0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also one with objects that a bake of today would let be linked."""
+    monkeypatch.setattr(paths, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with layernode.fast_folder() as folder:
+        node, _layer = layernode.a_node(folder, says_linked=False)
+        monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=node.kver, machine="x86_64"))
+        node.add_gpu()
+        _facts, outcome = boot_flow.boot(node, policy(delay_s=0), root=node.root)
+        assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
+        active = activation_record.read(node.root)
+    assert active
+    assert (active.how[BUILT_FROM], active.verified) == (activation_record.COPY, True)
 
 
 def test_a_boot_does_without_a_newer_layer_and_says_why(both: tuple[LayerNode, Manifest]) -> None:
