@@ -62,9 +62,9 @@ def _remove(root: Path, runner: Runner, request: RemoveRequest, events: Events, 
     if not found.is_anything(request.scope == EVERYTHING):
         return _nothing(found, request)
     if is_planned:
-        return _planned(root, runner, plan.make(root, runner, found, request), request)
+        return _planned(root, runner, plan.make(root, found, request), request)
     _end_containers(root, runner, containerd, events)
-    return _Removing(root, runner, containerd, request, events, plan.make(root, runner, found, request)).run()
+    return _Removing(root, runner, containerd, request, events, plan.make(root, found, request)).run()
 
 
 def _nothing(found: Ours, request: RemoveRequest) -> Removed:
@@ -76,7 +76,12 @@ def _nothing(found: Ours, request: RemoveRequest) -> Removed:
 
 def _planned(root: Path, runner: Runner, made: RemovalPlan, request: RemoveRequest) -> Removed:
     """The result that carrying the plan out would have."""
-    out = Removed("planned", "", made.removed, made.restored, made.found.left(made.stays, request.images, made.everything))
+    todo = plan.files_of(root, runner, made.found, request.marker_path)
+    blacklist = [nouveau_blacklist.PATH] if made.takes_blacklist else []
+    removed = dict.fromkeys((*(path for one in todo for path in one.removed), *blacklist, *made.own_paths))
+    restored = dict.fromkeys(kept.entry.path for one in todo for kept in one.restore)
+    stays = [stay for one in todo for stay in one.all_stays]
+    out = Removed("planned", "", [*removed], [*restored], made.found.left(stays, request.images, made.everything))
     out.services = control.running_services(root, runner) if made.modules else ()
     out.modules = () if made.holders else made.modules
     out.images = made.images

@@ -1,13 +1,13 @@
-"""Plans a removal: which files, modules, images and documents of ours go, and what stays. Changes nothing."""
+"""Plans a removal: which modules, images, documents and files of ours go, and what stays. Changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..activation import take_away_plan
-from ..activation.take_away_plan import Stays, TakeAwayPlan
+from ..activation.take_away_plan import TakeAwayPlan
 from ..driver import control, nouveau_blacklist
 from ..driver.control import REFUSE, UNTIL_REBOOT
 from ..errors import BootError
@@ -24,17 +24,15 @@ NOTE = "nvidia-prebake: "
 
 @dataclass(frozen=True)
 class RemovalPlan:
-    """``deactivations`` take the active layers away, ``rest`` what only other lists have. ``modules`` are ours and loaded, ``holders`` use
-    them. ``notes`` is the path of the image builder's release notes with a line of ours, or ""."""
+    """``modules`` are ours and loaded, ``holders`` use them. ``notes`` is the path of the image builder's release notes if they have a line
+    of ours, or ""."""
 
     found: Ours
     everything: bool
-    deactivations: tuple[TakeAwayPlan, ...]
-    rest: TakeAwayPlan
-    modules: tuple[str, ...] = ()
-    holders: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()
-    notes: str = ""
+    modules: tuple[str, ...]
+    holders: tuple[str, ...]
+    images: tuple[str, ...]
+    notes: str
 
     @property
     def layers(self) -> tuple[Manifest, ...]:
@@ -56,55 +54,27 @@ class RemovalPlan:
         return paths
 
     @property
-    def removed(self) -> list[str]:
-        blacklist = [nouveau_blacklist.PATH] if self.takes_blacklist else []
-        files_ = (path for one in (*self.deactivations, self.rest) for path in one.removed)
-        return list(dict.fromkeys((*files_, *blacklist, *self.own_paths)))
-
-    @property
-    def restored(self) -> list[str]:
-        return list(dict.fromkeys(kept.entry.path for one in self.deactivations for kept in one.restore))
-
-    @property
-    def stays(self) -> tuple[Stays, ...]:
-        return tuple(stay for one in (*self.deactivations, self.rest) for stay in one.all_stays)
-
-    @property
     def takes_blacklist(self) -> bool:
         return self.everything and self.found.blacklist == nouveau_blacklist.OURS
 
 
-def make(root: Path, runner: Runner, found: Ours, request: RemoveRequest) -> RemovalPlan:
-    """The plan for what was ``found``. Raises BootError if the driver is in use and the request refuses that; OSError, CommandError."""
-    modules = found.own_modules()
+def make(root: Path, found: Ours, request: RemoveRequest) -> RemovalPlan:
+    """The plan for what was ``found``. Raises BootError if the driver is in use and the request refuses that."""
+    everything, modules = request.scope == EVERYTHING, found.own_modules()
     holders = control.other_holders(root) if modules else ()
     if holders and request.in_use == REFUSE:
         raise BootError(_in_use(holders), code="driver_in_use")
-    deactivations = _deactivations(root, found)
-    return RemovalPlan(
-        found,
-        request.scope == EVERYTHING,
-        deactivations,
-        rest(root, runner, found, request.marker_path, deactivations),
-        modules,
-        holders,
-        tuple(found.images) if request.images else (),
-        _notes(root, request.release_notes) if request.scope == EVERYTHING else "",
-    )
+    images = tuple(found.images) if request.images else ()
+    return RemovalPlan(found, everything, modules, holders, images, _notes(root, request.release_notes) if everything else "")
 
 
-def _deactivations(root: Path, found: Ours) -> tuple[TakeAwayPlan, ...]:
+def files_of(root: Path, runner: Runner, found: Ours, marker_path: str) -> tuple[TakeAwayPlan, ...]:
+    """How the files would go: a plan for each active layer, and one for what only other lists have. Raises OSError, CommandError."""
     made: list[TakeAwayPlan] = []
     for active in found.active:
         made.append(take_away_plan.plan(root, take_away_plan.of_activation(active), gone=_gone(made)))
-    return tuple(made)
-
-
-def rest(root: Path, runner: Runner, found: Ours, marker_path: str, before: Sequence[TakeAwayPlan] = ()) -> TakeAwayPlan:
-    """What is removed after the deactivations ``before``, which are only planned. Raises OSError, CommandError."""
-    kept = frozenset(path for one in before for path in (*one.kept_paths, *one.restored))
-    accounted = replace(found.accounted(marker_path), kept=kept)
-    return uninstall.plan(root, runner, accounted, _gone(before))
+    kept = frozenset(path for one in made for path in (*one.kept_paths, *one.restored))
+    return (*made, uninstall.plan(root, runner, replace(found.accounted(marker_path), kept=kept), _gone(made)))
 
 
 def _gone(plans: Iterable[TakeAwayPlan]) -> frozenset[str]:
