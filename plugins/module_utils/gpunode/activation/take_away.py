@@ -83,7 +83,8 @@ class _Taking:
     def run(self) -> TakenAway:
         plan = self.plan
         restore = [*plan.restore, *(kept for renewal in plan.renewals for kept in renewal.restore)]
-        self._sweep()
+        if self.interrupted:
+            self._sweep()
         for one in plan.not_restored:
             self._keep_aside(one)
         self._begin("stage")

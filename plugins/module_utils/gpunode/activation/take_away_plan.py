@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -146,9 +147,11 @@ def plan(
     ``gone`` are paths that an earlier plan, which is not carried out yet, removes.
     """
     paths = [*(e.path for e in listed.placed), *(kept.entry.path for kept in listed.originals)]
-    present = tree.describe_present(root, dict.fromkeys(paths))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        owned = pool.submit(owned_by_dpkg, root)
+        present = tree.describe_present(root, dict.fromkeys(paths))
     present = {path: None if path in gone else now for path, now in present.items()}
-    return _Planning(root, listed, present, owned_by_dpkg(root), interrupted, frozenset(spared), frozenset(gone)).plan()
+    return _Planning(root, listed, present, owned.result(), interrupted, frozenset(spared), frozenset(gone)).plan()
 
 
 @dataclass
@@ -246,22 +249,24 @@ class _Planning:
         builds stay."""
         made, theirs = Made(), set()
         for version in self.listed.versions:
-            if dkms.is_registered(self.root, version) and dkms.belongs_to_a_package(version, self.owned):
-                all_made = dkms.made(self.root, version)
-                theirs |= {*all_made.paths, *all_made.others, *(path for path in self.placed if path.startswith(f"{dkms.TREE}/"))}
-            made = made.also(self._made_since(version))
+            if not dkms.is_registered(self.root, version):
+                continue
+            found = dkms.made(self.root, version)
+            if dkms.belongs_to_a_package(version, self.owned):
+                theirs |= {*found.paths, *found.others, *(path for path in self.placed if path.startswith(f"{dkms.TREE}/"))}
+            else:
+                made = made.also(self._made_since(found))
         for path in made.others:
             if path not in self.placed:
                 self._keep(path, "it differs from what DKMS built from the layer's sources")
         return made, theirs
 
-    def _made_since(self, version: str) -> Made:
-        """What DKMS has made from a version's registration, without files that are still as they were placed.
+    def _made_since(self, made: Made) -> Made:
+        """Of what DKMS ``made`` from a registration of ours, all but the files that are still as they were placed.
 
         This includes other listed files only if DKMS has built again for a kernel of the lists. Otherwise a changed file is the owner's
         change, not a build.
         """
-        made = dkms.made_of_ours(self.root, version, self.owned)
         for path in sorted(made.paths & self.owned - self.placed.keys()):
             self._keep(path, _OWNED)
         made = made.without({*self.owned, *self.spared, *self.gone})

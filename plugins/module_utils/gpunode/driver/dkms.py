@@ -165,13 +165,6 @@ def belongs_to_a_package(version: str, owned: Collection[str]) -> bool:
     return folder in owned or any(path.startswith(inside) for path in owned)
 
 
-def made_of_ours(root: Path, version: str, owned: Collection[str]) -> Made:
-    """What DKMS made of ``version``, if that registration is ours; ``owned`` are the paths in dpkg's file lists."""
-    if not is_registered(root, version) or belongs_to_a_package(version, owned):
-        return Made()
-    return made(root, version)
-
-
 def made(root: Path, version: str) -> Made:
     """What DKMS has of ``version``: only what fits its layout; other files in its tree are somebody else's. Raises OSError."""
     top = root / _TOP
