@@ -83,7 +83,7 @@ def sealed(pristine: Bakery) -> tuple[Bakery, Manifest]:
     ran, report = pristine.seal()
     assert ran.rc == 0, ran.out
     assert "sealed: inert, covered: " in ran.message
-    assert (report["refusals"], report["covered"], report["modes"]) == ([], [pristine.kver], ["captured"])
+    assert (report["refusals"], report["covered"], report["in_place"]) == ([], [pristine.kver], [])
     assert [r["gpu"] for r in report["replayed"]] == ["turing", "ampere", "hopper", "grace-hopper", "ada", "blackwell"]
     assert {(r["action"], r["code"]) for r in report["replayed"]} == {("install-skip-build", "baked_layer_matches")}
     assert "ignores the pinned label" in " ".join(report["notes"])
