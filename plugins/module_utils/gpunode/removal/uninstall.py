@@ -133,7 +133,7 @@ def _listed(root: Path, runner: Runner, ours: Accounted, gone: Collection[str]) 
         kvers=kernels.installed(root),
         placed=in_order(files.values()),
         shared_folders=tuple(folders | more),
-        derived=(Derived(DEPMOD, ()), Derived(LDCONFIG, ())),
+        derived=(Derived(DEPMOD, ()), Derived(LDCONFIG, ())) if files else (),  # a deactivation has already made those of its layer
     )
 
 
