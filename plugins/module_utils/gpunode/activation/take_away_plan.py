@@ -179,7 +179,8 @@ class _Planning:
         renewals = tuple(self._renewal(one) for one in self.listed.derived)
         restore = tuple(self._to_restore())
         made, theirs = self._made_by_dkms()
-        remove = [e.path for e in reversed(self.listed.placed) if e.path not in made.paths and self._is_removed(e, theirs)]
+        paths = made.paths
+        remove = [e.path for e in reversed(self.listed.placed) if e.path not in paths and self._is_removed(e, theirs)]
         copies = tuple(self._second_copies())
         links = self._dangling_links({*made.all_files, *remove, *copies, *self.gone})
         return TakeAwayPlan(self.listed, tuple(remove), made, copies, links, restore, renewals, tuple(self.not_restored), tuple(self.stays))
@@ -267,9 +268,11 @@ class _Planning:
         This includes other listed files only if DKMS has built again for a kernel of the lists. Otherwise a changed file is the owner's
         change, not a build.
         """
-        for path in sorted(made.paths & self.owned - self.placed.keys()):
+        # dpkg's lists have 100,000 paths and more: they are asked, and never copied.
+        owned = {path for path in (*made.all_files, *made.others) if path in self.owned}
+        for path in sorted(owned - self.placed.keys() - {*made.others}):
             self._keep(path, _OWNED)
-        made = made.without({*self.owned, *self.spared, *self.gone})
+        made = made.without(owned | self.spared | self.gone)
         same = {path for path, entry in self.placed.items() if (now := self.present[path]) and same_content(now, entry)}
         changed = made.without(same)
         # An interrupted run may have removed all modules.
@@ -335,13 +338,14 @@ class _Planning:
     def _dangling_links(self, gone: set[str]) -> tuple[str, ...]:
         """Links that ldconfig made for listed libraries, such as libcuda.so.1, and that lead nowhere once ``gone`` is removed. A link that
         is older than the layer's activation was dangling before it, and stays."""
-        stay = self.owned | self.spared | {one.path for one in self.stays}
+        stay = self.spared | {one.path for one in self.stays}
         paths = [Path(path) for path in {*self.placed, *gone} if ".so" in path.rpartition("/")[2]]
         folders = sorted({str(path.parent) for path in paths} | {f"usr/lib/{TRIPLETS[self.listed.arch]}"})
         names, found = {path.name for path in paths}, []
         is_more = True
         while is_more:  # libcuda.so → libcuda.so.1 → libcuda.so.535.…
-            more = [path for path in untracked.links_to(self.root, folders, names) if path not in gone | stay and self._dangles(path, gone)]
+            links = [path for path in untracked.links_to(self.root, folders, names) if path not in gone and path not in stay]
+            more = [path for path in links if path not in self.owned and self._dangles(path, gone)]
             found += more
             gone = gone.union(more)
             names |= {path.rpartition("/")[2] for path in more}
