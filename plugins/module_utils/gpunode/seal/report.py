@@ -9,7 +9,7 @@ from pathlib import Path
 from ..paths import SEAL_REPORT, STORE
 from ..util import files, jsondoc
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass

@@ -37,9 +37,9 @@ def linked_paths(entries: Iterable[Entry]) -> list[str]:
 
 
 def _is_plain(entry: Entry) -> bool:
-    return entry.uid == os.geteuid() and is_possible(entry)
+    return entry.uid == os.geteuid() and is_safe(entry)
 
 
-def is_possible(entry: Entry) -> bool:
+def is_safe(entry: Entry) -> bool:
     """Whether an entry is a file to which only its owner may write, and which has no other rights. The owner must be the store's, root."""
     return entry.type == "file" and not entry.mode & (_SPECIAL | _WRITABLE_BY_OTHERS) and not entry.attributes

@@ -301,7 +301,7 @@ def _wrong_lists(manifest: Manifest) -> list[str]:
         wrong.append(f"files (/{inside} is below something that is not a folder)")
     if set(facts) != {entry.path for entry in manifest.modules}:
         wrong.append("module_facts (not those of the layer's modules)")
-    if not all(linking.is_possible(entry) for entry in manifest.files if entry.linked):
+    if not all(linking.is_safe(entry) for entry in manifest.files if entry.linked):
         wrong.append("linked (not files, or files to which others may write)")
     folder = f"lib/modules/{manifest.identity.kver}/"
     if not all(_INDEX.fullmatch(path) and path.startswith((folder, "usr/" + folder)) for path in indexes) or files.keys() & set(indexes):
