@@ -428,6 +428,12 @@ def test_an_active_layer_is_taken_away_and_what_it_replaced_is_back(captured: La
     assert take(captured, scope=scope).result == "nothing"
 
 
+def test_a_deactivation_has_made_the_indexes_so_they_are_not_made_again(captured: LayerNode) -> None:
+    captured.calls.clear()
+    take(captured)
+    assert captured.called("depmod") == captured.called("ldconfig") == []
+
+
 def test_what_dkms_has_built_since_goes_and_what_an_owner_changed_stays(captured: LayerNode) -> None:
     built = captured.kernel_hook_builds(NEWER)
     (captured.root / layernode.LIBRARY).chmod(0o600)
