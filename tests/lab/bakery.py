@@ -123,7 +123,7 @@ class Bakery:
         return found | {str(p): (p.stat().st_size,) for p in store.rglob("*") if p.is_file() and p.name != "release-notes.txt"}
 
     def restore(self, before: dict[str, tuple[int, ...]]) -> None:
-        """Removes the files that were added since ``before``, for the next test."""
+        """Removes the files that were added since ``before``, for the next test, and makes the indexes that list them again."""
         shutil.rmtree(self.root / "var/lib/gpu-prebake", ignore_errors=True)
         for path in sorted(footprint.listing(self.root).keys() - before.keys(), reverse=True):
             file = self.root / path
@@ -131,6 +131,7 @@ class Bakery:
                 file.rmdir()
             else:
                 file.unlink()
+        self.ssh(f"ldconfig && depmod -a {self.kver}")
 
     def processes(self) -> str:
         return self.ssh("ps -e -o comm= | grep -E 'cc1|make|dkms|install.sh' || true").strip()
