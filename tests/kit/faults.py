@@ -23,8 +23,8 @@ CHANGES = (  # functions of os that change the filesystem
 )
 GROWING = ("link", "symlink", "mkdir", "write")  # those of CHANGES that a full filesystem refuses
 MOST_EFFECTS = 2000  # more than anything under test has
-# A fault at every 13th effect, and with the marker at every one.
-SOME = [pytest.param(13, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)]
+# A fault at every 19th effect, and with the marker at every one.
+SOME = [pytest.param(19, id="some"), pytest.param(1, id="all", marks=pytest.mark.faults)]
 
 
 def clone(source: Path, target: Path) -> None:
