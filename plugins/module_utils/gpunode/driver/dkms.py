@@ -27,7 +27,9 @@ OWN_KEYS = (
     "var/lib/shim-signed/mok/MOK.der",
 )
 # DKMS sources these files in a shell: they may have comments, ``export`` and several commands on a line.
-_CONFIGURED = expression(r"""^[ \t]*(?:export[ \t]+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s\x00-\x1f$;#]+)["']?[ \t]*(?:[;#].*)?$""", re.MULTILINE)
+_CONFIGURED = expression(
+    r"""^[ \t]*(?:export[ \t]+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s\x00-\x1f$;#]+)["']?[ \t]*(?:[;#].*)?$""", re.MULTILINE
+)
 _LOG = 16 << 20  # bytes; NVIDIA's build writes less than one million
 _ENTRY = expression(r"nvidia(-current|-open|-srv)?")
 _TOP = f"{TREE}/{MODULE}"
