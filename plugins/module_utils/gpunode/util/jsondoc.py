@@ -38,9 +38,9 @@ def parse(text: str | bytes, limit: int = MAX_OTHERS) -> Any:
     raise ValueError("it is nested too deeply")
 
 
-def _parsed(text: str | bytes, **hooks: Callable[[str], Any]) -> Any:
+def _parsed(text: str | bytes, parse_int: Callable[[str], int] | None = None) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, **hooks)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=parse_int)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
