@@ -59,8 +59,9 @@ test: check test-lab test-vm test-power
 # All tests, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the built
 # collection), packer (the qemu builder), page (the demo's page in a browser), faults (every fault of the series of which the unit tests take
 # a sample), scenarios (those in VMs that are not core: docs/scenarios.md), capture (captured bakes: kernels, faults, filesystems), grub
-# (which kernel a boot loader boots), power (power cuts in VMs), compare (whole images).
-PART ?= core nvidia collection packer page faults scenarios capture grub power compare
+# (which kernel a boot loader boots), power (power cuts in VMs), compare (whole images), fuzz (odd inputs for
+# every reader of what others wrote).
+PART ?= core nvidia collection packer page faults scenarios capture grub power compare fuzz
 test-all: $(addprefix test-part-,$(PART))
 
 test-part-core: test
@@ -90,6 +91,16 @@ test-part-nvidia: setup
 
 test-part-faults: setup
 	pytest tests/unit -m faults -n 2 --durations=5
+
+# Odd inputs for every reader, GPU_PREBAKE_FUZZ_S seconds each; says how many. Finds go to tests/data/fuzz.
+test-part-fuzz: setup
+	rm -f build/fuzz/counts.txt
+	pytest tests/fuzz -n 2; status=$$?; sort -k4 build/fuzz/counts.txt; exit $$status
+
+# Odd inputs for every reader, GPU_PREBAKE_FUZZ_S seconds each; says how many. Finds go to tests/data/fuzz.
+test-part-fuzz: setup
+	rm -f build/fuzz/counts.txt
+	pytest tests/fuzz -n 2; status=$$?; sort -k4 build/fuzz/counts.txt; exit $$status
 
 # Builds the collection, installs it elsewhere and runs it from there; runs ansible-test sanity and Galaxy's importer on it.
 test-part-collection: setup

@@ -16,6 +16,27 @@ if [ "$PACKER_BUILDER_TYPE" = azure-arm ]; then
     waagent -force -deprovision+user
 fi
 
+# Every machine from the image would have these keys, and whoever has one could pose as all of them. Debian's and Ubuntu's packages make
+# keys when they are installed, and never again; cloud-init makes new ones only where it runs. This service makes those that are missing.
+rm -f /etc/ssh/ssh_host_*_key /etc/ssh/ssh_host_*_key.pub
+if command -v sshd >/dev/null || [ -x /usr/sbin/sshd ]; then
+    cat >/etc/systemd/system/ssh-host-keys.service <<'UNIT'
+[Unit]
+Description=Make the SSH host keys of a new machine
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+After=cloud-init.service cloud-init-network.service
+Before=ssh.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+
+[Install]
+WantedBy=multi-user.target ssh.service
+UNIT
+    systemctl enable ssh-host-keys.service
+fi
+
 # Stop this service: at shutdown it would write a seed again, and every node would begin with the same seed.
 systemctl stop systemd-random-seed
 # Empty the file but keep it: without the file, systemd treats the next boot as a first boot and applies its presets.

@@ -24,9 +24,11 @@ def run_module(module: AnsibleModule, body: Callable[[AnsibleModule], dict[str, 
     try:
         result = body(module)
     except GpuNodeError as error:
-        module.fail_json(msg=str(error), code=error.code, **error.details)
+        module.fail_json(**plain({"msg": str(error), "code": error.code, **error.details}))
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem", code="os_error")
+        said = f"{error.filename or 'the system'}: {error.strerror}: look at this file and its filesystem"
+        module.fail_json(**plain({"msg": said, "code": "os_error"}))
+    result = plain(result)
     for warning in [*result.get("notes", []), *result.get("node_warnings", []), *result.get("report", {}).get("warnings", [])]:
         module.warn(warning)
     module.exit_json(**result)
@@ -70,13 +72,16 @@ def outcome_result(outcome: Outcome) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, enums and tuples as types that JSON has."""
+    """Dataclasses, enums and tuples as types that JSON has, and texts that UTF-8 has: Ansible refuses a whole answer in which the name of
+    one file is not UTF-8."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain(dataclasses.asdict(value))
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "backslashreplace").decode()
     return value

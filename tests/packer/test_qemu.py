@@ -54,6 +54,18 @@ def test_the_machine_reboots_before_the_bake_and_is_generalised_after_it(built: 
     assert [files[name] for name in gone] == [None] * len(gone)
 
 
+def test_no_host_key_is_in_the_image_and_each_machine_makes_its_own(built: Built) -> None:
+    """The next test logs in by ssh, which needs one."""
+    kinds = ("rsa", "ecdsa", "ed25519")
+    keys = [f"/etc/ssh/ssh_host_{kind}_key{end}" for kind in kinds for end in ("", ".pub")]
+    unit, wanted = "/etc/systemd/system/ssh-host-keys.service", "/etc/systemd/system/ssh.service.wants/ssh-host-keys.service"
+    files = packerqemu.read_files(built.disk, unit, wanted, "/etc/ssh/sshd_config", *keys)
+    assert "ssh-keygen -A" in (files[unit] or "")
+    assert files[wanted] is not None
+    assert files["/etc/ssh/sshd_config"]  # shows that existing files are read
+    assert [files[key] for key in keys] == [None] * len(keys)
+
+
 def test_the_image_is_sealed_and_the_report_is_in_the_image_and_beside_it(built: Built) -> None:
     beside = json.loads((built.folder / SEAL).read_text())
     kept = json.loads(

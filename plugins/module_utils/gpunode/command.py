@@ -7,6 +7,7 @@ Exit status: 0 done or nothing to do, 1 refused or failed (``code`` says why, do
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -28,8 +29,9 @@ def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: Tex
     arguments = _parser().parse_args(argv)
 
     def say(line: str) -> None:
-        err.write(f"{line}\n")
-        err.flush()
+        with contextlib.suppress(OSError, ValueError):  # nobody may listen any more, and what was begun must be finished all the same
+            err.write(f"{line}\n")
+            err.flush()
 
     root = Path(arguments.root)
     in_use = UNTIL_REBOOT if getattr(arguments, "until_reboot", False) else REFUSE

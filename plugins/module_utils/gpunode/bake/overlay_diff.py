@@ -20,6 +20,7 @@ from ..store.linking import may_be_linked
 from ..store.manifest import Index
 from ..system import tree
 from ..system.tree import Entry
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_text
 from .sandbox import Sandbox
@@ -205,8 +206,8 @@ def _is_generated(path: str) -> bool:
 
 def _is_about_nouveau(file: Path) -> bool:
     """Whether every line of a modprobe.d(5) file is about nouveau."""
-    lines = [line.split() for line in (read_text(file) or "").splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return bool(lines) and all(len(words) > 1 and words[1] == "nouveau" for words in lines)
+    said = [line.split() for line in lines(read_text(file)) if line.strip() and not line.lstrip().startswith("#")]
+    return bool(said) and all(len(words) > 1 and words[1] == "nouveau" for words in said)
 
 
 def _is_of(index: str, kver: str) -> bool:

@@ -14,7 +14,7 @@ from ..store.activation_record import COPY
 from ..store.manifest import Manifest
 from ..store.reports import setuid_before
 from ..system import setuid
-from ..util import files
+from ..util import files, jsondoc
 from .context import Bake
 from .request import BakeRequest
 
@@ -22,7 +22,7 @@ from .request import BakeRequest
 def write_if_new(root: Path, report: dict[str, Any], changed: bool) -> bool:
     """Writes the report if the bake ``changed`` anything, or if the existing report has other layers. Returns whether it did."""
     try:
-        old = json.loads((root / BAKE_REPORT).read_text(encoding="utf-8"))
+        old = jsondoc.parse(files.read_document(root / BAKE_REPORT))
         is_reported = [_key(layer) for layer in old["layers"]] == [_key(layer) for layer in report["layers"]]
     except (OSError, ValueError, LookupError, TypeError):
         is_reported = False
@@ -100,10 +100,14 @@ def release_note(layer: Manifest, request: BakeRequest) -> str:
 
 
 def write_release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> bool:
-    """Replaces or appends our own lines in the release notes, and keeps all others. Returns whether the file changed."""
+    """Replaces or appends our own lines in the release notes, and keeps all others byte for byte. Returns whether the file changed. Raises
+    OSError, also if the notes are no file that can be kept."""
     path = root / request.release_notes.lstrip("/")
-    before = files.read_text(path)
-    lines = [line for line in (before or "").splitlines() if not line.startswith("nvidia-prebake: ")]
+    try:
+        before = files.read_bytes(path).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        before = ""
+    lines = [line for line in before.removesuffix("\n").split("\n") if not line.startswith("nvidia-prebake: ")] if before else []
     text = "\n".join([*lines, *(release_note(layer, request) for layer in layers)]) + "\n"
     if text == before:
         return False

@@ -18,9 +18,11 @@ from ..errors import BuildError, CommandError, PreflightError
 from ..system import module_signature
 from ..system.certificate import Certificate, refused
 from ..util import files
+from ..util.bounded import cut, lines
 from ..util.run import Runner
 from .signing_key import ECDSA, HASH, PIN, TOOL_S, SigningKey, key_form, key_refused, new_secret_folder
 
+_MOST = 100_000  # characters of a tool's output in which the reason is looked for
 # How a module is decompressed and compressed; xz as in the kernel's own build, because the kernel's decompressor knows only this checksum.
 _PACKERS = {
     ".gz": (["gzip", "-d", "-f"], ["gzip", "-9", "-n", "-f"]),
@@ -171,12 +173,12 @@ class ModuleSigner:
 
 def reason_of(error: CommandError) -> str:
     """Why sign-file or openssl failed: a known cause in plain words, else the first lines of the output."""
-    said = error.output
+    said = error.output[:_MOST]
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, said, re.IGNORECASE):
             return meaning
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return "; ".join(lines[:3]) or str(error)
+    first = [cut(line.strip()) for line in lines(said) if line.strip()][:3]
+    return "; ".join(first) or str(error)
 
 
 _MEANINGS = (

@@ -31,6 +31,7 @@ _OBJECT = ("object", "id")
 _WARN_BEFORE = timedelta(days=30)
 _MEMORY = ("tmpfs", "ramfs")
 TOOL_S = 120.0
+_LARGEST = 1 << 20  # bytes of a key or a PIN
 _PEM_KEY = expression(rb"-----BEGIN (\w+ )?PRIVATE KEY-----|-----BEGIN ENCRYPTED PRIVATE KEY-----")
 _ENCRYPTED = expression(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
 HASH = expression(r'^CONFIG_MODULE_SIG_HASH="(\w+)"', re.MULTILINE)
@@ -93,7 +94,7 @@ def request_from(params: Mapping[str, Any], root: Path = Path("/")) -> SigningKe
     if pin.startswith(PIN_FILE):
         path = root / pin[len(PIN_FILE) :].lstrip("/")
         try:
-            pin = path.read_text(encoding="utf-8").rstrip("\n")
+            pin = files.read_bytes(path, _LARGEST).decode("utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise key_refused(f"its PIN cannot be read from {path}") from error
     return SigningKey(key, cert, pin) if key else None
@@ -190,7 +191,7 @@ def _check_file(root: Path, runner: Runner, wanted: SigningKey, cert: Certificat
 def key_form(path: Path, wanted: SigningKey) -> str:
     """``PEM`` or ``DER``. Raises PreflightError if it is neither, or is encrypted and no passphrase is set."""
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path, _LARGEST)
     except OSError as error:
         raise key_refused(f"{wanted.key} cannot be read ({error.strerror})") from error
     if _ENCRYPTED.search(data) and not wanted.pin:

@@ -8,8 +8,10 @@ from pathlib import Path
 from ..driver import control, kmod, libraries, modules, nvidia_smi
 from ..store.manifest import Manifest
 from ..system import tree
+from ..util.bounded import LONGEST_LINE
 from ..util.deadline import Deadline
 from ..util.run import Runner
+from . import driver_log
 from .diagnosis import Evidence
 
 # A time limit of its own, apart from the boot's deadline: the cause is found also where that has passed.
@@ -24,17 +26,19 @@ def log_before(root: Path, runner: Runner) -> str:
     log = control.kernel_log(runner)
     if not kmod.loaded(root, ["nvidia"]):
         return log
-    return log[: log.rfind("\n", 0, log.rindex(_LOADING)) + 1] if _LOADING in log else ""
+    whole = log.split("\n")
+    loads = [number for number, line in enumerate(whole) if driver_log.message(line[:LONGEST_LINE]).startswith(_LOADING)]
+    return "".join(f"{line}\n" for line in whole[: loads[-1]]) if loads else ""
 
 
 def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
     """The lines of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which the driver does not drive."""
     if log.startswith(before):
         log = log[len(before) :]
-    elif before:  # the kernel has dropped its oldest lines
-        log = log.partition(before.splitlines()[-1])[2] or log
+    elif before.rstrip("\n"):  # the kernel has dropped its oldest lines
+        log = log.partition(before.rstrip("\n").rpartition("\n")[2])[2] or log
     slots = [address.rpartition(".")[0] for address in passed]
-    return "".join(line for line in log.splitlines(keepends=True) if not any(slot in line for slot in slots))
+    return "\n".join(line for line in log.split("\n") if not any(slot in line for slot in slots))
 
 
 def gather(

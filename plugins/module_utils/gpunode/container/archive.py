@@ -7,7 +7,6 @@ Formats: OCI image layout (oci-layout, index.json, blobs/<algorithm>/<hex>) as a
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
 from collections.abc import Iterator
@@ -16,11 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ImageError
+from ..util import jsondoc
+from ..util.bounded import cut
 from .containerd import OCI_ARCH
 from .reference import DriverWanted
 
 _CHUNK = 1 << 20
 _MAX_DOCUMENT = 4 << 20  # the limit of registries for a manifest
+_MAX_MEMBERS = 100_000
+_NAMING = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_MAX_NAME = 1 << 20
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"BZh": "bzip2"}
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 # containerd's annotation holds the full name; OCI's often holds a tag only.
@@ -42,10 +46,7 @@ class _Archive:
     def __init__(self, path: str, tar: tarfile.TarFile) -> None:
         self.path = path
         self.tar = tar
-        # Reading all headers to the end detects a truncated file.
-        self.members = {
-            m.name[2:] if m.name.startswith("./") else m.name: m for m in tar.getmembers() if m.isfile() or m.islnk() or m.issym()
-        }
+        self.members = {m.name[2:] if m.name.startswith("./") else m.name: m for m in _members(tar) if m.isfile() or m.islnk() or m.issym()}
 
     def document(self, name: str) -> Any:
         member = self.members.get(name)
@@ -53,7 +54,7 @@ class _Archive:
         if stream is None:
             raise _invalid(self.path, f"{name} is missing")
         try:
-            return json.loads(stream.read())
+            return jsondoc.parse(stream.read(), _MAX_DOCUMENT)
         except ValueError as error:
             raise _invalid(self.path, f"{name} is not valid JSON ({error})") from error
 
@@ -102,6 +103,25 @@ class _Archive:
                 raise _invalid(self.path, f"{name} does not have the contents that its name says: the archive is damaged")
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive; one whose name alone would fill the memory is refused."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _NAMING and self.size > _MAX_NAME:
+            raise tarfile.ReadError(f"a name or an attribute of {self.size} bytes")
+        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+
+
+def _members(tar: tarfile.TarFile) -> list[tarfile.TarInfo]:
+    """All members, of which an image has some dozen. Reading all headers to the end detects a truncated file."""
+    found: list[tarfile.TarInfo] = []
+    for member in tar:
+        found.append(member)
+        if len(found) > _MAX_MEMBERS:
+            raise tarfile.ReadError(f"it has more than {_MAX_MEMBERS} members")
+    return found
+
+
 def check(path: str, wanted: DriverWanted, arch: str) -> None:
     """Raises ImageError, which names what the archive holds and what is wanted, unless it holds exactly the wanted image for ``arch``."""
     try:
@@ -110,10 +130,10 @@ def check(path: str, wanted: DriverWanted, arch: str) -> None:
             images = list(archive.images())
             _check_image(path, images, wanted, f"linux/{OCI_ARCH.get(arch, arch)}")
             archive.check_parts(images[0])
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         raise _invalid(path, f"it is truncated or not a tar file ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise _invalid(path, f"its list of contents is incomplete or malformed ({error!r})") from error
+        raise _invalid(path, f"its list of contents is incomplete or malformed ({cut(repr(error))})") from error
 
 
 def _opened(path: str) -> tarfile.TarFile:
@@ -128,7 +148,7 @@ def _opened(path: str) -> tarfile.TarFile:
             raise _invalid(path, f"it is compressed with {name}: decompress it first, because containerd reads plain tar files only")
     if not size:
         raise _invalid(path, "it is empty")
-    return tarfile.open(path, "r:")
+    return tarfile.open(path, "r:", tarinfo=_Member)
 
 
 def _check_image(path: str, images: list[ArchivedImage], wanted: DriverWanted, platform: str) -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ..util.bounded import LONGEST_LINE, cut, lines
 from ..util.expressions import expression
+from ..util.files import open_regular
 
-_COMPILER_ERROR = expression(
-    r"^.*?(?:[\w./+-]+:\d+(?::\d+)?: (?:fatal )?error: .*|\bld(?:\.\w+)?: .*error.*|undefined reference to .*)$", re.M
-)
-_MODPOST_ERROR = expression(r"^ERROR: modpost: .*$", re.M)
-_MAKE_ERROR = expression(r"^make(?:\[\d+\])?: \*\*\* .*$", re.M)
+# Each is searched for in one line, cut to _LONGEST characters, and begins with a single character or a word: an expression that may begin
+# anywhere in a long name takes the square of the line's length.
+_COMPILER_ERROR = expression(r"[\w./+-]:\d+(?::\d+)?: (?:fatal )?error: |undefined reference to ")
+_LINKER = expression(r"\bld(?:\.\w+)?: ")
+_MAKE_ERROR = expression(r"make(?:\[\d+\])?: \*\*\* ")
+_LONGEST = 2000
+_LAST = 1 << 20  # characters of an output in which its last lines are looked for
+_AT_ONCE = 1 << 20  # bytes of a make.log that are reported at once
 _NO_SPACE = expression(r"No space left on device|Disk quota exceeded", re.I)
 # Failures of the network or a lock that another process holds may pass by themselves. Any other failure would repeat.
 _TRANSIENT = expression(
@@ -22,19 +28,30 @@ _TRANSIENT = expression(
     re.I,
 )
 # The driver container's cp prints this for a library that the build deleted: it cannot copy the overlay's whiteout.
-_WHITEOUT = expression(r"cannot create special file '[^']*?([^'/]+)': Operation not permitted")
+_WHITEOUT = expression(r"cannot create special file '([^'\n]*)': Operation not permitted")
 _LOGS = "var/lib/dkms/nvidia/*/build/make.log"
 _EVERY_S = 0.5
 
 
 def first_error(*texts: str | None) -> str | None:
     """The first compiler, modpost or make error in the texts, in that order of preference; None if there is none."""
-    for pattern in (_COMPILER_ERROR, _MODPOST_ERROR, _MAKE_ERROR):
+    for is_error in (_is_compilers, _is_modposts, _MAKE_ERROR.match):
         for text in texts:
-            match = pattern.search(text or "")
-            if match:
-                return match[0].strip()
+            for line in lines(text, _LONGEST):
+                if is_error(line):
+                    return line.strip()
     return None
+
+
+def _is_compilers(line: str) -> bool:
+    if "error" not in line and "undefined" not in line:
+        return False
+    linker = _LINKER.search(line)
+    return bool(_COMPILER_ERROR.search(line)) or (linker is not None and "error" in line[linker.end() :])
+
+
+def _is_modposts(line: str) -> bool:
+    return line.startswith("ERROR: modpost: ")
 
 
 def is_out_of_space(*texts: str | None) -> bool:
@@ -50,12 +67,12 @@ def is_transient(output: str) -> bool:
 def deleted_library(output: str) -> str:
     """The deleted library whose whiteout a build in a sandbox could not copy; "" if the build did not fail for this reason."""
     match = _WHITEOUT.search(output)
-    return match[1] if match else ""
+    return match[1].rpartition("/")[2] if match else ""
 
 
 def last_lines(text: str, count: int = 15) -> str:
     """The end of an output, for a message."""
-    return "\n".join(text.strip().splitlines()[-count:])
+    return "\n".join(cut(line) for line in text.rstrip()[-_LAST:].lstrip().split("\n")[-count:])
 
 
 @contextlib.contextmanager
@@ -92,12 +109,26 @@ class _Logs:
             known, offset = self.reported.get(path, (0, 0))
             if inode != known or size < offset:
                 offset = 0
-            with contextlib.suppress(OSError), path.open("rb") as stream:
-                stream.seek(offset)
-                whole, newline, _rest = stream.read().rpartition(b"\n")
-                self.reported[path] = inode, offset + len(whole + newline)
-                for line in whole.decode("utf-8", "replace").splitlines():
-                    self.say(line)
+            with contextlib.suppress(OSError):
+                self.reported[path] = inode, self._report(path, offset)
+
+    def _report(self, path: Path, offset: int) -> int:
+        """Reports the complete lines of a log after ``offset``; returns where the first incomplete one begins. Of a log that grows faster
+        than it can be reported, what lies between is only counted."""
+        fd, size = open_regular(path, follow=False)
+        try:
+            begin = offset if size - offset <= _AT_ONCE else size - _AT_ONCE
+            data = os.pread(fd, _AT_ONCE, begin)
+        finally:
+            os.close(fd)
+        if begin > offset:
+            self.say(f"[{begin - offset} bytes of {path.name} are not shown]")
+        whole, newline, _rest = data.rpartition(b"\n")
+        if not newline and len(data) == _AT_ONCE:
+            return begin + len(data)  # one line that is longer than all that is reported at once
+        for line in whole.decode("utf-8", "replace").split("\n") if newline else ():
+            self.say(cut(line, LONGEST_LINE))
+        return begin + len(whole + newline)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import CommandError, ImageError
+from ..util import jsondoc
+from ..util.bounded import lines
 from ..util.deadline import Deadline
+from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import LineSink, Runner
 from .registry import ImageSource
@@ -23,6 +25,8 @@ _RUN_S = 180.0  # to start a container and run it; a busy emulated node took mor
 _REMOVE_S = 120.0
 # The name of an imported image until it is tagged with the wanted one.
 _IMPORTED = "gpu-prebake-import"
+_DIGEST = expression(r"[a-z0-9+._-]{1,32}:[A-Za-z0-9=_-]{1,256}")
+_IMPORTS = expression(r"^imports[ \t]*=[ \t]*\[", re.MULTILINE)
 
 
 class Containerd:
@@ -67,12 +71,11 @@ class Containerd:
         if "manifests" in document:
             inner = platform_manifest(document, OCI_ARCH.get(arch, arch))
             document = self._content(inner) if inner else {}
-        config = document.get("config", {}).get("digest")
-        return config if isinstance(config, str) else None
+        return digest_of(document.get("config"))
 
     def _content(self, digest: str) -> dict[str, Any]:
         try:
-            document = json.loads(self.runner.run([*self.ctr, "content", "get", digest], timeout_s=_ASK_S).stdout)
+            document = jsondoc.parse(self.runner.run([*self.ctr, "content", "get", digest], timeout_s=_ASK_S).stdout)
         except (CommandError, ValueError):
             return {}
         return document if isinstance(document, dict) else {}
@@ -131,7 +134,7 @@ class Containerd:
     def is_pinned(self, reference: str) -> bool:
         """Whether an image has the label that ``pin`` sets. Raises CommandError."""
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S).stdout
-        line = next((line for line in shown.splitlines() if line.split()[:1] == [reference]), "")
+        line = next((line for line in lines(shown) if line.split()[:1] == [reference]), "")
         return "io.cri-containerd.pinned=pinned" in line
 
     def honours_pins(self) -> bool:
@@ -184,16 +187,22 @@ class Containerd:
 
 def platform_manifest(index: dict[str, Any], architecture: str) -> str | None:
     """The digest of the manifest for linux on ``architecture`` in an OCI index; None if there is none."""
-    for entry in index.get("manifests", []):
-        platform = entry.get("platform") or {}
-        if platform.get("os") == "linux" and platform.get("architecture") == architecture:
-            digest = entry.get("digest")
-            return digest if isinstance(digest, str) else None
+    entries = index.get("manifests")
+    for entry in entries if isinstance(entries, list) else ():
+        platform = entry.get("platform") if isinstance(entry, dict) else None
+        if isinstance(platform, dict) and (platform.get("os"), platform.get("architecture")) == ("linux", architecture):
+            return digest_of(entry)
     return None
+
+
+def digest_of(descriptor: Any) -> str | None:
+    """The digest in a descriptor, as OCI documents have them; None if it has none."""
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
 
 
 def imports_dropins(root: Path) -> bool:
     """Whether the main configuration imports ``config.d``, without which the runtime drop-in has no effect (docs/contract.md)."""
-    text = re.sub(r"^\s*#.*$", "", read_text(root / CONFIG) or "", flags=re.MULTILINE)
-    match = re.search(r"^imports\s*=\s*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
-    return bool(match and "config.d/" in match[1])
+    text = "\n".join(line for line in lines(read_text(root / CONFIG)) if not line.lstrip().startswith("#"))
+    match = _IMPORTS.search(text)
+    return bool(match and "config.d/" in text[match.end() :].partition("]")[0])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 from ..errors import BusyError, CommandError, ImageError
 from ..paths import LOGS
 from ..system import mounts
+from ..util.bounded import Ends, lines
 from ..util.expressions import expression
 from ..util.run import Runner
 from . import build_log
@@ -24,6 +28,9 @@ _FOLDERS = {"/opt/gpu": "/mnt/gpu", "/opt/actions": "/mnt/actions"}
 _OWN_IDS = expression(r"(gpuprebuild|gpuinstall)-\d+|gpuask")
 # The ids that other provisioners use for the same containers (docs/contract.md). We do not end these.
 _THEIR_IDS = {"gpuprebuild", "gpuinstall"}
+# How many characters of a container's output its log keeps at either end, and how many are passed on as progress.
+LOGGED_FIRST, LOGGED_LAST = 16 << 20, 4 << 20
+SAID = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -94,16 +101,16 @@ class DriverContainer:
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         timed_out = False
-        with log.open("w", encoding="utf-8") as stream:
+        with log.open("wb", buffering=0) as stream, _Said(self.say) as said:
+            written = Ends(lambda text: _write(stream, text), LOGGED_FIRST, LOGGED_LAST)
 
             def take(line: str) -> None:
-                stream.write(f"{time.monotonic() - start:8.2f} {line}\n")
-                stream.flush()
-                self.say(line)
+                written.add(f"{time.monotonic() - start:8.2f} {line}")
+                said.add(line)
 
             try:
                 argv = run_argv(self.containerd, reference, container, action, self.place)
-                with build_log.following(Path(self.place.base or self.root), self.say):
+                with build_log.following(Path(self.place.base or self.root), said.add):
                     result = self.runner.run(argv, timeout_s, ok=None, on_line=take)
                 rc: int | None = result.rc
                 output = result.stdout
@@ -111,6 +118,7 @@ class DriverContainer:
                 rc, output, timed_out = error.rc, error.output + f"\n{error}", error.timed_out
                 take(str(error))
             finally:
+                written.end()
                 # Always clean up: ctr --rm removes the container only if ctr itself is not killed.
                 self._end(container)
         return ContainerRun(rc, output, time.monotonic() - start, f"/{LOGS}/{container}.log", timed_out)
@@ -154,6 +162,35 @@ class DriverContainer:
             mounts.unmount(self.runner, mounts.left_by_container(mounts.current()))
 
 
+class _Said:
+    """Passes lines to ``say`` until they are ``SAID`` characters together; then counts them, and at the end says how many there were."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say, self._room, self._unsaid = say, SAID, 0
+        self._lock = threading.Lock()  # make.log is followed by a thread of its own
+
+    def __enter__(self) -> _Said:
+        return self
+
+    def add(self, line: str) -> None:
+        with self._lock:
+            self._room -= len(line) + 1
+            self._unsaid += self._room < 0
+            is_said = self._room >= 0
+        if is_said:
+            self._say(line)
+
+    def __exit__(self, *_error: object) -> None:
+        if self._unsaid:
+            self._say(f"[{self._unsaid} more lines of the driver container are not shown here; its log has the first and the last of them]")
+
+
+def _write(stream: RawIOBase, line: str) -> None:
+    """Writes a line of a log. A disk that is full is reported by what needs it, and must not end the container."""
+    with contextlib.suppress(OSError):
+        stream.write(f"{line}\n".encode("utf-8", "backslashreplace"))
+
+
 def left_in(containerd: Containerd) -> tuple[str, ...]:
     """Ids of driver containers, ours and other provisioners', that containerd still knows. Raises CommandError."""
     return tuple(name for name in containerd.containers() if _OWN_IDS.fullmatch(name) or name in _THEIR_IDS)
@@ -182,5 +219,5 @@ def run_argv(containerd: Containerd, reference: str, container: str, action: str
 
 def actions_in(text: str) -> tuple[str, ...]:
     """The contract's actions that an entrypoint contains as whole words outside of comments."""
-    code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    code = "\n".join(line for line in lines(text) if not line.lstrip().startswith("#"))
     return tuple(a for a in ACTIONS if re.search(rf"(?<![\w-]){re.escape(a)}(?![\w-])", code))

@@ -8,7 +8,9 @@ from pathlib import Path
 from ..errors import DataError
 from ..options import BOOT
 from ..system.host import normal_arch
+from ..util.bounded import lines
 from ..util.expressions import expression
+from ..util.files import read_bytes
 from .reference import normal_kind
 
 DEFAULT_PATH: str = BOOT["marker_path"].default
@@ -30,14 +32,14 @@ class Marker:
 def parse(text: str, where: str) -> Marker:
     """Reads a marker; the first line with a key counts. Raises DataError if a value is not a plain word, or there is no kernel."""
     fields: dict[str, str] = {}
-    for line in text[:_LIMIT].splitlines():
+    for line in lines(text[:_LIMIT]):
         key, equals, value = line.strip().partition("=")
         if equals and key not in fields:
             fields[key] = value.strip()
     for key in ("kernel", "driver_version", "driver_kind", "arch"):
         value = fields.get(key, "")
         if value and not _SAFE.fullmatch(value):
-            raise DataError(f"{where}: {key}={value!r} is not a plain word; the marker is not used", code="marker_invalid")
+            raise DataError(f"{where}: {key}={value[:80]!r} is not a plain word; the marker is not used", code="marker_invalid")
     if not fields.get("kernel"):
         raise DataError(f"{where}: no kernel= line; the marker is empty or truncated and is not used", code="marker_invalid")
     return Marker(
@@ -53,7 +55,7 @@ def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
     """The marker of the system at ``root``; None if there is none. Raises DataError."""
     file = root / path.lstrip("/")
     try:
-        text = file.read_bytes().decode("utf-8", "replace")
+        text = read_bytes(file).decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..errors import CommandError, ImageError, InputError
 from ..options import PULL
 from ..system import host
+from ..util.bounded import cut
 from ..util.deadline import Deadline
 from ..util.expressions import expression
 from . import archive
@@ -178,4 +179,4 @@ def _no_space(cannot: str, reason: str) -> ImageError:
 
 
 def _last_line(error: CommandError) -> str:
-    return (error.output.strip().splitlines() or [str(error)])[-1]
+    return cut(error.output.rstrip().rpartition("\n")[2].strip() or str(error))

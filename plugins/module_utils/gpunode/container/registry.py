@@ -23,7 +23,7 @@ _MAX_PASSWORD = 4094
 _CONTROL = expression(r"[\x00-\x1f\x7f]")
 _PEM = "-----BEGIN CERTIFICATE-----"
 _SYSTEM_CAS = "/etc/ssl/certs:/etc/pki/tls/certs"
-_HTTPS_SERVER = expression(r"""^\s*server\s*=\s*["']https:""", re.MULTILINE)
+_HTTPS_SERVER = expression(r"""^[ \t]*server[ \t]*=[ \t]*["']https:""", re.MULTILINE)
 
 
 @dataclass(frozen=True)

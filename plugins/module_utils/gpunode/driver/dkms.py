@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..system import host
 from ..util.expressions import expression
-from ..util.files import leads_elsewhere, read_text, sha256
+from ..util.files import leads_elsewhere, read_ends, read_text, sha256
 from .modules import module_files
 
 TREE = "var/lib/dkms"
@@ -27,7 +27,10 @@ OWN_KEYS = (
     "var/lib/shim-signed/mok/MOK.der",
 )
 # DKMS sources these files in a shell: they may have comments, ``export`` and several commands on a line.
-_CONFIGURED = expression(r"""^\s*(?:export\s+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s$;#]+)["']?\s*(?:[;#].*)?$""", re.MULTILINE)
+_CONFIGURED = expression(
+    r"""^[ \t]*(?:export[ \t]+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s\x00-\x1f$;#]+)["']?[ \t]*(?:[;#].*)?$""", re.MULTILINE
+)
+_LOG = 16 << 20  # bytes; NVIDIA's build writes less than one million
 _ENTRY = expression(r"nvidia(-current|-open|-srv)?")
 _TOP = f"{TREE}/{MODULE}"
 
@@ -94,10 +97,10 @@ def _state(top: Path, version: str, kver: str, arch: str) -> str:
 
 
 def build_log(root: Path, version: str) -> str | None:
-    """The log of a failed build, which DKMS leaves in the build folder; None if there is none."""
+    """The log of a failed build, which DKMS leaves in the build folder, both ends of a long one; None if there is none."""
     for log in sorted((root / TREE / MODULE / version).glob("**/make.log")):
         try:
-            return log.read_bytes().decode("utf-8", "replace")
+            return read_ends(log, _LOG)
         except OSError:
             continue
     return None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from ..system.dpkg import installed_packages
 from ..system.host import TRIPLETS
 from ..util.expressions import expression
-from ..util.files import read_text, relative
+from ..util.files import read_bytes, read_text, relative
 from . import dkms
 from .footprint import CONTRACT_LIBRARIES
 from .modules import LoadedModule, is_driver_file
@@ -31,7 +31,8 @@ _HOST_DRIVER = expression(r"^\s*IS_HOST_DRIVER=true\s*$", re.MULTILINE)
 # A main library with the driver's version in its name; the loader's links (.so, .so.1) have none.
 _MAIN_LIBRARY = expression(r"lib(?:nvidia-ml|cuda)\.so\.(?P<version>\d{3,}\.\d+(?:\.\d+)?)")
 # ld.so.cache has whole paths, each ended by a NUL.
-_CACHED = expression(rb"/[^\0]*/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
+_CACHED = expression(rb"/lib(?:nvidia-ml|cuda)\.so[^\0/]*")
+_PATH_MAX = 4096
 # Folders that are searched anyway; and those in which CUDA has libraries that are named like a driver's and are none: its package for
 # forward compatibility, and stubs to link with.
 _USUAL = "|".join((CONTRACT_LIBRARIES, *(f"(?:usr/)?lib/{triplet}" for triplet in TRIPLETS.values())))
@@ -78,11 +79,21 @@ def libraries(root: Path, arch: str) -> tuple[str, ...]:
 def cached_libraries(root: Path) -> tuple[str, ...]:
     """The driver's main libraries that the loader finds in other than the usual folders: other tools use folders of their own."""
     try:
-        cached = (root / "etc/ld.so.cache").read_bytes()
+        cached = read_bytes(root / "etc/ld.so.cache")
     except OSError:
         return ()
-    found = {path.decode(errors="replace").lstrip("/") for path in _CACHED.findall(cached)}
+    found = {path.decode(errors="surrogateescape").lstrip("/") for path in _cached_paths(cached)}
     return tuple(sorted(path for path in found if not _NO_SIGN.search(path) and os.path.lexists(root / path)))
+
+
+def _cached_paths(cached: bytes) -> Iterator[bytes]:
+    """The names of these libraries in the loader's cache, which end with a NUL byte. The end of a name is looked for first: an expression
+    that begins at any slash takes the square of a name's length."""
+    for match in _CACHED.finditer(cached):
+        before = cached[max(0, match.start() - _PATH_MAX) : match.start()].rpartition(b"\0")[2]
+        path = before + match[0]
+        if b"/" in before and len(path) < _PATH_MAX:
+            yield path[path.index(b"/") :]
 
 
 def resident_signs(loaded: Collection[LoadedModule], versions: Collection[str]) -> tuple[str, ...]:

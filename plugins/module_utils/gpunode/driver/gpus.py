@@ -63,7 +63,7 @@ NAMES = tuple(generation.name for generation in GENERATIONS)
 def branch(version: str) -> int:
     """A driver version's branch, such as 580 of 580.126.09; 0 if it has none."""
     first = version.split(".", 1)[0]
-    return int(first) if first.isascii() and first.isdigit() else 0
+    return int(first) if first.isascii() and first.isdigit() and len(first) < 10 else 0
 
 
 def of_device(device: str) -> Generation | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import CommandError
 from ..system import kernels
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import Runner
@@ -68,9 +69,9 @@ def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)) -> t
 
 def by_modalias(root: Path, kver: str, modalias: str) -> tuple[str, ...]:
     """NVIDIA's modules that udev would load for a device with this modalias, by depmod's modules.alias (modprobe.d(5): shell patterns)."""
-    text = read_text(root / "lib/modules" / kver / "modules.alias") or ""
-    lines = (line.split() for line in text.splitlines() if "nvidia" in line)
-    found = {w[2].replace("_", "-") for w in lines if len(w) == 3 and w[0] == "alias" and fnmatchcase(modalias, w[1])}
+    text = read_text(root / "lib/modules" / kver / "modules.alias")
+    words = (line.split() for line in lines(text) if "nvidia" in line)
+    found = {w[2].replace("_", "-") for w in words if len(w) == 3 and w[0] == "alias" and fnmatchcase(modalias, w[1])}
     return tuple(name for name in DRIVER_MODULES if name in found)
 
 

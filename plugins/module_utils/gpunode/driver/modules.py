@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import relative, sha256
 
@@ -15,6 +16,7 @@ DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidi
 NEEDED_MODULES = ("nvidia", "nvidia-uvm")
 NOUVEAU = "nouveau"
 _FILE = expression(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
+_MAX_DIGITS = 20
 OPEN, PROPRIETARY = "open", "proprietary"
 
 
@@ -51,7 +53,7 @@ class ModuleInfo:
 def parse_modinfo(text: str) -> ModuleInfo | None:
     """Reads modinfo's output; if a field is there twice, the first counts. None if it describes no module."""
     fields: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in lines(text):
         key, colon, value = line.partition(":")
         if colon:
             fields.setdefault(key.strip(), value.strip())
@@ -80,12 +82,16 @@ class LoadedModule:
 def parse_proc_modules(text: str) -> dict[str, tuple[int, tuple[str, ...], str]]:
     """proc(5) modules: name → reference count, the modules that use it, state in lower case."""
     found = {}
-    for line in text.splitlines():
+    for line in lines(text):
         words = line.split()
         if len(words) >= 5:
             holders = tuple(w.replace("_", "-") for w in words[3].split(",") if w and w != "-")
-            found[words[0].replace("_", "-")] = (int(words[2]) if words[2].isdigit() else 0, holders, words[4].lower())
+            found[words[0].replace("_", "-")] = (_number(words[2]), holders, words[4].lower())
     return found
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS else 0
 
 
 def of_version(modules: Collection[LoadedModule], versions: Collection[str]) -> tuple[LoadedModule, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import BuildError, CommandError, PreflightError
 from ..system.kernels import installed
+from ..util.bounded import lines
 from ..util.events import Events
 from ..util.files import read_text, remove_durably, write_atomic
 from ..util.run import Runner
@@ -98,7 +99,7 @@ def _blacklists(root: Path) -> Iterator[str]:
 
 
 def _forbids_nouveau(text: str) -> bool:
-    for line in text.splitlines():
+    for line in lines(text):
         words = line.split()
         if words[:2] == ["blacklist", "nouveau"] or words[:3] == ["alias", "nouveau", "off"]:
             return True

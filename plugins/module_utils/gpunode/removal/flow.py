@@ -23,7 +23,7 @@ from ..driver.modules import DRIVER_MODULES
 from ..errors import BootError, CommandError, InputError
 from ..paths import LOGS, REMOVAL_JOURNAL, STORE
 from ..system import host
-from ..util import files
+from ..util import files, jsondoc
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
@@ -216,7 +216,7 @@ def _config_before(root: Path, containerd: Containerd) -> str:
     one recorded, so that this run knows whether to restart containerd."""
     boot_id = host.boot_id()
     try:
-        journal = json.loads((root / REMOVAL_JOURNAL).read_text(encoding="utf-8"))
+        journal = jsondoc.parse(files.read_document(root / REMOVAL_JOURNAL))
         if journal["boot_id"] == boot_id and isinstance(journal["containerd_config"], str):
             return journal["containerd_config"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -261,7 +261,8 @@ def _forget(root: Path, made: RemovalPlan) -> None:
 
 
 def _drop_note(path: Path) -> None:
-    lines = [line for line in (files.read_text(path) or "").splitlines() if not line.startswith(NOTE)]
+    text = files.read_bytes(path).decode("utf-8", "surrogateescape")
+    lines = [line for line in text.removesuffix("\n").split("\n") if not line.startswith(NOTE)]
     if lines:
         files.write_atomic(path, "\n".join(lines) + "\n", path.stat().st_mode & 0o7777)
     else:

@@ -14,6 +14,7 @@ from ..errors import BootError
 from ..paths import INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
 from ..store.manifest import Manifest
 from ..util import files
+from ..util.bounded import lines
 from ..util.run import Runner
 from . import uninstall
 from .ownership import Ours
@@ -84,7 +85,7 @@ def _gone(plans: Iterable[TakeAwayPlan]) -> frozenset[str]:
 def _notes(root: Path, path: str) -> str:
     path = path.lstrip("/")
     text = files.read_text(root / path) or ""
-    return path if not path.startswith(f"{STORE}/") and any(line.startswith(NOTE) for line in text.splitlines()) else ""
+    return path if not path.startswith(f"{STORE}/") and any(line.startswith(NOTE) for line in lines(text)) else ""
 
 
 def _in_use(holders: tuple[str, ...]) -> str:

@@ -20,8 +20,9 @@ from ..system import mounts, tree
 from ..system.dpkg import owned_by_dpkg
 from ..system.host import TRIPLETS
 from ..system.setuid import setuid
+from ..util import bounded
 from ..util.expressions import expression
-from ..util.files import read_text, relative
+from ..util.files import read_bytes, read_text, relative
 from ..util.run import Runner
 
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
@@ -198,7 +199,7 @@ def _libraries(root: Path, arch: str) -> Iterator[str]:
     triplet = TRIPLETS[arch]
     folders = [f"usr/lib/{triplet}", "usr/lib", "usr/lib64", "usr/local/lib", f"usr/local/lib/{triplet}"]
     configs = [root / _CONFIGS[0], *sorted((root / _CONFIGS[1]).glob("*.conf"))]
-    lines = [line.split("#")[0].strip() for config in configs for line in (read_text(config) or "").splitlines()]
+    lines = [line.split("#")[0].strip() for config in configs for line in bounded.lines(read_text(config))]
     folders += [line.strip("/") for line in lines if line.startswith("/")]
     yield from _named(root, folders, _LIBRARY)
 
@@ -221,7 +222,7 @@ def _named(root: Path, folders: Iterable[str], names: re.Pattern[str]) -> Iterat
 def _cached(root: Path, live: _Live) -> Iterator[str]:
     """The loader's cache, a binary file that contains names as plain text. Its entries can outlive the libraries."""
     try:
-        cached = (root / _CACHE).read_bytes()
+        cached = read_bytes(root / _CACHE)
     except OSError:
         return
     if not live.files and re.search(rb"\blib(?:cuda|nvidia-ml)\.so", cached):

@@ -74,7 +74,7 @@ class Activation:
 
         try:
             return int(datetime.datetime.fromisoformat(self.activated).timestamp() * 1e6) * 1000
-        except ValueError:
+        except (ValueError, OverflowError, OSError):  # no time, or one that this machine's calendar does not have
             return 0
 
 
@@ -111,7 +111,7 @@ def read_journal(root: Path) -> Journal | None:
         return None
     operation = jsondoc.get(data, "operation", str, f"/{ACTIVATION_JOURNAL}", _CODE)
     if operation not in (ACTIVATE, DEACTIVATE):
-        raise DataError(f"/{ACTIVATION_JOURNAL}: the operation {operation!r} is unknown; inspect the node by hand", code=_CODE)
+        raise DataError(f"/{ACTIVATION_JOURNAL}: the operation {jsondoc.shown(operation)} is unknown; inspect the node by hand", code=_CODE)
     return Journal(operation, _activation(jsondoc.get(data, "activation", dict, f"/{ACTIVATION_JOURNAL}", _CODE), f"/{ACTIVATION_JOURNAL}"))
 
 
@@ -150,7 +150,7 @@ def _plain(activation: Activation) -> dict[str, Any]:
 
 def _load(root: Path, path: str) -> dict[str, Any] | None:
     try:
-        text = (root / path).read_text(encoding="utf-8")
+        text = files.read_document(root / path)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -179,28 +179,28 @@ def _activation(data: dict[str, Any], where: str) -> Activation:
     except (TypeError, AttributeError) as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); what is in place is unknown", code=_CODE) from error
     if found.layer != layer_name(found.identity):
-        raise DataError(f"{where}: layer {found.layer!r} does not match its identity; what is in place is unknown", code=_CODE)
+        raise DataError(f"{where}: layer {jsondoc.shown(found.layer)} does not match its identity; what is in place is unknown", code=_CODE)
     return found
 
 
 def _folder(path: Any, where: str) -> str:
     if not isinstance(path, str):
-        raise TypeError(f"{path!r} is not a folder")
+        raise TypeError(f"{jsondoc.shown(path)} is not a folder")
     return path if path in _TOPS else jsondoc.check_path(path, ROOTS, where, _CODE)
 
 
 def _kept(item: Any, where: str) -> Kept:
     if not isinstance(item, dict) or set(item) != {"entry", "mtime_ns"}:
-        raise TypeError(f"{item!r} is not a backup")
-    return Kept(read_entry(item["entry"], where, _CODE), jsondoc.get(item, "mtime_ns", int, where, _CODE))
+        raise TypeError(f"{jsondoc.shown(item)} is not a backup")
+    return Kept(read_entry(item["entry"], where, _CODE), jsondoc.whole(item, "mtime_ns", where, _CODE, -jsondoc.HIGHEST))
 
 
 def _derived(item: Any, where: str) -> Derived:
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is not an entry of generated files")
+        raise TypeError(f"{jsondoc.shown(item)} is not an entry of generated files")
     program = jsondoc.get(item, "program", str, where, _CODE)
     if program not in (DEPMOD, LDCONFIG):
-        raise DataError(f"{where}: the program {program!r} is unknown; what is in place is unknown", code=_CODE)
+        raise DataError(f"{where}: the program {jsondoc.shown(program)} is unknown; what is in place is unknown", code=_CODE)
     return Derived(
         program,
         tuple(_kept(inner, where) for inner in jsondoc.get(item, "before", list, where, _CODE)),

@@ -17,7 +17,7 @@ from ..paths import INSTALLED_FILES, STORE
 from ..system import tree
 from ..system.tree import Entry
 from ..util import jsondoc
-from ..util.files import make_private, write_atomic
+from ..util.files import make_private, read_document, write_atomic
 from .manifest import plain_entry, read_entry
 
 SCHEMA = 2
@@ -49,7 +49,7 @@ def read(root: Path) -> InstalledFiles | None:
     """The document of the system at ``root``; None if there is none. Raises DataError."""
     where = f"/{INSTALLED_FILES}"
     try:
-        text = (root / INSTALLED_FILES).read_text(encoding="utf-8")
+        text = read_document(root / INSTALLED_FILES)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -10,7 +10,8 @@ from typing import Any
 from ..errors import DataError, LayerError
 from ..paths import LAYERS, STORE
 from ..util import jsondoc
-from ..util.files import make_private, remove_empty_folder, write_atomic
+from ..util.bounded import cut
+from ..util.files import make_private, read_document, remove_empty_folder, write_atomic
 from . import activation_record, installed_files
 from .linking import linked_paths
 from .manifest import INVALID, SCHEMA, Manifest, parse, plain_entry
@@ -97,7 +98,7 @@ def read(path: Path) -> Manifest:
     """Reads and validates one manifest. Raises DataError."""
     where = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_document(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{where}: cannot be read ({error}); the layer is not used", code=INVALID) from error
     return parse(text, where, path.parent.name)
@@ -140,11 +141,11 @@ def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
     if not path.exists():
         return None
     try:
-        found = jsondoc.load(path.read_text(encoding="utf-8"), _BAD_SCHEMA, str(path), INVALID)
+        found = jsondoc.load(read_document(path), _BAD_SCHEMA, str(path), INVALID)
     except (OSError, UnicodeDecodeError, DataError) as error:
         return f"the reason cannot be read: {error}"
     is_meant = found.get("machine_id") == machine_id and found.get("bake", _bake_of(layer)) == _bake_of(layer)
-    return str(found.get("reason")) if is_meant else None
+    return cut(str(found.get("reason"))) if is_meant else None
 
 
 def _bake_of(layer: Manifest) -> str:

@@ -133,7 +133,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             replaced=_paths(data, "replaced", where),
             deleted=_paths(data, "deleted", where),
             build_s=_seconds(data, "build_s", where),
-            tries=jsondoc.get(data, "tries", int, where, INVALID),
+            tries=jsondoc.whole(data, "tries", where, INVALID),
             warnings=_words(data, "warnings", where),
             originals=tuple(read_entry(item, where, INVALID) for item in jsondoc.get(data, "originals", list, where, INVALID)),
             module_facts=tuple(_fact(item, where) for item in jsondoc.get(data, "module_facts", list, where, INVALID)),
@@ -157,7 +157,7 @@ def _words(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
 def _seconds(data: dict[str, Any], key: str, where: str) -> float:
     value: Any = data.get(key)
     if type(value) not in (int, float) or not 0 <= value < _LONGEST_S:
-        raise DataError(f"{where}: {key} is {value!r}, not a number of seconds; the layer is not used", code=INVALID)
+        raise DataError(f"{where}: {key} is {jsondoc.shown(value)}, not a number of seconds; the layer is not used", code=INVALID)
     return float(value)
 
 
@@ -176,20 +176,20 @@ def read_entry(item: Any, where: str, code: str, linked: Collection[str] | None 
     """Parses one file, link or folder in one of our documents; ``linked`` are the paths that the document lists as such, or None if it has
     no such list. Raises DataError; TypeError for a wrong shape."""
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is not an entry")
+        raise TypeError(f"{jsondoc.shown(item)} is not an entry")
     if [type(item.get(name)) for name in _ENTRY_FIELDS] != _ENTRY_KINDS:
         for name, kind in _ENTRY_FIELDS.items():
             jsondoc.get(item, name, kind, where, code)
     pairs = item["attributes"]
     if pairs and not all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and isinstance(p[1], str) for p in pairs):
-        raise TypeError(f"{pairs!r} are not attributes")
+        raise TypeError(f"{jsondoc.shown(pairs)} are not attributes")
     if len(item) != len(_ENTRY_FIELDS):
-        raise TypeError(f"{', '.join(sorted(set(item) - set(_ENTRY_FIELDS)))}: unknown")
+        raise TypeError(f"{jsondoc.shown(sorted(set(item) - set(_ENTRY_FIELDS)))}: unknown")
     is_linked = None if linked is None else item["path"] in linked
     entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)}, linked=is_linked)
     jsondoc.check_path(entry.path, ROOTS, where, code)
     if entry.type not in ("file", "link", "folder"):
-        raise DataError(f"{where}: /{entry.path} has the unknown type {entry.type!r}; it is not used", code=code)
+        raise DataError(f"{where}: /{entry.path} has the unknown type {jsondoc.shown(entry.type)}; it is not used", code=code)
     wrong = _wrong_fields(entry)
     if wrong:
         raise DataError(f"{where}: /{entry.path}: wrong for a {entry.type}: {', '.join(wrong)}; it is not used", code=code)
@@ -202,7 +202,7 @@ def _wrong_fields(entry: Entry) -> list[str]:
         "mode": 0 <= entry.mode <= 0o7777,
         "uid": 0 <= entry.uid <= _HIGHEST_ID,
         "gid": 0 <= entry.gid <= _HIGHEST_ID,
-        "size": entry.size >= 0 if is_file else entry.size == 0,
+        "size": 0 <= entry.size <= jsondoc.HIGHEST if is_file else entry.size == 0,
         "sha256": is_sha256(entry.sha256) if is_file else not entry.sha256,
         "target": bool(entry.target) and jsondoc.is_possible(entry.target) if is_link else not entry.target,
         "attributes": not entry.attributes or _are_attributes(entry.attributes),
@@ -224,7 +224,7 @@ def is_sha256(text: str) -> bool:
 
 def _fact(item: Any, where: str) -> ModuleFact:
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is not a module fact")
+        raise TypeError(f"{jsondoc.shown(item)} is not a module fact")
     for name in _FACT_FIELDS:
         jsondoc.get(item, name, str, where, INVALID)
     return ModuleFact(**item)
@@ -232,11 +232,11 @@ def _fact(item: Any, where: str) -> ModuleFact:
 
 def _index(item: Any, where: str) -> Index:
     if not isinstance(item, dict):
-        raise TypeError(f"{item!r} is not an index")
+        raise TypeError(f"{jsondoc.shown(item)} is not an index")
     before = jsondoc.get(item, "before", str, where, INVALID)
     index = Index(**{**item, "after": read_entry(item.get("after"), where, INVALID)})
     if index.path != index.after.path or index.after.type != "file" or not (before == "" or is_sha256(before)):
-        raise DataError(f"{where}: the entry of the index {index.path!r} is invalid; the layer is not used", code=INVALID)
+        raise DataError(f"{where}: the entry of the index {jsondoc.shown(index.path)} is invalid; the layer is not used", code=INVALID)
     return index
 
 
@@ -245,7 +245,7 @@ def _is_stored(data: dict[str, Any], where: str) -> bool:
         return True
     mode = jsondoc.get(data, "mode", str, where, INVALID)
     if mode not in (_IN_PLACE, _CAPTURED):
-        raise DataError(f"{where}: the mode {mode!r} is unknown; the layer is not used", code=INVALID)
+        raise DataError(f"{where}: the mode {jsondoc.shown(mode)} is unknown; the layer is not used", code=INVALID)
     return mode == _CAPTURED
 
 

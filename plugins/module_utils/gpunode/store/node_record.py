@@ -14,7 +14,7 @@ from ..driver.footprint import ROOTS
 from ..errors import DataError
 from ..paths import NODE_RECORD, STORE
 from ..util import jsondoc
-from ..util.files import make_private, write_atomic
+from ..util.files import make_private, read_document, write_atomic
 from .manifest import Identity
 
 SCHEMA = 1
@@ -70,7 +70,7 @@ def write(root: Path, record: Record) -> None:
 def read(root: Path) -> Record | None:
     """The record of the system at ``root``; None if there is none. Raises DataError."""
     try:
-        text = (root / NODE_RECORD).read_text(encoding="utf-8")
+        text = read_document(root / NODE_RECORD)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -89,7 +89,9 @@ def read(root: Path) -> Record | None:
     for path in [*libraries, *(p for paths in modules.values() for p in paths)]:
         jsondoc.check_path(path, ROOTS, f"/{NODE_RECORD}", _CODE)
     if not is_version(identity.version):  # it becomes part of paths that are removed
-        raise DataError(f"/{NODE_RECORD}: version {identity.version!r} is not a driver version; the node counts as new", code=_CODE)
+        raise DataError(
+            f"/{NODE_RECORD}: version {jsondoc.shown(identity.version)} is not a driver version; the node counts as new", code=_CODE
+        )
     if record.state not in (STARTED, INITIALISED):
-        raise DataError(f"/{NODE_RECORD}: state {record.state!r} is unknown; the node counts as new", code=_CODE)
+        raise DataError(f"/{NODE_RECORD}: state {jsondoc.shown(record.state)} is unknown; the node counts as new", code=_CODE)
     return record

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from ..errors import PreflightError
 from ..paths import BAKE_JOURNAL_OF_0_1, BAKE_REPORT
-from ..util import files
+from ..util import files, jsondoc
 
 
 def setuid_before(root: Path) -> tuple[str, ...]:
     """Files that were setuid or setgid before the last bake that built something, by its report; none if the report does not say."""
     try:
-        said = json.loads(files.read_text(root / BAKE_REPORT) or "{}").get("setuid_before")
-    except (ValueError, AttributeError):
+        report = jsondoc.parse(files.read_document(root / BAKE_REPORT))
+    except (OSError, ValueError):
         return ()
+    said = report.get("setuid_before") if isinstance(report, dict) else None
     return tuple(path for path in said if isinstance(path, str)) if isinstance(said, list) else ()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_text
 
@@ -19,7 +20,10 @@ CONFIG = "boot/grub/grub.cfg"
 ENVIRONMENT = "boot/grub/grubenv"
 DEFAULTS = "etc/default/grub"
 _CUSTOM = "boot/grub/custom.cfg"
-_SET_DEFAULT = expression(r'^\s*set\s+default=(?:"([^"]*)"|(\S*))\s*$', re.MULTILINE)
+_BLSCFG = expression(r"\s*blscfg\b")
+_SET_DEFAULT = expression(r'\s*set\s+default=(?:"([^"]*)"|(\S*))\s*$')
+_GRUB_DEFAULT = expression(r"""\s*GRUB_DEFAULT=["']?([^"'\n]*)""")
+_NUMBER = expression(r"\s*(?:0x([0-9A-Fa-f]{1,16})|(0[0-7]{1,22})|([0-9]{1,20}))", re.ASCII)
 _LINUX = expression(r"linux(?:16|efi)?\s+(\S+)")
 
 
@@ -48,7 +52,7 @@ def default_kernel(root: Path) -> BootChoice:
     text = read_text(root / CONFIG)
     if text is None:
         return BootChoice("", f"/{CONFIG} does not exist or cannot be read")
-    if re.search(r"^\s*blscfg\b", text, re.MULTILINE):
+    if any(map(_BLSCFG.match, lines(text))):
         return BootChoice("", f"/{CONFIG} takes its entries from other files (blscfg), which are not read")
     if "default" in (read_text(root / _CUSTOM) or ""):
         return BootChoice("", f"/{_CUSTOM} may set another default")
@@ -68,37 +72,38 @@ def default_kernel(root: Path) -> BootChoice:
 
 def parse_environment(text: str) -> dict[str, str]:
     """The variables of an environment block: ``name=value`` lines, padded with ``#``."""
-    lines = (line for line in text.splitlines() if not line.startswith("#"))
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    return dict(line.split("=", 1) for line in lines(text) if "=" in line and not line.startswith("#"))
 
 
 def default_entry(text: str, environment: dict[str, str]) -> str:
     """The value of ``default`` when no entry is set for the next boot only: the last ``set default`` that does not use next_entry."""
-    values = [quoted or plain for quoted, plain in _SET_DEFAULT.findall(text)]
+    values = [match[1] or match[2] or "" for match in map(_SET_DEFAULT.match, lines(text)) if match]
     chosen = [value for value in values if "next_entry" not in value]
     value = chosen[-1] if chosen else ""
-    return re.sub(r"\$\{?saved_entry\}?", environment.get("saved_entry", ""), value)
+    return re.sub(r"\$\{?saved_entry\}?", lambda _: environment.get("saved_entry", ""), value)
 
 
 def parse_config(text: str) -> list[Entry]:
     """The menu of a grub.cfg: entries in order, submenus with their own entries."""
     top = Entry("", "", True)
-    stack: list[Entry | None] = [top]  # None: a block that is no entry, such as a function
-    for line in map(str.strip, text.splitlines()):
+    stack: list[tuple[Entry | None, Entry]] = [(top, top)]  # each block, None if it is no entry, and the innermost entry around it
+    for line in map(str.strip, lines(text)):
+        current, menu = stack[-1]
         if line.endswith("{"):
             opened = _opened(line)
-            menu = next(entry for entry in reversed(stack) if entry)
             if opened:
                 menu.entries.append(opened)
-            stack.append(opened)
+            stack.append((opened, opened or menu))
         elif line == "}" and len(stack) > 1:
             stack.pop()
-        elif (current := stack[-1]) and not current.is_submenu and not current.kver:
+        elif current and not current.is_submenu and not current.kver:
             current.kver = _release(line)
     return top.entries
 
 
 def _opened(line: str) -> Entry | None:
+    if not line.startswith(("menuentry", "submenu")):
+        return None
     try:
         words = shlex.split(line[:-1])
     except ValueError:
@@ -136,8 +141,9 @@ def _matching(level: list[Entry], part: str) -> Entry | None:
 
 
 def _number(text: str) -> int | None:
-    """The number that GRUB's strtoul reads: the leading digits in C's notation, whatever follows them; None if there are none."""
-    match = re.match(r"\s*(?:0x([0-9A-Fa-f]+)|(0[0-7]+)|([0-9]+))", text, re.ASCII)
+    """The number that GRUB's strtoul reads: the leading digits in C's notation, whatever follows them; None if there are none. Of more
+    digits than a number of GRUB's has only the first count: no menu has so many entries."""
+    match = _NUMBER.match(text)
     if match is None:
         return None
     hexadecimal, octal, decimal = match.groups()
@@ -146,18 +152,20 @@ def _number(text: str) -> int | None:
 
 def all_kernels(entries: list[Entry]) -> Iterator[str]:
     """Releases of all entries, submenus included."""
-    for entry in entries:
+    todo = list(reversed(entries))  # no recursion: whoever writes the file decides how deep its menus are
+    while todo:
+        entry = todo.pop()
         if entry.kver:
             yield entry.kver
-        yield from all_kernels(entry.entries)
+        todo += reversed(entry.entries)
 
 
 def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
     """grub.cfg decides what boots, but the next update-grub writes it again from /etc/default/grub."""
     wanted = ""
     for path in (root / DEFAULTS, *sorted((root / f"{DEFAULTS}.d").glob("*.cfg"))):
-        found: list[str] = re.findall(r"^\s*GRUB_DEFAULT=[\"']?([^\"'\n]*)", read_text(path) or "", re.MULTILINE)
-        wanted = found[-1] if found else wanted
+        for match in filter(None, map(_GRUB_DEFAULT.match, lines(read_text(path)))):
+            wanted = match[1]
     in_force = default_entry(text, {"saved_entry": "saved"})
     if wanted and wanted != in_force:
         return (f"GRUB_DEFAULT is {wanted!r}, but /{CONFIG} has {in_force!r}: run update-grub before the bake",)

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from ..errors import CommandError, PreflightError
 from ..util.expressions import expression
+from ..util.files import read_bytes
 from ..util.run import Runner
 from .module_signature import Signer
 
 _LIMIT_S = 30.0
+_LARGEST = 1 << 20  # bytes
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _SHOWN = ("-noout", "-subject", "-nameopt", "sep_multiline,sname,utf8", "-serial", "-startdate", "-enddate", "-fingerprint", "-sha256")
-_SKID = expression(r"X509v3 Subject Key Identifier:[^\n]*\n\s*([0-9A-Fa-f:]+)")
+_SKID = expression(r"X509v3 Subject Key Identifier:[^\n]*\n[ \t]*([0-9A-Fa-f:]+)")
 _FINGERPRINT = expression(r"^sha256 Fingerprint=([0-9A-F:]+)$", re.MULTILINE | re.IGNORECASE)
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _ALGORITHM = expression(r"Public Key Algorithm: (\S+)")
@@ -45,7 +47,7 @@ def refused(path: Path | str, reason: str) -> PreflightError:
 def form_of(path: Path) -> str:
     """The file's format, ``PEM`` or ``DER``. Raises PreflightError for a file that cannot be read or is neither."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, _LARGEST)
     except OSError as error:
         raise refused(path, f"it cannot be read ({error.strerror})") from error
     if data.count(_BEGIN) > 1:
@@ -76,7 +78,7 @@ def parse(path: Path, form: str, shown: str, text: str, public_key: str) -> Cert
     """The certificate from openssl's output. Raises PreflightError."""
     fields = dict(re.findall(r"^(\w+)=(.*)$", shown, re.MULTILINE))
     fingerprint = _FINGERPRINT.search(shown)
-    names = dict(re.findall(r"^\s+(\w+)=(.*)$", shown, re.MULTILINE))
+    names = dict(re.findall(r"^[ \t]+(\w+)=(.*)$", shown, re.MULTILINE))
     algorithm = _ALGORITHM.search(text)
     skid = _SKID.search(text)
     try:
@@ -90,7 +92,7 @@ def parse(path: Path, form: str, shown: str, text: str, public_key: str) -> Cert
         return Certificate(
             path, form, signer, public_key, algorithm[1] if algorithm else "", _date(fields["notBefore"]), _date(fields["notAfter"])
         )
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, OverflowError) as error:
         raise refused(path, f"openssl's description of it cannot be parsed ({error})") from error
 
 

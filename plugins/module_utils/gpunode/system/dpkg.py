@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import struct
@@ -12,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import BusyError
+from ..util.bounded import lines
 from ..util.deadline import Deadline
 from ..util.expressions import expression
-from ..util.files import read_text
+from ..util.files import md5, read_text
 
 LOCK = "var/lib/dpkg/lock-frontend"
 # struct flock of Linux on 64-bit: type, whence, padding, start, length, pid, padding
@@ -96,8 +96,8 @@ def as_packaged(root: Path, path: str) -> bool:
         return True
     names = {path, path.removeprefix("usr/")}
     for sums in (root / "var/lib/dpkg/info").glob("*.md5sums"):
-        for line in (read_text(sums) or "").splitlines():
+        for line in lines(read_text(sums)):
             digest, name = line.partition("  ")[::2]
             if name in names:
-                return hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() == digest
+                return md5(file) == digest
     return False

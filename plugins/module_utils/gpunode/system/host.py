@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, PreflightError, UnsupportedError
-from ..util.files import read_text
+from ..util.files import read_bytes, read_text
 
 _ARCHES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 TRIPLETS = {"x86_64": "x86_64-linux-gnu", "aarch64": "aarch64-linux-gnu"}
@@ -84,7 +84,7 @@ def boot_id() -> str:
 def secure_boot(root: Path) -> bool | None:
     """Whether UEFI Secure Boot is on; None if the machine did not boot by UEFI. The variable has 4 bytes of attributes, then 1 of value."""
     try:
-        data = (root / _SECURE_BOOT).read_bytes()
+        data = read_bytes(root / _SECURE_BOOT)
     except OSError:
         return None
     return len(data) == 5 and data[4] == 1

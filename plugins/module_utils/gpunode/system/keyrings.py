@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_text
 
@@ -40,7 +41,7 @@ class Key:
 def parse(text: str) -> tuple[Key, ...]:
     """Reads /proc/keys (proc(5)): serial, flags, usage, expiry, permissions, uid, gid, type, description."""
     found = []
-    for line in text.splitlines():
+    for line in lines(text):
         words = line.split(None, 8)
         if len(words) == 9 and not _GONE & set(words[1]) and re.fullmatch(r"[0-9a-f]{8}", words[0]):
             found.append(Key(int(words[0], 16), words[7], words[8]))

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..util.bounded import lines
+from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import Runner
 from .host import TRIPLETS
 
+_NUMBER = expression(r"[0-9]{1,20}")
 # Mounts of containers below these folders come and go, and are not part of the image.
 CONTAINERS = ("/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet")
 STACKED = ("aufs", "overlay", "fuse-overlayfs", "fuse.fuse-overlayfs")
@@ -57,10 +60,10 @@ class Mount:
 def parse(text: str) -> tuple[Mount, ...]:
     """Reads mountinfo: ``id parent maj:min root point options… - fstype source options``; blanks are written as ``\\040``."""
     found = []
-    for line in text.splitlines():
+    for line in lines(text):
         left, dash, right = line.partition(" - ")
         words, tail = left.split(), right.split()
-        if dash and len(words) >= 6 and len(tail) >= 2:
+        if dash and len(words) >= 6 and len(tail) >= 2 and _NUMBER.fullmatch(words[0]) and _NUMBER.fullmatch(words[1]):
             point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), words[4])
             # A mount and its filesystem have options of their own; either can be read-only.
             options = {*words[5].split(","), *(tail[2].split(",") if len(tail) > 2 else ())}

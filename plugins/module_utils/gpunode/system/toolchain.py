@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from ..errors import CommandError, PreflightError
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import Runner
@@ -17,6 +18,7 @@ PACKAGES = ("dkms", "gcc", "initramfs-tools", "kmod", "libc6-dev", "lsof", "make
 OPENSSL = "openssl"  # program and package; needed only to sign
 _PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs")
 _HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
+_MAKES_CC = expression(r"\bCC[ \t]*:?=.*?(gcc-\d+)")  # Debian's .kernelvariables
 _LIMIT_S = 30
 # Ubuntu: "x86_64-linux-gnu-gcc-12 (Ubuntu …) 12.3.0". A plain "gcc (Debian …) 12.2.0" names no particular program.
 _CONFIG_CC = expression(r'^CONFIG_CC_VERSION_TEXT="(?:[\w-]+-)?(gcc-\d+)[ "]', re.MULTILINE)
@@ -29,7 +31,7 @@ def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple
     """
     wanted = (*PACKAGES, kernels.headers_package(kver))
     shown = runner.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted], ok=None, timeout_s=_LIMIT_S)
-    there = {line.split()[0] for line in shown.stdout.splitlines() if line.endswith(" installed")}
+    there = {line.split()[0] for line in lines(shown.stdout) if line.endswith(" installed")}
     missing = [name for name in wanted if name not in there]
     compiler = kernel_compiler(root / "lib/modules" / kver / "build")
     if compiler and not exists(runner, compiler):
@@ -89,7 +91,7 @@ def kernel_compiler(build: Path) -> str | None:
 
     From Debian's ``.kernelvariables``, or else from ``.config``, which has the compiler's name for itself from the kernel's configuration.
     """
-    match = re.search(r"\bCC\s*:?=.*?(gcc-\d+)", read_text(build / ".kernelvariables") or "")
+    match = next(filter(None, (_MAKES_CC.search(line) for line in lines(read_text(build / ".kernelvariables"), 1000))), None)
     match = match or _CONFIG_CC.search(read_text(build / ".config") or "")
     return match[1] if match else None
 
@@ -110,5 +112,4 @@ def _missing_libraries(runner: Runner, tool: Path) -> list[str]:
     except CommandError as error:
         return [str(error)]
     text = shown.stdout + shown.stderr
-    lines = [line.strip() for line in text.splitlines() if "not found" in line]
-    return [f"{tool} cannot run here: {line}" for line in lines]
+    return [f"{tool} cannot run here: {line.strip()}" for line in lines(text) if "not found" in line]

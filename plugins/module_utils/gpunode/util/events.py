@@ -38,18 +38,31 @@ class Events:
 
 class ProgressLog:
     """Calling it writes one line with the seconds since it was created. Each run writes a new file under the same name, so that nothing
-    grows, and a program that follows the file can tell runs apart by its inode."""
+    grows, and a program that follows the file can tell runs apart by its inode.
+
+    A call never raises: what is reported may be the failure that is about to be rolled back, and a line that cannot be written, or not be
+    encoded, must not prevent that. The file stays below ``LIMIT`` bytes."""
+
+    LIMIT = 64 << 20
 
     def __init__(self, root: Path, name: str) -> None:
         self._path = root / LOGS / name
         self._stream: TextIO | None = None
         self._start = time.monotonic()
+        self._room = self.LIMIT
 
     def __call__(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._write(f"{time.monotonic() - self._start:8.2f} {line}\n")
+
+    def _write(self, text: str) -> None:
+        if self._room <= 0:
+            return
         if self._stream is None:  # not before the first line: a run that is refused must not replace another run's log
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._path.with_name(f".{self._path.name}.new")
-            self._stream = fresh.open("w", encoding="utf-8")
+            self._stream = fresh.open("w", encoding="utf-8", errors="backslashreplace")
             fresh.rename(self._path)
-        self._stream.write(f"{time.monotonic() - self._start:8.2f} {line}\n")
+        self._room -= len(text)
+        self._stream.write(text if self._room > 0 else f"[this log has reached {self.LIMIT} bytes; what follows is not written]\n")
         self._stream.flush()

@@ -3,23 +3,82 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import BusyError
 
 _CHUNK = 1 << 20
+LARGEST = 64 << 20  # bytes; dpkg's status file and a manifest have a few million
+_PROC = 1 << 16  # bytes read at once of a file of /proc, whose size is not known
+# A pipe must not make the open wait, nor a terminal become ours.
+READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
-def read_text(path: Path) -> str | None:
+def open_regular(path: Path | str, follow: bool = True) -> tuple[int, int]:
+    """Opens a regular file to read; returns its descriptor and its size, which is 0 for files of /proc. Raises OSError for anything else,
+    and never waits. Without ``follow``, a link is refused."""
+    fd = os.open(path, READING if follow else READING | os.O_NOFOLLOW)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, status.st_size
+    os.close(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
+def read_bytes(path: Path | str, limit: int = LARGEST, follow: bool = True) -> bytes:
+    """The contents of a regular file of at most ``limit`` bytes: the one way to read a whole file that others may have written or replaced.
+
+    Raises OSError, also for any other kind of file and for a larger one. Never waits, and holds no more than the limit in memory.
+    """
+    fd, size = open_regular(path, follow)
+    try:
+        chunks, left = [], limit + 1
+        while left > 0 and (chunk := os.read(fd, min(left, size + 1 if size else _PROC))):
+            chunks.append(chunk)
+            left -= len(chunk)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(fd)
+    if left <= 0:
+        raise OSError(errno.EFBIG, f"it is larger than {limit} bytes", str(path))
+    return b"".join(chunks)
+
+
+def read_text(path: Path | str) -> str | None:
     """The file's text, undecodable bytes replaced; None if it cannot be read. For facts, never for files that must exist."""
     try:
-        return path.read_bytes().decode("utf-8", "replace")
-    except OSError:
+        return read_bytes(path).decode("utf-8", "replace")
+    except (OSError, ValueError):  # ValueError: a path that no file can have
         return None
+
+
+def read_document(path: Path) -> str:
+    """The text of one of our own documents, which is never behind a link. Raises OSError, UnicodeDecodeError."""
+    return read_bytes(path, follow=False).decode("utf-8")
+
+
+def read_ends(path: Path, limit: int) -> str:
+    """The text of a regular file; of one that is larger than ``limit`` bytes, both ends, and between them a line that says what was cut.
+    Raises OSError."""
+    fd, size = open_regular(path)
+    try:
+        if size <= limit:
+            return os.pread(fd, limit, 0).decode("utf-8", "replace")
+        half = limit // 2
+        first, last = os.pread(fd, half, 0), os.pread(fd, half, size - half)
+    finally:
+        os.close(fd)
+    return f"{first.decode('utf-8', 'replace')}\n[{size - 2 * half} bytes were cut here]\n{last.decode('utf-8', 'replace')}"
 
 
 def leads_elsewhere(root: Path, folder: str) -> bool:
@@ -31,11 +90,19 @@ def leads_elsewhere(root: Path, folder: str) -> bool:
 
 
 def sha256(path: Path | str) -> str:
-    """The contents' SHA-256 in hexadecimal. Raises OSError."""
-    digest = hashlib.sha256()
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """The SHA-256 of a regular file's contents, in hexadecimal. Raises OSError, also for any other kind of file."""
+    return _hashed(path, hashlib.sha256())
+
+
+def md5(path: Path | str) -> str:
+    """The same by MD5, which dpkg records for packages' files."""
+    return _hashed(path, hashlib.md5(usedforsecurity=False))
+
+
+def _hashed(path: Path | str, digest: hashlib._Hash) -> str:
+    fd, size = open_regular(path)
     try:
-        buffer_size = _buffer_size(fd)
+        buffer_size = _buffer_size(size)
         while chunk := os.read(fd, buffer_size):
             digest.update(chunk)
     finally:
@@ -43,16 +110,16 @@ def sha256(path: Path | str) -> str:
     return digest.hexdigest()
 
 
-def _buffer_size(fd: int) -> int:
+def _buffer_size(size: int) -> int:
     """How many bytes to read at once: allocating a large buffer for a small file takes longer than reading it."""
-    return min(_CHUNK, os.fstat(fd).st_size + 1)
+    return min(_CHUNK, size + 1)
 
 
 def copy_hashed(source: int, target: int) -> tuple[str, int]:
     """Copies the rest of one descriptor to another; returns the SHA-256 and the size in bytes of what was copied. Raises OSError."""
     digest = hashlib.sha256()
     size = 0
-    buffer_size = _buffer_size(source)
+    buffer_size = _buffer_size(os.fstat(source).st_size)
     while chunk := os.read(source, buffer_size):
         digest.update(chunk)
         size += len(chunk)
@@ -72,11 +139,12 @@ def named(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
-    """Writes ``path`` through a temporary file: fsync, rename, fsync of the folder."""
+    """Writes ``path`` through a temporary file: fsync, rename, fsync of the folder. Bytes that were decoded with ``surrogateescape`` are
+    written as they were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
-        with named(path), os.fdopen(fd, "w", encoding="utf-8") as stream:
+        with named(path), os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
             os.fchmod(stream.fileno(), mode)
             stream.write(text)
             stream.flush()

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from typing import IO, Optional, Protocol
 
 from ..errors import CommandError
+from .bounded import LONGEST_LINE, Ends
 
 _DYING_S = 5.0
+MOST_OUTPUT = 64 << 20  # bytes of an output that is parsed; depmod prints some ten million
+KEPT_OUTPUT = 4 << 20  # characters that are kept at either end of an output that is only passed on
 LineSink = Optional[Callable[[str], None]]
 
 
@@ -33,7 +36,7 @@ class Running(Protocol):
     """A program in the background. Its standard input is a pipe that closes when this process ends, for whatever reason."""
 
     def line(self, timeout_s: float) -> str:
-        """The next line of its output; "" if it ended, or wrote nothing within ``timeout_s``."""
+        """The next line of its output; "" if it ended, wrote nothing within ``timeout_s``, or wrote no end of the line."""
 
     def end(self, timeout_s: float) -> int | None:
         """Closes its input and waits; returns its exit status, None if it did not end within ``timeout_s`` and was killed."""
@@ -53,8 +56,9 @@ class Runner(Protocol):
     ) -> Result:
         """Runs ``argv``. ``ok`` names the exit statuses that are no error (None: all).
 
-        With ``on_line`` both outputs are merged and each line is passed on as it comes. ``typed`` is a line, at most 4094 bytes, that the
-        program reads from a terminal as its standard input, so that a secret is neither on the command line nor in the environment.
+        With ``on_line`` both outputs are merged and each line is passed on as it comes; of a long output the result has both ends. Without
+        it, a program that writes more than ``MOST_OUTPUT`` is killed. ``typed`` is a line, at most 4094 bytes, that the program reads from
+        a terminal as its standard input, so that a secret is neither on the command line nor in the environment.
         Raises CommandError; its rc is None if the program is missing (``missing``) or was killed at its limit (``timed out``).
         """
 
@@ -102,6 +106,8 @@ class Background:
                 if not chunk:
                     return ""
                 self._pending += chunk
+                if len(self._pending) > LONGEST_LINE:
+                    return ""
         line, _newline, self._pending = self._pending.partition(b"\n")
         return line.decode("utf-8", "replace")
 
@@ -125,18 +131,20 @@ def _await(
     on_line: LineSink,
 ) -> Result:
     """Waits for a program that was started at ``start``; returns its result."""
+    taken: _Lines | _Whole = _Lines(on_line) if on_line else _Whole()
+    errors = _Whole()
     try:
-        if on_line:
-            stdout, stderr = _follow(process, start + timeout_s, on_line), ""
-        else:
-            out, err = process.communicate(timeout=timeout_s)
-            stdout, stderr = out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-    except subprocess.TimeoutExpired as error:
+        _read(process, start + timeout_s, taken, errors)
+        process.wait(timeout=max(0.1, start + timeout_s - time.monotonic()))
+    except (subprocess.TimeoutExpired, _TooMuchError) as error:
         _kill_group(process)
-        raise CommandError(argv, None, _text(error.output), f"timed out after {timeout_s:.0f} s, killed", True) from error
+        timed_out = isinstance(error, subprocess.TimeoutExpired)
+        why = f"timed out after {timeout_s:.0f} s, killed" if timed_out else f"wrote more than {MOST_OUTPUT >> 20} MiB, killed"
+        raise CommandError(argv, None, taken.text() + errors.text(), why, timed_out) from error
     except BaseException:
         _kill_group(process)
         raise
+    stdout, stderr = taken.text(), errors.text()
     if ok is not None and process.returncode not in ok:
         raise CommandError(argv, process.returncode, stdout + stderr, f"exit status {process.returncode}")
     return Result(process.returncode, stdout, stderr, time.monotonic() - start)
@@ -150,6 +158,8 @@ def _popen(argv: Sequence[str], stdin: int, stderr: int, env: Mapping[str, str] 
         return subprocess.Popen(list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, env=full_env, start_new_session=True)
     except OSError as error:
         raise CommandError(argv, None, "", f"missing or not executable ({error.strerror})") from error
+    except ValueError as error:  # an argument that no program can have
+        raise CommandError(argv, None, "", f"it cannot be started ({error})") from error
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
@@ -174,10 +184,6 @@ def _terminal(typed: str) -> Iterator[int]:
         os.close(ours)
 
 
-def _text(output: bytes | str | None) -> str:
-    return output.decode("utf-8", "replace") if isinstance(output, bytes) else output or ""
-
-
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
@@ -189,31 +195,81 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
-def _follow(process: subprocess.Popen[bytes], end: float, on_line: Callable[[str], None]) -> str:
-    """Reads the merged output line by line until it is closed; raises TimeoutExpired with the lines read so far."""
-    output = _pipe(process.stdout)
-    lines: list[str] = []
-    pending = b""
+class _TooMuchError(Exception):
+    """A program wrote more than is ever needed of it."""
+
+
+class _Whole:
+    """Keeps an output that is to be parsed: all of it, or the program is ended."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._room = MOST_OUTPUT
+
+    def take(self, chunk: bytes) -> None:
+        self._room -= len(chunk)
+        if self._room < 0:
+            raise _TooMuchError
+        self._chunks.append(chunk)
+
+    def text(self) -> str:
+        return b"".join(self._chunks).decode("utf-8", "replace")
+
+
+class _Lines:
+    """Passes each line of an output to ``on_line``, and keeps the first and the last ones. A line that is too long is cut."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._pending, self._dropped = b"", 0
+        self._kept: list[str] = []
+        self._ends = Ends(self._kept.append, KEPT_OUTPUT, KEPT_OUTPUT)
+
+    def take(self, chunk: bytes) -> None:
+        first, *others = chunk.split(b"\n")
+        self._append(first)
+        for piece in others:
+            self._end_line()
+            self._append(piece)
+
+    def _append(self, piece: bytes) -> None:
+        room = LONGEST_LINE - len(self._pending)
+        self._pending += piece[:room]
+        self._dropped += max(0, len(piece) - room)
+
+    def _end_line(self) -> None:
+        line = self._pending.decode("utf-8", "replace") + (f" [{self._dropped} bytes cut]" if self._dropped else "")
+        self._pending, self._dropped = b"", 0
+        self._ends.add(line)
+        self._on_line(line)
+
+    def text(self) -> str:
+        if self._pending:
+            self._end_line()
+        self._ends.end()
+        return "\n".join(self._kept) + ("\n" if self._kept else "")
+
+
+def _read(process: subprocess.Popen[bytes], end: float, taken: _Lines | _Whole, errors: _Whole) -> None:
+    """Reads both outputs until they are closed, or the program has ended: a process that it left in the background may keep them open.
+    Raises TimeoutExpired, _TooMuchError."""
     with selectors.DefaultSelector() as selector:
-        selector.register(output, selectors.EVENT_READ)
-        while True:
+        selector.register(_pipe(process.stdout), selectors.EVENT_READ, taken)
+        if process.stderr:
+            selector.register(process.stderr, selectors.EVENT_READ, errors)
+        while selector.get_map():
             left = end - time.monotonic()
             if left <= 0:
-                raise subprocess.TimeoutExpired(process.args, 0, "\n".join(lines))
-            if not selector.select(min(left, 1.0)):
-                if process.poll() is not None:
-                    break  # the program has ended; a background process that it started keeps the pipe open
-                continue
-            chunk = os.read(output.fileno(), 65536)
-            if not chunk:
+                raise subprocess.TimeoutExpired(process.args, 0)
+            ready = selector.select(min(left, 1.0))
+            if not ready and process.poll() is not None:
                 break
-            *whole, pending = (pending + chunk).split(b"\n")
-            for raw in whole:
-                lines.append(raw.decode("utf-8", "replace"))
-                on_line(lines[-1])
-    if pending:
-        lines.append(pending.decode("utf-8", "replace"))
-        on_line(lines[-1])
-    output.close()
-    process.wait(timeout=max(0.1, end - time.monotonic()))
-    return "\n".join(lines) + ("\n" if lines else "")
+            for key, _events in ready:
+                chunk = os.read(key.fd, 65536)
+                if chunk:
+                    key.data.take(chunk)
+                else:
+                    selector.unregister(key.fileobj)
+    for pipe in (process.stdout, process.stderr):
+        if pipe:
+            pipe.close()

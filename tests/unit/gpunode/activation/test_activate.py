@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate, discard, staging, verify
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import CommandError, LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, LOGS
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import ProgressLog
 
 from tests.kit import layer as layernode
 from tests.kit.layer import (
@@ -437,6 +438,22 @@ def test_a_program_that_fails_takes_it_back(node: LayerNode, layer: Manifest, pr
         activate.activate(node.root, node, replace(layer, indexes=()))
     assert snapshot(node.root) == before
     assert activation_record.read_journal(node.root) is None
+
+
+def test_a_failure_about_a_name_that_is_not_utf_8_is_taken_back(node: LayerNode, layer: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure is reported to the log before the rollback begins."""
+    before = snapshot(node.root)
+
+    def fails(node: LayerNode, words: list[str]) -> None:
+        monkeypatch.undo()
+        raise CommandError(["ldconfig", *words], 1, "lib\udcff.so: bad", "exit status 1")
+
+    monkeypatch.setitem(node.programs, "ldconfig", fails)
+    with pytest.raises(CommandError):
+        activate.activate(node.root, node, replace(layer, indexes=()), ProgressLog(tmp_root := node.root.parent, "x.log"))
+    assert snapshot(node.root) == before
+    assert activation_record.read_journal(node.root) is None
+    assert "lib\\udcff.so: bad" in (tmp_root / LOGS / "x.log").read_text()
 
 
 def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(

@@ -62,6 +62,20 @@ def test_the_release_notes_of_others_stay(node: FakeNode) -> None:
     assert (node.root / "etc/notes").read_text() == f"kernel: new\n{release_note(layer, request(mode='in_place'))}\n"
 
 
+def test_the_release_notes_of_others_stay_byte_for_byte(node: FakeNode) -> None:
+    (node.root / "etc/notes").write_bytes(b"caf\xe9\x0b\xe2\x80\xa8 au lait\r\n\nlast")
+    layer, _, _ = run(node, release_notes="/etc/notes")
+    ours = f"{release_note(layer, request(mode='in_place'))}\n".encode()
+    assert (node.root / "etc/notes").read_bytes() == b"caf\xe9\x0b\xe2\x80\xa8 au lait\r\n\nlast\n" + ours
+
+
+def test_release_notes_that_cannot_be_kept_are_not_replaced(node: FakeNode) -> None:
+    node.link("etc/notes", "/dev/zero")
+    with pytest.raises(BuildError, match="notes: it is not a regular file"):
+        run(node, release_notes="/etc/notes")
+    assert (node.root / "etc/notes").is_symlink()
+
+
 def test_the_same_inputs_again_change_nothing_and_run_no_container(node: FakeNode) -> None:
     first, _, _ = run(node)
     before, node.calls[:] = node.tree(), []

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import build_log
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms
 
 from tests.kit.values import DATA
 
@@ -30,6 +33,9 @@ def test_finds_the_first_compiler_error_of_a_real_log() -> None:
         pytest.param(['ERROR: modpost: "f" undefined!\nmake: *** [x] Error 1\n'], 'ERROR: modpost: "f" undefined!', id="modpost"),
         pytest.param(["make[2]: *** [x.o] Error 1\n"], "make[2]: *** [x.o] Error 1", id="make alone"),
         pytest.param(["a.c:1:2: warning: x\n0 errors\n", None], None, id="none"),
+        pytest.param(["/usr/bin/ld.bfd: x.o: error: bad\n"], "/usr/bin/ld.bfd: x.o: error: bad", id="linker"),
+        pytest.param(["x.c: undefined reference to `f'\n"], "x.c: undefined reference to `f'", id="undefined"),
+        pytest.param(["error: ld: x\nbuild: error\n"], None, id="no error after the linker's name"),
     ],
 )
 def test_first_error(texts: list[str | None], found: str | None) -> None:
@@ -99,3 +105,66 @@ def test_a_log_that_disappears_is_no_error_and_the_thread_ends(tmp_path: Path) -
         shutil.rmtree(tmp_path / "var")
     assert lines == ["CC one.o"]
     assert threading.active_count() == before
+
+
+# --- lines and logs of any length ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a" * 10**6, "a:1" * 10**5, "ld: " * 250_000, ":1" * 500_000, "1" * 10**6, "gcc -I" + "/x" * 500_000, "ERROR: " * 10**5, " " * 10**6],
+    ids=lambda line: line[:7],
+)
+def test_a_line_of_a_million_characters_is_read_at_once(line: str) -> None:
+    """Some took ninety minutes. Whoever runs this again with an expression that may begin anywhere waits for its end."""
+    assert build_log.first_error(line, f"{line} error: ", GCC) == GCC
+    assert not build_log.is_transient(line)
+    assert build_log.deleted_library(f"cannot create special file '{line}") == ""
+
+
+def test_a_long_error_is_cut() -> None:
+    found = build_log.first_error(GCC + "x" * 10**6)
+    assert found is not None
+    assert found.startswith(GCC)
+    assert len(found) < 3000
+    assert len(build_log.last_lines("x" * 10**7)) < 3000
+
+
+def test_a_deleted_library_is_named() -> None:
+    said = "cp: cannot create special file '/usr/bin/lib64/lib64/libfoo.so.1': Operation not permitted\n"
+    assert build_log.deleted_library(f"x\n{said}") == "libfoo.so.1"
+
+
+def test_of_a_log_that_grows_faster_than_it_is_read_the_rest_is_counted(tmp_path: Path) -> None:
+    log = tmp_path / "var/lib/dkms/nvidia/1.2/build/make.log"
+    log.parent.mkdir(parents=True)
+    lines: list[str] = []
+    with build_log.following(tmp_path, lines.append):
+        log.write_text("x" * 100 + "\n" + "CC a.o\n" * 500_000)
+        wait_for(lines, "CC a.o")
+    assert lines[0].startswith("[2451")
+    assert lines[0].endswith(" bytes of make.log are not shown]")
+    assert len(lines) < 200_000
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir], ids=["a pipe", "a device", "a folder"])
+def test_a_make_log_that_is_no_file_holds_nobody_up(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    log = tmp_path / "var/lib/dkms/nvidia/1.2/build/make.log"
+    log.parent.mkdir(parents=True)
+    lines: list[str] = []
+    with build_log.following(tmp_path, lines.append):
+        make(log)
+    assert lines == []
+    assert dkms.build_log(tmp_path, "1.2") is None
+
+
+def test_of_a_long_log_of_a_failed_build_both_ends_are_read(tmp_path: Path) -> None:
+    log = tmp_path / "var/lib/dkms/nvidia/1.2/build/make.log"
+    log.parent.mkdir(parents=True)
+    with log.open("w") as stream:
+        stream.write(f"{GCC}\n")
+        stream.truncate(1 << 33)  # sparse
+    text = dkms.build_log(tmp_path, "1.2")
+    assert text is not None
+    assert len(text) < 20 << 20
+    assert build_log.first_error(text) == GCC

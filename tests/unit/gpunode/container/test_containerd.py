@@ -92,3 +92,36 @@ def test_a_daemon_that_does_not_come_back_is_an_error(node: FakeNode) -> None:
     with pytest.raises(ImageError) as caught:
         Containerd(node).restart(Deadline(5, node.clock, node.clock.sleep))
     assert caught.value.code == "containerd_unavailable"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        '{"config": [1]}',
+        '{"config": "x"}',
+        '{"config": {"digest": "sha256:\\u0000"}}',
+        '{"config": {"digest": "\\ud800"}}',
+        '{"config": {"digest": "--help"}}',
+        '{"manifests": 7}',
+        '{"manifests": [7, null, {"platform": "linux"}]}',
+        '{"manifests": {"a": 1}}',
+        '{"a": 1, "a": 2}',
+        '{"config": {"digest": NaN}}',
+        "1" * 100_000,
+        "\ud800",
+    ],
+    ids=lambda text: text[:40].encode("ascii", "backslashreplace").decode(),
+)
+def test_an_odd_document_has_no_config(node: FakeNode, text: str) -> None:
+    asked = node.programs["ctr"]
+    node.programs["ctr"] = lambda node, words: Reply(out=text) if "content" in words else asked(node, words)
+    assert Containerd(node).config_digest(IMAGE, "x86_64") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["\n" * 10**5, "imports = [" * 10**5, "imports = [\n" * 10**5, " " * 10**6], ids=["lines", "one", "many", "blanks"]
+)
+def test_a_long_configuration_is_read_at_once(node: FakeNode, text: str) -> None:
+    node.put("etc/containerd/config.toml", text)
+    assert not containerd.imports_dropins(node.root)

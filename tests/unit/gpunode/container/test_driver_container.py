@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import driver_container
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import (
     ACTIONS,
+    ContainerRun,
     DriverContainer,
     Place,
     actions_in,
@@ -116,3 +118,35 @@ def test_an_image_is_asked_without_a_folder_in_the_root(node: FakeNode) -> None:
     assert container(node).known_actions(IMAGE) == ("copy", "install", "build-only", "install-skip-build")
     assert node.tree() == before
     assert list((node.root / "opt").iterdir()) == []
+
+
+def flood(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> tuple[ContainerRun, list[str], list[str]]:
+    """A container that writes more than is kept. Returns its run, the lines of its log, and those that were passed on."""
+    for name, size in (("LOGGED_FIRST", 20_000), ("LOGGED_LAST", 10_000), ("SAID", 5_000)):
+        monkeypatch.setattr(driver_container, name, size)
+    node.scripts = [lambda node, action: Reply(out="".join(f"line {number}\n" for number in range(2000)))]
+    said: list[str] = []
+    run = DriverContainer(Containerd(node), node, node.root, said.append).run(IMAGE, "gpuinstall-1", "install", 60)
+    return run, (node.root / run.log.lstrip("/")).read_text().splitlines(), said
+
+
+def test_a_container_that_never_stops_writing_fills_neither_disk_nor_log(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, log, said = flood(node, monkeypatch)
+    assert run.succeeded
+    assert sum(map(len, log)) < 40_000
+    assert log[0].endswith(" line 0")
+    assert log[-1].endswith(" line 1999")
+    assert len([line for line in log if line.endswith("were cut here]")]) == 1
+    assert sum(map(len, said)) < 6_000
+    assert said[0] == "line 0"
+    assert said[-1].endswith("more lines of the driver container are not shown here; its log has the first and the last of them]")
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_container(node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.scripts = [lambda node, action: Reply(out="working\n")]
+    (node.root / "var/log/gpu-prebake").mkdir(parents=True)
+    (node.root / "var/log/gpu-prebake/gpuinstall-1.log").symlink_to("/dev/full")
+    said: list[str] = []
+    run = DriverContainer(Containerd(node), node, node.root, said.append).run(IMAGE, "gpuinstall-1", "install", 60)
+    assert run.succeeded
+    assert said == ["working"]

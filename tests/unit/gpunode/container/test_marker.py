@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,14 @@ def test_no_file_is_no_marker(tmp_path: Path) -> None:
     assert marker.read(tmp_path) is None
     (tmp_path / "opt").write_text("a file where a folder should be")
     assert marker.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["a pipe", "a device"])
+def test_what_is_no_file_in_its_place_is_a_data_error(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "m")
+    with pytest.raises(DataError, match="not a regular file") as caught:
+        marker.read(tmp_path, "/m")
+    assert caught.value.code == "marker_invalid"
 
 
 def test_a_folder_in_its_place_is_a_data_error(tmp_path: Path) -> None:

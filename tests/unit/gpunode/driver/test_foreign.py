@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import foreign
 
@@ -179,3 +181,20 @@ def test_a_library_in_the_usual_folder_is_named_once(node: FakeNode) -> None:
     node.put("etc/ld.so.cache", "glibc-ld.so.cache1.1\0libcuda.so.1\0/lib/x86_64-linux-gnu/libcuda.so.1\0")
     assert (node.root / "lib/x86_64-linux-gnu/libcuda.so.1").exists(), "by merged /usr"
     assert foreign.signs(node.root, "x86_64", set(), set()) == (f"library /{LOADER}/libcuda.so.1",)
+
+
+@pytest.mark.parametrize(
+    "cached",
+    [b"/" * 10**5, b"/libcuda.so" * 10**4, b"/lib" * 10**5, b"x" * 10**5 + b"/libcuda.so"],
+    ids=["slashes", "names", "folders", "no folder"],
+)
+def test_a_long_name_in_the_loaders_cache_is_read_at_once(node: FakeNode, cached: bytes) -> None:
+    (node.root / "etc/ld.so.cache").write_bytes(cached)
+    assert foreign.cached_libraries(node.root) == ()
+
+
+def test_names_in_the_loaders_cache_may_be_any_bytes(node: FakeNode) -> None:
+    path = os.fsdecode(b"opt/\xff/libcuda.so.580.1")
+    node.put(path)
+    (node.root / "etc/ld.so.cache").write_bytes(b"head\0libcuda.so.580.1\0/opt/\xff/libcuda.so.580.1\0")
+    assert foreign.cached_libraries(node.root) == (path,)

@@ -244,6 +244,14 @@ def test_our_line_goes_from_release_notes_of_the_image_builder(node: FakeNode, b
     assert (node.root / "etc/release-notes").read_text() == "built by us\n"
 
 
+def test_other_lines_of_the_release_notes_stay_byte_for_byte(node: FakeNode) -> None:
+    layer = bake_layer(node)
+    ours = report.release_note(layer, BakeRequest(policy().wanted)).encode()
+    (node.root / "etc/release-notes").write_bytes(b"caf\xe9\x0b\n" + ours + b"\nlast\n")
+    take(node, release_notes="/etc/release-notes")
+    assert (node.root / "etc/release-notes").read_bytes() == b"caf\xe9\x0b\nlast\n"
+
+
 def test_an_initramfs_that_holds_what_went_is_made_anew_and_others_are_not(node: FakeNode, before: dict[str, str]) -> None:
     node.add_kernel("6.12.1-amd64")
     node.put("usr/bin/lsinitramfs")

@@ -168,6 +168,8 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("files.0.uid", 2**32 - 1, "wrong for a file: uid", id="an owner that means none"),
         pytest.param("files.0.gid", -1, "wrong for a file: gid", id="negative group"),
         pytest.param("files.0.size", -1, "wrong for a file: size", id="negative size"),
+        pytest.param("files.0.size", 2**63, "wrong for a file: size", id="a size that no file has"),
+        pytest.param("tries", -1, "tries is -1", id="negative tries"),
         pytest.param("files.0.target", "x", "wrong for a file: target", id="a file with a target"),
         pytest.param("files.0.type", "link", "wrong for a link: size, sha256, target", id="a link with contents"),
         pytest.param("files.0.attributes", {}, "attributes is {}", id="attributes are a mapping"),

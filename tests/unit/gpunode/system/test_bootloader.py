@@ -128,3 +128,33 @@ def test_a_kernel_that_grub_does_not_know_yet_is_said(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     (root / "boot/vmlinuz-6.12.99+deb12-cloud-amd64").touch()
     assert "kernel 6.12.99+deb12-cloud-amd64 is installed but not in" in " ".join(bootloader.default_kernel(root).warnings)
+
+
+# --- files that nobody would write, and somebody may ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("saved", ["a\\\\1b", "\\\\g<0>", "C:\\\\", "\\\\u00fc"])
+def test_a_saved_title_with_a_backslash_is_only_a_title(tmp_path: Path, saved: str) -> None:
+    assert bootloader.default_entry('set default="${saved_entry}"', {"saved_entry": saved}) == saved
+
+
+@pytest.mark.parametrize("default", ["9" * 5000, "0x" + "f" * 5000, "0" + "7" * 5000])
+def test_a_default_of_many_digits_names_no_entry(tmp_path: Path, default: str) -> None:
+    assert bootloader.default_kernel(make_root(tmp_path, with_default(default), defaults="")).kver == NEW
+
+
+def test_any_number_of_menus_inside_each_other_is_read(tmp_path: Path) -> None:
+    config = (
+        "".join(f"submenu 's{number}' {{\n" for number in range(3000)) + f"menuentry 'x' {{\nlinux /boot/vmlinuz-{NEW}\n}}\n" + "}\n" * 3000
+    )
+    assert bootloader.default_kernel(make_root(tmp_path, config, defaults="")).kver == NEW
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["\n" * 10**5, " " * 10**6, "f() {\n" * 10**4, "menuentry '" + "x" * 10**6, "set default=" + '"' * 10**6, "linux " * 10**5],
+    ids=["lines", "blanks", "blocks", "title", "quotes", "words"],
+)
+def test_a_long_file_is_read_at_once(tmp_path: Path, config: str) -> None:
+    root = make_root(tmp_path, config, defaults=config)
+    assert bootloader.default_kernel(root).kver == ""

@@ -136,3 +136,9 @@ def test_what_somebody_else_put_there_during_a_build_is_not_the_drivers() -> Non
     ]
     others = ["etc/netplan/50-x.yaml", "etc/alternatives/cc", "opt/app/run", "usr/local/bin/mytool", "usr/lib/modules/6.1.0/kernel/x.ko"]
     assert footprint.drivers_part([*others, *mine]) == sorted(mine)
+
+
+def test_a_pipe_in_place_of_a_recorded_file_is_a_problem_and_nobody_waits_for_it(node: FakeNode) -> None:
+    (node.root / "usr/lib").mkdir(exist_ok=True)
+    os.mkfifo(node.root / "usr/lib/libcuda.so.1")
+    assert tree.hash_problems(node.root, {"usr/lib/libcuda.so.1": "0" * 64}) == ("/usr/lib/libcuda.so.1: it is not a regular file",)

@@ -139,3 +139,51 @@ def test_a_typed_line_nobody_reads_does_no_harm() -> None:
     assert RUNNER.run(["true"], typed="x").rc == 0
     with pytest.raises(CommandError, match="timed out"):
         RUNNER.run(["sleep", "60"], timeout_s=0.2, typed="x")
+
+
+# --- more output than anybody needs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.subprocess
+@pytest.mark.parametrize("stream", ["", " >&2"], ids=["output", "errors"])
+def test_a_program_that_never_stops_writing_is_killed(monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    monkeypatch.setattr(run, "MOST_OUTPUT", 1 << 20)
+    with pytest.raises(CommandError, match="wrote more than 1 MiB, killed") as caught:
+        RUNNER.run(["sh", "-c", f"yes{stream}"])
+    assert (caught.value.rc, caught.value.timed_out) == (None, False)
+    assert len(caught.value.output) <= 1 << 20
+
+
+@pytest.mark.subprocess
+def test_of_lines_that_are_passed_on_only_both_ends_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "KEPT_OUTPUT", 1 << 16)
+    passed: list[str] = []
+    result = RUNNER.run(["sh", "-c", "echo first; yes | head -n 100000; echo last"], on_line=passed.append)
+    assert len(passed) == 100_002
+    kept = result.stdout.splitlines()
+    assert (kept[0], kept[-1]) == ("first", "last")
+    assert [line for line in kept if "were cut here" in line]
+    assert len(result.stdout) < 3 << 16
+
+
+@pytest.mark.subprocess
+def test_a_line_without_an_end_is_cut() -> None:
+    passed: list[str] = []
+    RUNNER.run(["sh", "-c", "head -c 3000000 /dev/zero; echo; echo next"], on_line=passed.append)
+    assert [len(line) < 9000 for line in passed] == [True, True]
+    assert passed[0].endswith(" [2991808 bytes cut]")
+    assert passed[1] == "next"
+
+
+@pytest.mark.subprocess
+def test_a_first_line_without_an_end_is_none() -> None:
+    running = RUNNER.start(["sh", "-c", "cat /dev/zero"])
+    assert running.line(60) == ""
+    running.end(0.1)
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\ud800"], ids=["a NUL byte", "no bytes at all"])
+@pytest.mark.subprocess
+def test_an_argument_that_no_program_can_have_is_an_error_of_ours(word: str) -> None:
+    with pytest.raises(CommandError, match="it cannot be started"):
+        RUNNER.run(["true", word])
