@@ -189,7 +189,7 @@ def _new_folder(root: Path, container: str, timers: Sequence[str]) -> Path:
         make_private(folder)
         (folder / "container").write_text(container, encoding="utf-8")
         (folder / "timers").write_text(" ".join(timers), encoding="utf-8")
-        (root / "run/gpu-prebake").mkdir(parents=True, exist_ok=True)
+        make_private(root / "run/gpu-prebake")
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise

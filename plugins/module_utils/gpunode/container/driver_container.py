@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import BusyError, CommandError, ImageError
 from ..paths import LOGS
 from ..system import mounts
+from ..util import logs
 from ..util.expressions import expression
 from ..util.run import Runner
 from . import build_log
@@ -90,11 +91,9 @@ class DriverContainer:
         Raises BusyError, and CommandError if the state before or after the run cannot be read.
         """
         self.clean_slate()
-        log = self.root / LOGS / f"{container}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         timed_out = False
-        with log.open("w", encoding="utf-8") as stream:
+        with logs.create(self.root, f"{container}.log") as stream:
 
             def take(line: str) -> None:
                 stream.write(f"{time.monotonic() - start:8.2f} {line}\n")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..paths import LOGS
+from . import logs
 
 
 class Events:
@@ -41,15 +41,13 @@ class ProgressLog:
     grows, and a program that follows the file can tell runs apart by its inode."""
 
     def __init__(self, root: Path, name: str) -> None:
-        self._path = root / LOGS / name
+        self._root = root
+        self._name = name
         self._stream: TextIO | None = None
         self._start = time.monotonic()
 
     def __call__(self, line: str) -> None:
         if self._stream is None:  # not before the first line: a run that is refused must not replace another run's log
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.with_name(f".{self._path.name}.new")
-            self._stream = fresh.open("w", encoding="utf-8")
-            fresh.rename(self._path)
+            self._stream = logs.create(self._root, self._name)
         self._stream.write(f"{time.monotonic() - self._start:8.2f} {line}\n")
         self._stream.flush()
