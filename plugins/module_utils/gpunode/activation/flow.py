@@ -19,7 +19,7 @@ from ..store.activation_record import Activation
 from ..store.manifest import Manifest
 from ..store.objects import Store
 from ..system import host
-from ..util import files
+from ..util import files, trust
 from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import activate, deactivate, discard, preconditions, recovery
@@ -79,6 +79,7 @@ def set_state(
     if not layer and state != INACTIVE:
         raise InputError(f"layer: the state {state} needs the name of a layer")
     host.require_system(root, "root")
+    trust.require_store(root)
     with _deactivation_advised(state):
         if check:
             return _checked(root, _plan(root, state, layer), live and in_use == REFUSE)

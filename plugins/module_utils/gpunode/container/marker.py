@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..options import BOOT
 from ..system.host import normal_arch
+from ..util import trust
 from ..util.expressions import expression
 from .reference import normal_kind
 
@@ -51,14 +52,21 @@ def parse(text: str, where: str) -> Marker:
 
 def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
     """The marker of the system at ``root``; None if there is none. Raises DataError."""
-    file = root / path.lstrip("/")
     try:
-        text = file.read_bytes().decode("utf-8", "replace")
+        text = trust.below(root, path).read_bytes().decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); the marker is not used", code="marker_invalid") from error
     return parse(text, path)
+
+
+def is_there(root: Path, path: str) -> bool:
+    """Whether a file that can be read as a marker is at ``path``. Nothing else is deleted as one."""
+    try:
+        return read(root, path) is not None
+    except DataError:
+        return False
 
 
 def differences(marker: Marker, kver: str, version: str, kind: str, arch: str | None) -> tuple[str, ...]:

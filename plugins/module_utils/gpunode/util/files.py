@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,6 +197,16 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 def relative(root: Path, path: Path) -> str:
     """A path relative to the root, with merged /usr resolved; a link as the last part is not followed."""
     return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
+
+
+def remove_tree(folder: Path) -> bool:
+    """Removes a folder and all that is in it, without following a link. Removes nothing, and returns False, if another filesystem is
+    mounted in it."""
+    device = folder.lstat().st_dev
+    if any(os.lstat(inside).st_dev != device for inside, _folders, _names in os.walk(folder)):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def remove_empty_folder(folder: Path) -> bool:

@@ -21,8 +21,10 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def below(root: Path, path: str) -> Path:
     """Where ``path`` of the system at ``root`` is. Links above it are followed, and none leads out of ``root``; it may be a link itself.
 
-    Raises OSError for a loop of links.
+    In the store, no link is followed. Raises OSError for a loop of links.
     """
+    if path.startswith(f"{STORE}/"):
+        return _walk(root, STORE)[0] / path[len(STORE) + 1 :]
     return _walk(root, path)[0]
 
 
