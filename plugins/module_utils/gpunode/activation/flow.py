@@ -80,7 +80,7 @@ def set_state(
         raise InputError(f"layer: the state {state} needs the name of a layer")
     host.require_system(root, "root")
     trust.require_store(root)
-    with _deactivation_advised(state):
+    with _deactivation_advised(root, state):
         if check:
             return _checked(root, _plan(root, state, layer), live and in_use == REFUSE)
         with files.locked(paths.LOCK, _DOING[state]):
@@ -138,12 +138,13 @@ def _checked(root: Path, plan: _Plan, is_refused: bool) -> LayerChange:
 
 
 @contextmanager
-def _deactivation_advised(state: str) -> Iterator[None]:
+def _deactivation_advised(root: Path, state: str) -> Iterator[None]:
     """Adds advice to the error about a damaged activation record: then only a deactivation is possible."""
     try:
         yield
     except DataError as error:
-        if state == INACTIVE or error.code != "activation_invalid" or activation_record.is_newer(error):
+        is_meant = str(error) in [str(one) for one in activation_record.problems(root)]
+        if state == INACTIVE or not is_meant or activation_record.is_newer(error):
             raise
         how = "python3 -m gpunode.command deactivate, or gpu_layer with state: inactive"
         advice = f"deactivate first ({how}): that uses the layers' manifests instead"

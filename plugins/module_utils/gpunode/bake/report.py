@@ -102,7 +102,7 @@ def release_note(layer: Manifest, request: BakeRequest) -> str:
 
 def write_release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> bool:
     """Replaces or appends our own lines in the release notes, and keeps all others. Returns whether the file changed."""
-    path = root / request.release_notes.lstrip("/")
+    path = trust.below(root, request.release_notes.lstrip("/"))
     before = files.read_text(path)
     lines = [line for line in (before or "").splitlines() if not line.startswith("nvidia-prebake: ")]
     text = "\n".join([*lines, *(release_note(layer, request) for layer in layers)]) + "\n"

@@ -118,14 +118,14 @@ def require(root: Path) -> None:
             "build the driver into the commit instead",
             code="root_unsupported",
         )
-    overlays.plan(mounts.current(root), _store(root))
+    overlays.plan(mounts.current(root), trust.point(root, STORE))
 
 
 @contextlib.contextmanager
 def opened(root: Path, runner: Runner, kver: str, container: str, say: Callable[[str], None] = lambda _: None) -> Iterator[Sandbox]:
     """Opens a sandbox for a build for kernel ``kver``, in which the container with the id ``container`` will run. It is removed after the
     body, also if that fails. Raises UnsupportedError, BuildError."""
-    parts = overlays.plan(mounts.current(root), _store(root))
+    parts = overlays.plan(mounts.current(root), trust.point(root, STORE))
     folder = _new_folder(root, container, _active_timers(runner))
     watcher = runner.start(watch_argv(folder))
     init: list[Running] = []
@@ -151,11 +151,6 @@ def sweep(root: Path, runner: Runner) -> tuple[str, ...]:
         except CommandError as error:
             raise BuildError(f"{_not_removed(folder)}: {error}", code="sandbox_left") from error
     return tuple(left)
-
-
-def _store(root: Path) -> str:
-    """The store's absolute path in the system at ``root``, without links."""
-    return f"/{trust.below(root, STORE).relative_to(root)}"
 
 
 def watch_argv(folder: Path) -> list[str]:
@@ -229,7 +224,7 @@ def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[P
     try:
         for number, part in enumerate(parts):
             runner.run(mount_argv(root, folder, number, part), timeout_s=_MOUNT_S)
-        init.append(runner.start(enter_argv(merged, kver, _store(root).lstrip("/"))))
+        init.append(runner.start(enter_argv(merged, kver, trust.point(root, STORE).lstrip("/"))))
     except CommandError as error:
         raise BuildError(f"the sandbox for the build cannot be mounted: {error}", code="sandbox_failed") from error
     said = init[0].line(_ENTER_S)

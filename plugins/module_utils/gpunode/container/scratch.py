@@ -81,7 +81,8 @@ def taken(root: Path, folder: str) -> str:
         return ""
     if not stat.S_ISDIR(status.st_mode):
         return "it is a link" if stat.S_ISLNK(status.st_mode) else "it is a file"
-    mounted = next((m.point for m in mounts.current(root) if m.point.startswith(f"/{folder}/")), "")
+    inside = f"{trust.point(root, folder)}/"
+    mounted = next((m.point for m in mounts.current(root) if m.point.startswith(inside)), "")
     if mounted:
         return f"a filesystem is mounted at {mounted}"
     names = sorted(entry.name for entry in path.iterdir())

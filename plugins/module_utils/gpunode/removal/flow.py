@@ -266,16 +266,14 @@ def _forget(root: Path, made: RemovalPlan) -> dict[str, Contents]:
     """Removes our documents. Returns those of our folders that stay, because something of others is in them."""
     uninstall.forget(root, made.found.in_place, made.documents)
     if made.everything and made.notes:
-        _drop_note(root / made.notes)
+        _drop_note(trust.below(root, made.notes))
     if made.everything and not made.found.problems:
         logs = contents.of_logs(root)
         contents.remove(root, logs)
         _remove_store(root)
-        found = {STORE: contents.of_store(root), LOGS: logs}
-    else:
-        files.remove_durably(trust.below(root, REMOVAL_JOURNAL))
-        found = made.found.contents
-    return {top: one for top, one in found.items() if one.others}
+        return {top: one for top, one in ((STORE, contents.of_store(root)), (LOGS, logs)) if one.others}
+    files.remove_durably(trust.below(root, REMOVAL_JOURNAL))
+    return {}
 
 
 def _drop_note(path: Path) -> None:

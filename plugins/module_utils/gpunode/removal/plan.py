@@ -14,7 +14,7 @@ from ..errors import BootError
 from ..paths import INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
 from ..store.contents import NOTE
 from ..store.manifest import Manifest
-from ..util import files
+from ..util import files, trust
 from ..util.run import Runner
 from . import uninstall
 from .ownership import Ours
@@ -84,7 +84,7 @@ def _gone(plans: Iterable[TakeAwayPlan]) -> frozenset[str]:
 
 def _notes(root: Path, path: str) -> str:
     path = path.lstrip("/")
-    text = files.read_text(root / path) or ""
+    text = files.read_text(trust.below(root, path)) or ""
     return path if not path.startswith(f"{STORE}/") and any(line.startswith(NOTE) for line in text.splitlines()) else ""
 
 

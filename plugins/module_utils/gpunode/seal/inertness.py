@@ -14,8 +14,9 @@ from ..container import scratch
 from ..driver import dkms, foreign, initramfs
 from ..driver.modules import is_driver_file
 from ..errors import DataError
-from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL_OF_0_1, BOOT_REMOVAL_JOURNAL, REMOVAL_JOURNAL, STORE
+from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL_OF_0_1, BOOT_REMOVAL_JOURNAL, REMOVAL_JOURNAL
 from ..store import activation_record
+from ..store.contents import CAPTURE, CAPTURES
 from ..store.manifest import Manifest
 from ..system import mounts, tree
 from ..system.dpkg import owned_by_dpkg
@@ -150,8 +151,9 @@ def _leftovers(root: Path) -> tuple[str, ...]:
             f"{mount.point}: a mount that a driver container left behind: run umount -l {mount.point}"
             for mount in mounts.left_by_container(mounts.current())
         ]
-    captures = trust.below(root, f"{STORE}/captures")
-    found += [f"/{STORE}/captures/{path.name}: left by a capture that was interrupted: bake again" for path in sorted(captures.glob("*"))]
+    for capture in sorted(trust.below(root, CAPTURES).glob("*")):
+        advice = "left by a capture that was interrupted: bake again" if CAPTURE.fullmatch(capture.name) else "not ours: move it elsewhere"
+        found.append(f"/{CAPTURES}/{capture.name}: {advice}")
     if trust.below(root, ACTIVATION_JOURNAL).exists():
         found.append(f"/{ACTIVATION_JOURNAL}: a run was interrupted: bake again")
     if trust.below(root, BAKE_JOURNAL_OF_0_1).exists():

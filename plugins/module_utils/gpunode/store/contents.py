@@ -123,7 +123,7 @@ class _Found:
         for path in self._inside(top):
             if not self._is_folder(path) or not CAPTURE.fullmatch(_name(path)):
                 self._stays(path)
-            elif any(point.startswith(f"/{path}/") for point in points):
+            elif any(point.startswith(f"{trust.point(self.root, path)}/") for point in points):
                 self._stays(path, _MOUNTED)
             else:
                 self.captures.append(path)

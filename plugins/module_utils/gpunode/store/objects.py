@@ -210,7 +210,7 @@ class Store:
         """Drops the temporary files of documents whose writing was interrupted. Returns how many it dropped."""
         store = trust.below(self.root, STORE)
         folders = (store, *_folders(trust.below(self.root, LAYERS)))
-        left = [path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name)]
+        left = [path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name) and not path.is_dir()]
         for path in left:
             path.unlink()
         return len(left)

@@ -28,11 +28,17 @@ def below(root: Path, path: str) -> Path:
     return _walk(root, path)[0]
 
 
+def point(root: Path, path: str) -> str:
+    """The absolute path of the same in the system at ``root``, as its mount table names it."""
+    return f"/{below(root, path).relative_to(root)}"
+
+
 def _walk(root: Path, path: str) -> tuple[Path, list[tuple[str, os.stat_result]]]:
     """The same, with the status of every folder and link on the way that exists."""
     todo = [part for part in reversed(path.split("/")) if part]
     top = str(root).rstrip("/")
-    here, seen, links = "", [], 0
+    seen: list[tuple[str, os.stat_result]] = []
+    here, links = "", 0
     while todo:
         part = todo.pop()
         if part in (".", ".."):
