@@ -25,7 +25,7 @@ _NOT_IN_MEMORY = 9
 _WRITE = """
 umask 077
 case "$(stat -f -c %T /run)" in tmpfs|ramfs) ;; *) exit {not_in_memory} ;; esac
-[ -d /run/gpu-prebake ] || mkdir -m 0755 /run/gpu-prebake
+mkdir -p -m 0700 /run/gpu-prebake
 mkdir -p {folder} && base64 -d > {file}
 """
 

@@ -26,6 +26,8 @@ REMOVAL_JOURNAL = f"{STORE}/removal-under-way.json"
 # Present while a boot removes a driver, and after that was interrupted: on a node that should have no driver nothing else shows it.
 BOOT_REMOVAL_JOURNAL = f"{STORE}/boot-removal-under-way.json"
 
+SCRATCH_NOTE = f"{STORE}/scratch-folders.json"  # which folders a driver container has been given
+
 BAKE_REPORT = f"{STORE}/bake-report.json"
 SEAL_REPORT = f"{STORE}/seal-report.json"
 RELEASE_NOTES = f"{STORE}/release-notes.txt"

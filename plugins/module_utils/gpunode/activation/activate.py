@@ -22,7 +22,7 @@ from ..store.manifest import Manifest
 from ..store.objects import Store
 from ..system import host
 from ..system.tree import Entry
-from ..util import files
+from ..util import files, trust
 from ..util.run import Runner
 from . import generated_files, preconditions, steps
 from .deactivate import finish_taking_away, resume
@@ -126,7 +126,7 @@ class _Activating:
             self._begin("record")
             activation_record.write(self.root, record)
         self._begin("end")
-        files.remove_durably(self.root / ACTIVATION_JOURNAL)
+        files.remove_durably(trust.below(self.root, ACTIVATION_JOURNAL))
         self._begin("done")
         return record
 

@@ -9,7 +9,7 @@ from ..paths import ACTIVATION, ACTIVATION_JOURNAL
 from ..store import activation_record
 from ..store.activation_record import ACTIVATE, DEACTIVATE, Activation, Journal
 from ..store.objects import Store
-from ..util import files
+from ..util import files, trust
 from ..util.run import Runner
 from . import recovery, steps
 from .disk_errors import disk_errors_named
@@ -54,7 +54,7 @@ def resume(root: Path, runner: Runner, say: Say = say_nothing) -> TakenAway | No
     with disk_errors_named():
         if journal.operation == ACTIVATE and record:
             say(f"resume: layer {record.layer} is active")
-            files.remove_durably(root / ACTIVATION_JOURNAL)
+            files.remove_durably(trust.below(root, ACTIVATION_JOURNAL))
             return None
         what = "roll back the activation" if journal.operation == ACTIVATE else "finish the deactivation"
         say(f"resume: {what} of layer {journal.activation.layer}")
@@ -76,9 +76,9 @@ def finish_taking_away(root: Path, runner: Runner, activation: Activation, say: 
     """Takes ``activation`` away, then removes its record and its journal, then drops its backups from the store."""
     done = take_away(root, runner, of_activation(activation), say, interrupted)
     steps.begin(say, steps.TAKE_AWAY, "forget")
-    files.remove_durably(root / ACTIVATION)
+    files.remove_durably(trust.below(root, ACTIVATION))
     steps.begin(say, steps.TAKE_AWAY, "end")
-    files.remove_durably(root / ACTIVATION_JOURNAL)
+    files.remove_durably(trust.below(root, ACTIVATION_JOURNAL))
     steps.begin(say, steps.TAKE_AWAY, "drop")
     Store(root).drop(kept.entry for kept in activation.all_kept)
     steps.begin(say, steps.TAKE_AWAY, "done")
@@ -97,5 +97,5 @@ def _take_away_by_manifests(root: Path, runner: Runner, say: Say) -> TakenAway:
         for path in () if one.activated else recovery.not_restored(root, one):
             done.keep(path, "what was there before the layer is no longer in the store, so it is not restored")
     for path in (ACTIVATION, ACTIVATION_JOURNAL):
-        files.remove_durably(root / path)
+        files.remove_durably(trust.below(root, path))
     return done

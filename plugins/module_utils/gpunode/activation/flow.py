@@ -19,7 +19,7 @@ from ..store.activation_record import Activation
 from ..store.manifest import Manifest
 from ..store.objects import Store
 from ..system import host
-from ..util import files
+from ..util import files, trust
 from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import activate, deactivate, discard, preconditions, recovery
@@ -79,7 +79,8 @@ def set_state(
     if not layer and state != INACTIVE:
         raise InputError(f"layer: the state {state} needs the name of a layer")
     host.require_system(root, "root")
-    with _deactivation_advised(state):
+    trust.require_store(root)
+    with _deactivation_advised(root, state):
         if check:
             return _checked(root, _plan(root, state, layer), live and in_use == REFUSE)
         with files.locked(paths.LOCK, _DOING[state]):
@@ -137,12 +138,13 @@ def _checked(root: Path, plan: _Plan, is_refused: bool) -> LayerChange:
 
 
 @contextmanager
-def _deactivation_advised(state: str) -> Iterator[None]:
+def _deactivation_advised(root: Path, state: str) -> Iterator[None]:
     """Adds advice to the error about a damaged activation record: then only a deactivation is possible."""
     try:
         yield
     except DataError as error:
-        if state == INACTIVE or error.code != "activation_invalid" or activation_record.is_newer(error):
+        is_meant = str(error) in [str(one) for one in activation_record.problems(root)]
+        if state == INACTIVE or not is_meant or activation_record.is_newer(error):
             raise
         how = "python3 -m gpunode.command deactivate, or gpu_layer with state: inactive"
         advice = f"deactivate first ({how}): that uses the layers' manifests instead"

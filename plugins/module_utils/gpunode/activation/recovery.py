@@ -8,7 +8,6 @@ what damaged it.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from ..store.objects import Store, key
 from ..system import host, tree
 from ..system.dpkg import owned_by_dpkg
 from ..system.tree import Entry
-from ..util import files
+from ..util import files, trust
 from .staging import in_order
 
 ASIDE = ".damaged"
@@ -88,17 +87,22 @@ def copy_aside(root: Path, say: Callable[[str], None]) -> None:
         try:
             read(root)
         except DataError:
-            file = root / path
-            aside = file.with_name(file.name + ASIDE)
+            file = trust.below(root, path)
+            aside = _free_name(file)
             say(f"/{path} is kept as {aside.name}")
-            if aside.is_dir() and not aside.is_symlink():
-                shutil.rmtree(aside)
             aside.unlink(missing_ok=True)
             try:
                 os.link(file, aside)  # reads nothing, and needs no space
             except OSError:  # for example, it is a folder
                 file.rename(aside)
             files.sync_folder(file.parent)
+
+
+def _free_name(file: Path) -> Path:
+    """The name under which a damaged document is kept. A folder that has that name is somebody's, and stays."""
+    names = (f"{file.name}{ASIDE}", *(f"{file.name}{ASIDE}-{number}" for number in range(2, 100)))
+    paths = (file.with_name(name) for name in names)
+    return next(path for path in paths if path.is_symlink() or not path.is_dir())
 
 
 def not_restored(root: Path, one: Activation) -> list[str]:

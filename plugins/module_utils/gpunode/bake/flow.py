@@ -17,7 +17,7 @@ from ..errors import BuildError, CommandError
 from ..store.manifest import Manifest
 from ..store.objects import Store
 from ..system import disk_space, dpkg, setuid
-from ..util import files
+from ..util import files, trust
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
@@ -92,12 +92,13 @@ def _context(
 
 def _bake(root: Path, runner: Runner, request: BakeRequest, events: Events) -> Baked:
     containerd = Containerd(runner)
+    trust.require_store(root)
     _sweep(root, runner, events)
     checked = preflight.check(root, runner, containerd, request)
     for kver in checked.kernels:
         preflight.require_tools(root, runner, kver, request)
     digest = image_digest(containerd, request.wanted.image.text, checked.arch)
-    if (root / paths.ACTIVATION_JOURNAL).exists():
+    if trust.below(root, paths.ACTIVATION_JOURNAL).exists():
         with events.step("resume-activation"):
             deactivate.resume(root, runner, events.say)
     context = _context(root, runner, containerd, request, events, checked, digest)

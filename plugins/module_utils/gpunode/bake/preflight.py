@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..container import scratch
 from ..container.containerd import Containerd, imports_dropins
 from ..driver import foreign, nouveau_blacklist
 from ..errors import InputError, PreflightError
@@ -18,6 +19,7 @@ from ..system import kernels as system_kernels
 from ..system.certificate import Certificate
 from ..system.disk_space import require_space
 from ..system.kernels import NEWEST, of_another_flavour
+from ..util import trust
 from ..util.run import Runner
 from . import sandbox, signing_key
 from .request import BakeRequest
@@ -39,11 +41,13 @@ class Preflight:
 def check(root: Path, runner: Runner, containerd: Containerd, request: BakeRequest) -> Preflight:
     """Checks whether a bake may begin; changes nothing. Raises GpuNodeError if it must not."""
     host.require_root()
+    trust.require_store(root)
     arch = host.require_supported(root, os.uname().machine)
     targets = system_kernels.targets(root, request.kernels)
     if request.is_in_place and len(targets) != 1:
         raise InputError(f"nvidia_prebake_kernels: {', '.join(targets)}: the mode in_place bakes for exactly one kernel")
     reports.require_no_killed_bake(root)
+    scratch.require(root)
     _refuse_unreadable(root)
     _refuse_foreign(root, arch)
     blacklist = nouveau_blacklist.look(root, drivers_files(root))
@@ -83,6 +87,9 @@ def _refuse_unreadable(root: Path) -> None:
         raise PreflightError(
             f"{newer}: it was written by a newer version of this program: bake with that version, or into a fresh image", code="store_newer"
         )
+    untrusted = store_layers.untrusted(root) if problems else ""
+    if untrusted:
+        raise PreflightError(untrusted, code="store_untrusted")
     if problems:
         raise PreflightError(
             f"a manifest of an earlier bake cannot be read: {problems[0]}. Start from a fresh image, or remove /{LAYERS}",

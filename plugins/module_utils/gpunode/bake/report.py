@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ..driver.nouveau_blacklist import Change
+from ..errors import DataError
 from ..paths import BAKE_REPORT, OBJECTS
 from ..store import activation_record
 from ..store.activation_record import COPY
 from ..store.manifest import Manifest
 from ..store.reports import setuid_before
 from ..system import setuid
-from ..util import files, jsondoc
+from ..util import files, jsondoc, trust
 from .context import Bake
 from .request import BakeRequest
 
@@ -22,13 +23,13 @@ from .request import BakeRequest
 def write_if_new(root: Path, report: dict[str, Any], changed: bool) -> bool:
     """Writes the report if the bake ``changed`` anything, or if the existing report has other layers. Returns whether it did."""
     try:
-        old = jsondoc.parse(files.read_document(root / BAKE_REPORT))
+        old = jsondoc.parse(files.read_document(trust.document(root, BAKE_REPORT)))
         is_reported = [_key(layer) for layer in old["layers"]] == [_key(layer) for layer in report["layers"]]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, DataError):
         is_reported = False
     if is_reported and not changed:
         return False
-    files.write_atomic(root / BAKE_REPORT, json.dumps(report, indent=1, sort_keys=True) + "\n", 0o600)
+    files.write_atomic(trust.below(root, BAKE_REPORT), json.dumps(report, indent=1, sort_keys=True) + "\n", 0o600)
     return True
 
 
@@ -54,12 +55,12 @@ def image_growth(root: Path) -> dict[str, int]:
     shares its content with an object."""
     active = activation_record.read(root)
     copied = [entry.size for entry in active.placed if active.how.get(entry.path) == COPY] if active else []
-    objects = [path.lstat().st_size for path in (root / OBJECTS).glob("*/*")]
+    objects = [path.lstat().st_size for path in trust.below(root, OBJECTS).glob("*/*")]
     return {"store_bytes": sum(objects), "copied_bytes": sum(copied)}
 
 
 def _setuid_before(root: Path, layers: tuple[Manifest, ...]) -> tuple[str, ...]:
-    if (root / BAKE_REPORT).exists():
+    if trust.below(root, BAKE_REPORT).exists():
         return setuid_before(root)
     ours = {entry.path for layer in layers for entry in layer.files}
     return tuple(path for path in setuid.setuid(root) if path not in ours)
@@ -102,7 +103,7 @@ def release_note(layer: Manifest, request: BakeRequest) -> str:
 def write_release_notes(root: Path, request: BakeRequest, layers: tuple[Manifest, ...]) -> bool:
     """Replaces or appends our own lines in the release notes, and keeps all others byte for byte. Returns whether the file changed. Raises
     OSError, also if the notes are no file that can be kept."""
-    path = root / request.release_notes.lstrip("/")
+    path = trust.below(root, request.release_notes.lstrip("/"))
     try:
         before = files.read_bytes(path).decode("utf-8", "surrogateescape")
     except FileNotFoundError:

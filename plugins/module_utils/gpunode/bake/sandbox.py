@@ -21,14 +21,14 @@ from pathlib import Path
 
 from ..errors import BuildError, CommandError, UnsupportedError
 from ..paths import STORE
+from ..store.contents import CAPTURE, CAPTURES
 from ..system import kernels, mounts
-from ..util import files
+from ..util import files, trust
 from ..util.files import make_private
 from ..util.run import Runner, Running
 from . import overlays
 from .overlays import Part
 
-CAPTURES = f"{STORE}/captures"
 LOCK = "/run/gpu-prebake/capture.lock"  # a watcher holds it until it has removed its sandbox
 # metacopy gave wrong contents, and redirect_dir would hide renames. All are set, because the defaults differ between kernels.
 _OPTIONS = "metacopy=off,redirect_dir=off,index=off"
@@ -118,14 +118,14 @@ def require(root: Path) -> None:
             "build the driver into the commit instead",
             code="root_unsupported",
         )
-    overlays.plan(mounts.current(root), f"/{STORE}")
+    overlays.plan(mounts.current(root), trust.point(root, STORE))
 
 
 @contextlib.contextmanager
 def opened(root: Path, runner: Runner, kver: str, container: str, say: Callable[[str], None] = lambda _: None) -> Iterator[Sandbox]:
     """Opens a sandbox for a build for kernel ``kver``, in which the container with the id ``container`` will run. It is removed after the
     body, also if that fails. Raises UnsupportedError, BuildError."""
-    parts = overlays.plan(mounts.current(root), f"/{STORE}")
+    parts = overlays.plan(mounts.current(root), trust.point(root, STORE))
     folder = _new_folder(root, container, _active_timers(runner))
     watcher = runner.start(watch_argv(folder))
     init: list[Running] = []
@@ -143,9 +143,9 @@ def opened(root: Path, runner: Runner, kver: str, container: str, say: Callable[
 
 def sweep(root: Path, runner: Runner) -> tuple[str, ...]:
     """Removes the sandboxes that killed runs left, once no watcher is at work any more; returns their names. Raises BuildError."""
-    left = sorted(path.name for path in (root / CAPTURES).glob("*"))
+    left = sorted(path.name for path in trust.below(root, CAPTURES).glob("*") if CAPTURE.fullmatch(path.name) and not path.is_symlink())
     for name in left:
-        folder = root / CAPTURES / name
+        folder = trust.below(root, CAPTURES) / name
         try:
             runner.run(["flock", "-o", "-w", f"{_CLEAN_S:.0f}", LOCK, *_script(_CLEAN, folder)], timeout_s=2 * _CLEAN_S)
         except CommandError as error:
@@ -158,10 +158,10 @@ def watch_argv(folder: Path) -> list[str]:
     return ["flock", "-o", LOCK, *_script(_WATCH, folder)]
 
 
-def enter_argv(merged: Path, kver: str) -> list[str]:
+def enter_argv(merged: Path, kver: str, store: str = STORE) -> list[str]:
     """The command line of PID 1: it prints ``ready`` and its pid in the outer namespace, and exits at the end of its input."""
     isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
-    return [*isolated, "sh", "-c", _ENTER, "gpu-prebake-sandbox", str(merged), kver, STORE]
+    return [*isolated, "sh", "-c", _ENTER, "gpu-prebake-sandbox", str(merged), kver, store]
 
 
 def mount_argv(root: Path, folder: Path, number: int, part: Part) -> list[str]:
@@ -182,14 +182,15 @@ def _not_removed(folder: Path) -> str:
 
 
 def _new_folder(root: Path, container: str, timers: Sequence[str]) -> Path:
-    make_private(root / STORE)
-    make_private(root / CAPTURES)
-    folder = root / CAPTURES / f"{os.getpid()}-{secrets.token_hex(4)}"
+    captures = trust.below(root, CAPTURES)
+    make_private(captures.parent)
+    make_private(captures)
+    folder = captures / f"{os.getpid()}-{secrets.token_hex(4)}"
     try:
         make_private(folder)
         (folder / "container").write_text(container, encoding="utf-8")
         (folder / "timers").write_text(" ".join(timers), encoding="utf-8")
-        (root / "run/gpu-prebake").mkdir(parents=True, exist_ok=True)
+        make_private(root / "run/gpu-prebake")
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -223,7 +224,7 @@ def _open(root: Path, runner: Runner, kver: str, folder: Path, parts: Sequence[P
     try:
         for number, part in enumerate(parts):
             runner.run(mount_argv(root, folder, number, part), timeout_s=_MOUNT_S)
-        init.append(runner.start(enter_argv(merged, kver)))
+        init.append(runner.start(enter_argv(merged, kver, trust.point(root, STORE).lstrip("/"))))
     except CommandError as error:
         raise BuildError(f"the sandbox for the build cannot be mounted: {error}", code="sandbox_failed") from error
     said = init[0].line(_ENTER_S)

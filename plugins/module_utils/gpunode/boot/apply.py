@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ..activation import activate
+from ..container import scratch
 from ..container.pull import ensure_image
 from ..driver import control, kmod, nvidia_smi
 from ..errors import BootError, ImageError, LayerError
@@ -17,12 +19,13 @@ from .decide import decide
 from .driver_removal import remove_driver, unload_modules
 from .facts import Active
 from .ladder import install_refusal
-from .plan import Action, Outcome, Step
+from .plan import Action, Outcome, Plan, Step
 from .probe import with_image
 
 
 def carry_out(run: BootRun) -> Outcome:
     """Takes the steps of the run's plan and returns the outcome. Raises GpuNodeError with a code for each cause."""
+    require_folders(run.root, run.plan)
     Store(run.root).sweep()
     node = run.facts.record  # read first: a removal deletes it before a container runs
     follows_interrupted = bool(node and node.state == node_record.STARTED and node.machine_id == run.facts.machine_id)
@@ -50,6 +53,12 @@ def carry_out(run: BootRun) -> Outcome:
     run.outcome.module_version = loaded["nvidia"].version if "nvidia" in loaded else ""
     run.outcome.steps = run.events.steps
     return run.outcome
+
+
+def require_folders(root: Path, plan: Plan) -> None:
+    """Raises PreflightError if the plan runs a driver container, and others have something in the folders that it empties."""
+    if Step.RUN_CONTAINER in plan.steps:
+        scratch.require(root)
 
 
 def pull_image(run: BootRun) -> None:

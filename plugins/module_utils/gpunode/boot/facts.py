@@ -19,7 +19,8 @@ class Active:
     """What is known of the active layer. ``layer`` is "" if there is none; ``machine_id`` is that of the machine that activated it, "" if a
     bake did so in the image.
 
-    ``problem`` says why the activation record or its journal cannot be read, ``is_newer`` that a newer version of this program wrote it;
+    ``problem`` says why the activation record or its journal cannot be used, ``is_newer`` that a newer version of this program wrote it,
+    ``is_untrusted`` that somebody else than root could have written it;
     ``unrecorded`` are the layers that their files show to be active then. ``removal_under_way``: a boot was interrupted while it removed
     the driver.
     """
@@ -31,6 +32,7 @@ class Active:
     is_newer: bool = False
     unrecorded: tuple[str, ...] = ()
     removal_under_way: bool = False
+    is_untrusted: bool = False
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -41,6 +43,8 @@ class Active:
 @dataclass(frozen=True)
 class Facts:
     """What the node is. None means unknown; "" and () mean that nothing was found.
+
+    ``untrusted`` are those of the problems with layers and node record that are about whose they are.
 
     ``trusted_keys`` are the ids of the keys whose signatures on modules the kernel accepts, ``install_signer`` is the id of the key with
     which DKMS signs on this node. Both are read only where signatures are enforced.
@@ -72,6 +76,7 @@ class Facts:
     active: Active = field(default_factory=Active)
     record: Record | None = None
     record_problem: str = ""
+    untrusted: tuple[str, ...] = ()
     record_contents: tuple[str, ...] | None = None
     containerd_ready: bool = False
     imports_dropins: bool = False

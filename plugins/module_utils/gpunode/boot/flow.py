@@ -16,11 +16,11 @@ from ..container.registry import DEFAULT_SOURCE, ImageSource
 from ..errors import DataError, GpuNodeError
 from ..paths import ACTIVATION_JOURNAL
 from ..system import host, pci
-from ..util import files
+from ..util import files, trust
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
-from .apply import carry_out
+from .apply import carry_out, require_folders
 from .context import BootRun
 from .facts import Facts
 from .look import look
@@ -42,15 +42,17 @@ def boot(
     The deadline starts here and covers everything. A second run at the same time gets BusyError. ``say`` gets each line of progress.
     """
     host.require_root()
+    trust.require_store(root)
     check_figures(policy)
     deadline = Deadline(policy.deadline_s)
     containerd = Containerd(runner)
     if check:
         facts, plan = look(root, runner, containerd, policy, marker_path)
+        require_folders(root, plan)
         return facts, Outcome(plan, plan.action, "planned", plan.code, plan.reason, changed=bool(plan.steps), warnings=list(plan.warnings))
     with files.locked(paths.LOCK, "gpu_boot"):
         events, resumed = Events(say), TakenAway("")
-        if (root / ACTIVATION_JOURNAL).exists():
+        if trust.below(root, ACTIVATION_JOURNAL).exists():
             with events.step("resume-activation") as event:
                 resumed = _resume(root, runner, say, event) or resumed
         with events.step("probe-and-decide"):

@@ -35,7 +35,7 @@ def ready_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     if facts.active.removal_under_way:
         return Refusal(READY, "interrupted", "an earlier boot was interrupted while it removed the driver")
     if facts.record_problem:
-        return Refusal(READY, "record_invalid", facts.record_problem)
+        return Refusal(READY, "store_untrusted" if facts.record_problem in facts.untrusted else "record_invalid", facts.record_problem)
     if record is None:
         return Refusal(READY, "never_initialised", "this node has no node record, so nothing has been installed on it yet")
     return _record_refusal(facts, policy, record) or _state_refusal(facts, policy, record)
@@ -165,7 +165,7 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
     if facts.active.problem:
         return Refusal(
             BAKED,
-            "activation_invalid",
+            "store_untrusted" if facts.active.is_untrusted else "activation_invalid",
             f"which layer is active is unknown ({facts.active.problem}); the unchanged files that the "
             "layers' manifests list are removed, and the damaged document is renamed to end in .damaged; look at it to find the cause",
         )
@@ -193,7 +193,9 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
 
 def _no_layer_refusal(facts: Facts, policy: Policy) -> Refusal | None:
     if facts.layer_problems:
-        return Refusal(BAKED, "manifest_invalid", f"the baked layers cannot be used: {first_few(facts.layer_problems)}")
+        is_untrusted = not set(facts.untrusted).isdisjoint(facts.layer_problems)
+        reason = f"the baked layers cannot be used: {first_few(facts.layer_problems)}"
+        return Refusal(BAKED, "store_untrusted" if is_untrusted else "manifest_invalid", reason)
     if facts.marker_problem:
         return Refusal(BAKED, "marker_invalid", facts.marker_problem, needs_removal=False)
     if facts.marker is None:

@@ -17,12 +17,14 @@ from ..driver.modules import ModuleInfo
 from ..errors import CommandError, DataError, LayerError, PreflightError
 from ..paths import BOOT_REMOVAL_JOURNAL
 from ..store import activation_record, node_record
+from ..store import layers as store_layers
 from ..store.layers import read_all, why_judged_bad
 from ..store.manifest import Manifest, ModuleFact
 from ..store.node_record import Record
 from ..store.objects import Store
 from ..system import host, keyrings, pci, tree
 from ..system.pci import PciFunction
+from ..util import trust
 from ..util.run import Runner
 from .facts import Active, Facts
 
@@ -88,6 +90,7 @@ def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Fa
 
 def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
     layers, layer_problems = read_all(root)
+    untrusted = [store_layers.untrusted(root)] if layer_problems else []
     found_marker: Marker | None = None
     found_record: Record | None = None
     marker_problem = record_problem = ""
@@ -99,6 +102,7 @@ def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
         found_record = node_record.read(root)
     except DataError as error:
         record_problem = str(error)
+        untrusted += [record_problem] if error.code == "store_untrusted" else []
     return replace(
         facts,
         layers=layers,
@@ -107,13 +111,14 @@ def _with_records(facts: Facts, root: Path, marker_path: str) -> Facts:
         marker_problem=marker_problem,
         record=found_record,
         record_problem=record_problem,
+        untrusted=tuple(filter(None, untrusted)),
     )
 
 
 def _active(root: Path) -> Active:
     """Which layer is active. It is read on every node, because an active layer is removed where no driver belongs."""
     errors = activation_record.problems(root)
-    active = Active(removal_under_way=(root / BOOT_REMOVAL_JOURNAL).exists())
+    active = Active(removal_under_way=trust.below(root, BOOT_REMOVAL_JOURNAL).exists())
     if errors:
         from ..activation import recovery  # noqa: PLC0415 - only a damaged record needs it
 
@@ -122,6 +127,7 @@ def _active(root: Path) -> Active:
             active,
             problem="; ".join(str(error) for error in errors),
             is_newer=any(activation_record.is_newer(error) for error in errors),
+            is_untrusted=any(error.code == "store_untrusted" for error in errors),
             unrecorded=tuple(one.layer for one in unrecorded),
             version=unrecorded[0].identity.version if unrecorded else "",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import threading
@@ -15,10 +16,13 @@ from pathlib import Path
 from ..errors import BusyError, CommandError, ImageError
 from ..paths import LOGS
 from ..system import mounts
+from ..util import logs
 from ..util.bounded import Ends, lines
 from ..util.expressions import expression
+from ..util.files import own_folder
 from ..util.run import Runner
-from . import build_log
+from ..util.trust import below
+from . import build_log, scratch
 from .containerd import Containerd
 
 BUILD_ONLY = "build-only"
@@ -79,7 +83,7 @@ class DriverContainer:
     def known_actions(self, reference: str) -> tuple[str, ...]:
         """The contract's actions that the image's entrypoint contains as whole words. An image does not refuse an action that it does
         not know; it fails later with an unrelated message. Raises ImageError, BusyError, CommandError."""
-        self._end_interrupted()
+        self.end_interrupted()
         try:
             text = self.containerd.read_file(reference, "gpuask", ENTRYPOINT)
         except CommandError as error:
@@ -97,11 +101,9 @@ class DriverContainer:
         Raises BusyError, and CommandError if the state before or after the run cannot be read.
         """
         self.clean_slate()
-        log = self.root / LOGS / f"{container}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         timed_out = False
-        with log.open("wb", buffering=0) as stream, _Said(self.say) as said:
+        with logs.create_unbuffered(self.root, f"{container}.log") as stream, _Said(self.say) as said:
             written = Ends(lambda text: _write(stream, text), LOGGED_FIRST, LOGGED_LAST)
 
             def take(line: str) -> None:
@@ -124,12 +126,20 @@ class DriverContainer:
         return ContainerRun(rc, output, time.monotonic() - start, f"/{LOGS}/{container}.log", timed_out)
 
     def clean_slate(self) -> None:
-        """Removes what an interrupted run left (containers, mounts, the contract's folders), then creates the folders. Raises BusyError."""
-        self._end_interrupted()
-        for path in self._folders():
-            path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        """Removes what an interrupted run left (containers, mounts, the contract's folders), then creates the folders.
 
-    def _end_interrupted(self) -> None:
+        Raises BusyError; PreflightError if something of others is in the folders.
+        """
+        self.end_interrupted()
+        if not self._is_on_host:
+            for path in self._sandbox_folders():
+                os.close(own_folder(path, 0o755))
+            return
+        scratch.require(self.root)
+        scratch.make(self.root)
+
+    def end_interrupted(self) -> None:
+        """Removes what an interrupted run left. Raises BusyError."""
         present = self.containerd.containers()
         theirs = _THEIR_IDS & set(present)
         running = sorted(theirs & set(self.containerd.running())) if theirs else []
@@ -145,12 +155,19 @@ class DriverContainer:
         self.sweep()
 
     def sweep(self) -> None:
-        """Removes the contract's scratch folders."""
-        for path in self._folders():
+        """Removes the contract's scratch folders, with what a driver image has put there."""
+        if self._is_on_host:
+            scratch.sweep(self.root)
+            return
+        for path in self._sandbox_folders():
             shutil.rmtree(path, ignore_errors=True)
 
-    def _folders(self) -> list[Path]:
-        return [Path(self.place.base or self.root) / folder.lstrip("/") for folder in _FOLDERS]
+    @property
+    def _is_on_host(self) -> bool:
+        return not self.place.base
+
+    def _sandbox_folders(self) -> list[Path]:
+        return [Path(_source(self.place, folder)) for folder in _FOLDERS]
 
     def _end(self, container: str) -> None:
         if container in self.containerd.containers():
@@ -199,7 +216,7 @@ def left_in(containerd: Containerd) -> tuple[str, ...]:
 def run_argv(containerd: Containerd, reference: str, container: str, action: str, place: Place = HOST) -> list[str]:
     """The contract's ``ctr run``. Its folders are bound from inside the place, where they are not mount points: the last step of a run
     removes ``/opt/gpu``. Nothing may follow the action: with a second argument the entrypoint sleeps for ever."""
-    sources = {f"{place.base}{folder}": target for folder, target in _FOLDERS.items()}
+    sources = {_source(place, folder): target for folder, target in _FOLDERS.items()}
     binds = [word for source, target in sources.items() for word in ("--mount", f"type=bind,src={source},dst={target},options=rbind")]
     return [
         *containerd.ctr,
@@ -215,6 +232,11 @@ def run_argv(containerd: Containerd, reference: str, container: str, action: str
         ENTRYPOINT,
         action,
     ]
+
+
+def _source(place: Place, folder: str) -> str:
+    """Where one of the contract's folders is, as seen from here. A link in a sandbox leads to its own folders, not to the machine's."""
+    return str(below(Path(place.base), folder)) if place.base else folder
 
 
 def actions_in(text: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..options import BOOT
 from ..system.host import normal_arch
+from ..util import trust
 from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_bytes
@@ -53,14 +54,21 @@ def parse(text: str, where: str) -> Marker:
 
 def read(root: Path, path: str = DEFAULT_PATH) -> Marker | None:
     """The marker of the system at ``root``; None if there is none. Raises DataError."""
-    file = root / path.lstrip("/")
     try:
-        text = read_bytes(file).decode("utf-8", "replace")
+        text = read_bytes(trust.below(root, path)).decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); the marker is not used", code="marker_invalid") from error
     return parse(text, path)
+
+
+def is_there(root: Path, path: str) -> bool:
+    """Whether a file that can be read as a marker is at ``path``. Nothing else is deleted as one."""
+    try:
+        return read(root, path) is not None
+    except DataError:
+        return False
 
 
 def differences(marker: Marker, kver: str, version: str, kind: str, arch: str | None) -> tuple[str, ...]:

@@ -6,30 +6,32 @@ The documents that say what is ours are removed last, so that the next run can c
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import paths
 from ..activation import deactivate, discard, take_away
 from ..activation.take_away import TakenAway
+from ..container import scratch
 from ..container.containerd import Containerd
 from ..container.driver_container import DriverContainer
 from ..container.leftovers import Left
 from ..driver import control, footprint, initramfs, kmod, nouveau_blacklist
 from ..driver.control import REFUSE
 from ..driver.modules import DRIVER_MODULES
-from ..errors import BootError, CommandError, InputError
+from ..errors import BootError, CommandError, DataError, InputError
 from ..paths import LOGS, REMOVAL_JOURNAL, STORE
+from ..store import contents
+from ..store.contents import NOTE, Contents
 from ..system import host
-from ..util import files, jsondoc
+from ..util import files, jsondoc, trust
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
 from . import ownership, plan, uninstall
 from .ownership import Ours
-from .plan import NOTE, RemovalPlan
+from .plan import RemovalPlan
 from .request import EVERYTHING, Removed, RemoveRequest
 
 _MODPROBE = "etc/modprobe.d/"
@@ -48,6 +50,7 @@ def remove(
     Raises GpuNodeError; BootError with the code ``driver_in_use`` names who holds the driver, and then nothing was removed.
     """
     host.require_root()
+    trust.require_store(root)
     if request.deadline_s <= 0:
         raise InputError(f"gpu_remove_deadline_s: {request.deadline_s} is not valid; it must be greater than zero")
     if check:
@@ -61,6 +64,7 @@ def _remove(root: Path, runner: Runner, request: RemoveRequest, events: Events, 
     found = ownership.look(root, containerd, request.marker_path)
     if not found.is_anything(request.scope == EVERYTHING):
         return _nothing(found, request)
+    scratch.require(root)
     if is_planned:
         return _planned(root, runner, plan.make(root, found, request), request)
     _end_containers(root, runner, containerd, events)
@@ -71,17 +75,26 @@ def _nothing(found: Ours, request: RemoveRequest) -> Removed:
     reason = "nothing of ours is here: no layer, no node record, no list of installed files"
     if found.problems:
         reason = "no readable document says what of ours is here, and the damaged documents are left"
-    return Removed("nothing", reason, left=found.left([], request.images, request.scope == EVERYTHING))
+    everything = request.scope == EVERYTHING
+    return Removed("nothing", reason, left=[*found.left([], request.images, everything), *_others(found.contents, found, everything)])
+
+
+def _others(contents: Mapping[str, Contents], found: Ours, everything: bool) -> list[Left]:
+    """What stays in our store and log folder where these are removed."""
+    return [other for one in contents.values() for other in one.others] if everything and not found.problems else []
 
 
 def _planned(root: Path, runner: Runner, made: RemovalPlan, request: RemoveRequest) -> Removed:
     """The result that carrying the plan out would have."""
     todo = plan.files_of(root, runner, made.found, request.marker_path)
     blacklist = [nouveau_blacklist.PATH] if made.takes_blacklist else []
-    removed = dict.fromkeys((*(path for one in todo for path in one.removed), *blacklist, *made.own_paths))
+    set_aside = any(one.kept.entry.type == "file" for plan in todo for one in plan.not_restored)
+    staying = {top for top, contents in made.found.contents.items() if contents.others or (set_aside and top == STORE)}
+    removed = dict.fromkeys((*(path for one in todo for path in one.removed), *blacklist, *made.own_paths(staying)))
     restored = dict.fromkeys(kept.entry.path for one in todo for kept in one.restore)
     stays = [stay for one in todo for stay in one.all_stays]
-    out = Removed("planned", "", [*removed], [*restored], made.found.left(stays, request.images, made.everything))
+    left = [*made.found.left(stays, request.images, made.everything), *_others(made.found.contents, made.found, made.everything)]
+    out = Removed("planned", "", [*removed], [*restored], left)
     out.services = control.running_services(root, runner) if made.modules else ()
     out.modules = () if made.holders else made.modules
     out.images = made.images
@@ -126,8 +139,9 @@ class _Removing:
         if out.reboot_needed:
             _say_until_reboot(self.root, out, control.other_holders(self.root))
         with events.step("remove-records"):
-            _forget(self.root, made)
-        out.removed += [*done.second_copies, *done.removed, *made.own_paths]
+            staying = _forget(self.root, made)
+        out.left += _others(staying, made.found, made.everything)
+        out.removed += [*done.second_copies, *done.removed, *made.own_paths(staying)]
         out.reason = f"{len(out.removed)} paths were removed" + (f", {len(out.left)} things are left" if out.left else "")
         out.steps = events.steps
         return out
@@ -204,11 +218,11 @@ class _Removing:
 
 
 def _end_containers(root: Path, runner: Runner, containerd: Containerd, events: Events) -> None:
-    """Ends driver containers that a killed run may have left running."""
+    """Ends driver containers that a killed run may have left running, and removes what they left."""
     if containerd.is_ready():
-        container = DriverContainer(containerd, runner, root, events.say)
-        container.clean_slate()
-        container.sweep()
+        DriverContainer(containerd, runner, root, events.say).end_interrupted()
+    else:
+        scratch.sweep(root)
 
 
 def _config_before(root: Path, containerd: Containerd) -> str:
@@ -216,14 +230,14 @@ def _config_before(root: Path, containerd: Containerd) -> str:
     one recorded, so that this run knows whether to restart containerd."""
     boot_id = host.boot_id()
     try:
-        journal = jsondoc.parse(files.read_document(root / REMOVAL_JOURNAL))
+        journal = jsondoc.parse(files.read_document(trust.document(root, REMOVAL_JOURNAL)))
         if journal["boot_id"] == boot_id and isinstance(journal["containerd_config"], str):
             return journal["containerd_config"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, DataError):
         pass  # there is none, or it is not complete: this run writes a new one
     config = _config(containerd)
-    files.make_private(root / STORE)
-    files.write_atomic(root / REMOVAL_JOURNAL, json.dumps({"boot_id": boot_id, "containerd_config": config}), 0o600)
+    files.make_private(trust.below(root, STORE))
+    files.write_atomic(trust.below(root, REMOVAL_JOURNAL), json.dumps({"boot_id": boot_id, "containerd_config": config}), 0o600)
     return config
 
 
@@ -248,16 +262,18 @@ def _remove_runtime_files(root: Path) -> list[str]:
 # --- our own documents ----------------------------------------------------------------------------------------------------
 
 
-def _forget(root: Path, made: RemovalPlan) -> None:
+def _forget(root: Path, made: RemovalPlan) -> dict[str, Contents]:
+    """Removes our documents. Returns those of our folders that stay, because something of others is in them."""
     uninstall.forget(root, made.found.in_place, made.documents)
-    if made.everything:
-        if made.notes:
-            _drop_note(root / made.notes)
-        if not made.found.problems:
-            shutil.rmtree(root / LOGS, ignore_errors=True)
-            _remove_store(root / STORE)
-    if (root / STORE).is_dir():
-        files.remove_durably(root / REMOVAL_JOURNAL)
+    if made.everything and made.notes:
+        _drop_note(trust.below(root, made.notes))
+    if made.everything and not made.found.problems:
+        logs = contents.of_logs(root)
+        contents.remove(root, logs)
+        _remove_store(root)
+        return {top: one for top, one in ((STORE, contents.of_store(root)), (LOGS, logs)) if one.others}
+    files.remove_durably(trust.below(root, REMOVAL_JOURNAL))
+    return {}
 
 
 def _drop_note(path: Path) -> None:
@@ -269,13 +285,8 @@ def _drop_note(path: Path) -> None:
         path.unlink()
 
 
-def _remove_store(store: Path) -> None:
-    """Removes the store, and in it the journal last: until then, the next run continues here."""
-    journal = store / Path(REMOVAL_JOURNAL).name
-    for path in sorted(store.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path != journal:
-            path.unlink()
-    files.remove_durably(journal)
-    store.rmdir()
+def _remove_store(root: Path) -> None:
+    """Removes what is ours in the store, the journal last: until then, the next run continues here."""
+    contents.remove(root, contents.of_store(root), but=REMOVAL_JOURNAL)
+    files.remove_durably(trust.below(root, REMOVAL_JOURNAL))
+    files.remove_empty_folder(trust.below(root, STORE))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..activation import recovery
@@ -19,14 +19,15 @@ from ..driver import kmod, modules, nouveau_blacklist
 from ..driver.foreign import driver_packages, operator_signs, signs
 from ..errors import CommandError, DataError
 from ..paths import ACTIVATION_JOURNAL, BOOT_REMOVAL_JOURNAL, LOGS, REMOVAL_JOURNAL, STORE
-from ..store import activation_record, installed_files, node_record, reports
+from ..store import activation_record, contents, installed_files, node_record, reports
 from ..store.activation_record import Activation
+from ..store.contents import Contents
 from ..store.installed_files import InstalledFiles
 from ..store.layers import read_all
 from ..store.manifest import Manifest
 from ..store.node_record import Record
 from ..system import host
-from ..util import files
+from ..util import files, trust
 from .uninstall import Accounted
 
 # Files that driver containers write under fixed names. Those that are still there after a removal are reported.
@@ -46,7 +47,7 @@ _DROPIN_STAYS = (
 @dataclass(frozen=True)
 class Ours:
     """What was found. ``active`` are the captured layers in place, ``problems`` what is wrong with damaged documents, ``images`` the names
-    of our driver images in containerd, ``history`` the folders of our store and logs, ``blacklist`` the state of the bake's file about
+    of our driver images in containerd, ``contents`` what is in our store and log folder, ``blacklist`` the state of the bake's file about
     nouveau. ``interrupted``: an earlier removal or activation did not end, or only the manifests say what is in place.
     """
 
@@ -61,7 +62,7 @@ class Ours:
     images: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     operator: tuple[str, ...] = ()
-    history: tuple[str, ...] = ()
+    contents: Mapping[str, Contents] = field(default_factory=dict)
     blacklist: str = nouveau_blacklist.ABSENT
     interrupted: bool = False
 
@@ -69,6 +70,11 @@ class Ours:
         """Whether there is something to remove."""
         baked = everything and ((bool(self.history) and not self.problems) or self.blacklist == nouveau_blacklist.OURS)
         return bool(self.in_place or self.node or self.placed or self.active or baked or self.interrupted)
+
+    @property
+    def history(self) -> tuple[str, ...]:
+        """Our store and log folder, if something of ours is in them."""
+        return tuple(top for top, contents in self.contents.items() if contents.is_ours)
 
     @property
     def in_place(self) -> tuple[Manifest, ...]:
@@ -160,9 +166,9 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
         problems=(*problems, *more),
         operator=operator_signs(root),
         blacklist=nouveau_blacklist.own(root),
-        history=tuple(path for path in (STORE, LOGS) if (root / path).is_dir()),
+        contents={STORE: contents.of_store(root), LOGS: contents.of_logs(root)},
         interrupted=known.interrupted
-        or any((root / path).exists() for path in (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL, ACTIVATION_JOURNAL)),
+        or any(trust.below(root, path).exists() for path in (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL, ACTIVATION_JOURNAL)),
     )
     if found.versions:
         found = replace(found, arch=host.require_supported(root, os.uname().machine))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,15 +12,14 @@ from ..driver import control, nouveau_blacklist
 from ..driver.control import REFUSE, UNTIL_REBOOT
 from ..errors import BootError
 from ..paths import INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
+from ..store.contents import NOTE
 from ..store.manifest import Manifest
-from ..util import files
+from ..util import files, trust
 from ..util.bounded import lines
 from ..util.run import Runner
 from . import uninstall
 from .ownership import Ours
 from .request import EVERYTHING, RemoveRequest
-
-NOTE = "nvidia-prebake: "
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,15 @@ class RemovalPlan:
         """Those that could be read. A damaged one stays, because what it listed may still be here and nothing else lists it."""
         return tuple(path for path, there in ((INSTALLED_FILES, self.found.placed), (NODE_RECORD, self.found.node)) if there)
 
-    @property
-    def own_paths(self) -> list[str]:
-        """Our documents and folders, which are removed at the end."""
+    def own_paths(self, staying: Collection[str]) -> list[str]:
+        """Our documents and folders, which are removed at the end. Of the folders in ``staying``, which hold something of others, only what
+        is ours."""
+        found = self.found
         paths = [*(f"{LAYERS}/{layer.layer}" for layer in self.layers), *self.documents]
         if self.everything:
             paths += [self.notes] if self.notes else []
-            paths += [] if self.found.problems else self.found.history
+        for top, contents in found.contents.items() if self.everything and not found.problems else ():
+            paths += contents.whole if top in staying else [top] if contents.is_ours else []
         return paths
 
     @property
@@ -84,7 +85,7 @@ def _gone(plans: Iterable[TakeAwayPlan]) -> frozenset[str]:
 
 def _notes(root: Path, path: str) -> str:
     path = path.lstrip("/")
-    text = files.read_text(root / path) or ""
+    text = files.read_text(trust.below(root, path)) or ""
     return path if not path.startswith(f"{STORE}/") and any(line.startswith(NOTE) for line in lines(text)) else ""
 
 

@@ -5,7 +5,6 @@ The documents that say what is ours are removed last, so an interrupted removal 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,17 @@ from ..activation.take_away_plan import Listed, TakeAwayPlan
 from ..container import marker
 from ..driver import dkms, foreign, libraries
 from ..driver.footprint import CONTRACT_LIBRARIES
-from ..paths import BOOT_REMOVAL_JOURNAL, INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
+from ..paths import BOOT_REMOVAL_JOURNAL, INSTALLED_FILES, NODE_RECORD, STORE
 from ..store import node_record
 from ..store.activation_record import DEPMOD, LDCONFIG, Derived
 from ..store.installed_files import InstalledFiles
-from ..store.layers import path_of
+from ..store.layers import drop_layer_folder, path_of
 from ..store.manifest import Manifest
 from ..store.node_record import Record
 from ..system import kernels, tree
 from ..system.dpkg import owned_by_dpkg
 from ..system.tree import Entry
-from ..util import jsondoc
+from ..util import jsondoc, trust
 from ..util.files import make_private, read_text, remove_durably, write_atomic
 from ..util.run import Runner
 
@@ -85,8 +84,8 @@ class Accounted:
 
 def begin(root: Path, why: str) -> None:
     """Records durably that a driver of ours is being removed, and ``why``. ``remove_driver`` deletes that record at its end."""
-    make_private(root / STORE)
-    write_atomic(root / BOOT_REMOVAL_JOURNAL, jsondoc.dump({"schema": 1, "why": why}), 0o600)
+    make_private(trust.below(root, STORE))
+    write_atomic(trust.below(root, BOOT_REMOVAL_JOURNAL), jsondoc.dump({"schema": 1, "why": why}), 0o600)
 
 
 def remove_driver(root: Path, runner: Runner, ours: Accounted, say: Callable[[str], None] = lambda _: None) -> TakenAway:
@@ -100,10 +99,10 @@ def forget(root: Path, layers: Collection[Manifest], documents: Collection[str] 
     """Removes the documents that say what is ours, and at the end the one that says that a boot was removing a driver."""
     for layer in layers:
         remove_durably(path_of(root, layer.layer))
-        shutil.rmtree(root / LAYERS / layer.layer, ignore_errors=True)
+        drop_layer_folder(path_of(root, layer.layer).parent)
     for path in (*documents, BOOT_REMOVAL_JOURNAL):
-        if (root / path).parent.is_dir():
-            remove_durably(root / path)
+        if trust.below(root, path).parent.is_dir():
+            remove_durably(trust.below(root, path))
 
 
 def plan(root: Path, runner: Runner, ours: Accounted, gone: Collection[str] = ()) -> TakeAwayPlan:
@@ -159,8 +158,8 @@ class _Unlisted:
                 files |= {str(path.relative_to(self.root)) for path in inside} - names
         if (read_text(self.root / _LOADER_CONFIG) or "").strip() == "/" + CONTRACT_LIBRARIES:
             files.add(_LOADER_CONFIG)
-        if self.ours.marker_path:
-            files.add(self.ours.marker_path.lstrip("/"))
+        if self.ours.marker_path and marker.is_there(self.root, self.ours.marker_path):
+            files.add(str(trust.below(self.root, self.ours.marker_path).relative_to(self.root)))
         return files, folders
 
     def _folders(self, version: str) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from ..store import reports
 from ..store.layers import read_all
 from ..store.objects import Store, objects_of
 from ..system import host, kernels, tree
-from ..util import files
+from ..util import files, trust
 from ..util.run import Runner
 from . import inertness
 from .coverage import check_covered
@@ -44,6 +44,7 @@ def seal(root: Path, runner: Runner, containerd: Containerd | None, request: Sea
 
 def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, write: bool) -> Report:
     host.require_system(root, "nvidia_prebake_seal_root")
+    trust.require_store(root)
     report = Report(str(root), containerd is None)
     layers, damaged = read_all(root)
     arch = host.require_supported(root, os.uname().machine)

@@ -10,23 +10,24 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..container import scratch
 from ..driver import dkms, foreign, initramfs
 from ..driver.modules import is_driver_file
 from ..errors import DataError
-from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL_OF_0_1, BOOT_REMOVAL_JOURNAL, REMOVAL_JOURNAL, STORE
+from ..paths import ACTIVATION_JOURNAL, BAKE_JOURNAL_OF_0_1, BOOT_REMOVAL_JOURNAL, REMOVAL_JOURNAL
 from ..store import activation_record
+from ..store.contents import CAPTURE, CAPTURES
 from ..store.manifest import Manifest
 from ..system import mounts, tree
 from ..system.dpkg import owned_by_dpkg
 from ..system.host import TRIPLETS
 from ..system.setuid import setuid
-from ..util import bounded
+from ..util import bounded, trust
 from ..util.expressions import expression
 from ..util.files import read_bytes, read_text, relative
 from ..util.run import Runner
 
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
-_SCRATCH_FOLDERS = ("opt/gpu", "opt/actions")
 # Exact names, and Debian's nvidia-current*: some of the kernel's own modules also begin with nvidia, such as nvidia_wmi_ec_backlight.
 _ALIAS = expression(r"^alias \S+ (nvidia(?:[_-](?:uvm|modeset|drm|peermem|current\w*))?)$", re.MULTILINE)
 # The driver's own libraries and programs, not those of the container toolkit.
@@ -139,22 +140,28 @@ def _leftovers(root: Path) -> tuple[str, ...]:
     """What a run must not leave behind, whatever the mode of the bake."""
     keys = dkms.private_keys(root)
     found = [f"/{path}: a private key, which all nodes of this image would share: remove it" for path in keys if (root / path).exists()]
-    found += [f"/{path}: a scratch folder of driver containers: remove it" for path in _SCRATCH_FOLDERS if (root / path).exists()]
+    for path in scratch.FOLDERS:
+        why = scratch.taken(root, path)
+        if why:
+            found.append(f"/{path}: {why}, which is not a driver image's: every boot would end with path_taken: move it elsewhere")
+        elif (root / path).exists():
+            found.append(f"/{path}: a scratch folder of driver containers: remove it")
     if root == Path("/"):
         found += [
             f"{mount.point}: a mount that a driver container left behind: run umount -l {mount.point}"
             for mount in mounts.left_by_container(mounts.current())
         ]
-    captures = root / STORE / "captures"
-    found += [f"/{STORE}/captures/{path.name}: left by a capture that was interrupted: bake again" for path in sorted(captures.glob("*"))]
-    if (root / ACTIVATION_JOURNAL).exists():
+    for capture in sorted(trust.below(root, CAPTURES).glob("*")):
+        advice = "left by a capture that was interrupted: bake again" if CAPTURE.fullmatch(capture.name) else "not ours: move it elsewhere"
+        found.append(f"/{CAPTURES}/{capture.name}: {advice}")
+    if trust.below(root, ACTIVATION_JOURNAL).exists():
         found.append(f"/{ACTIVATION_JOURNAL}: a run was interrupted: bake again")
-    if (root / BAKE_JOURNAL_OF_0_1).exists():
+    if trust.below(root, BAKE_JOURNAL_OF_0_1).exists():
         found.append(f"/{BAKE_JOURNAL_OF_0_1}: a bake of version 0.1.0 was killed: start from a fresh machine")
     found += [
         f"/{path}: a removal was interrupted: run playbooks/remove.yml again on this machine"
         for path in _REMOVALS
-        if (root / path).exists()
+        if trust.below(root, path).exists()
     ]
     return tuple(found)
 

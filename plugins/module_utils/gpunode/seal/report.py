@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..paths import SEAL_REPORT, STORE
-from ..util import files, jsondoc
+from ..util import files, jsondoc, trust
 
 SCHEMA = 2
 
@@ -46,5 +46,5 @@ class Report:
 
 def write_report(root: Path, report: Report) -> None:
     """Writes the report into the store. Raises OSError."""
-    files.make_private(root / STORE)
-    files.write_atomic(root / SEAL_REPORT, jsondoc.dump({"schema": SCHEMA, **asdict(report)}), 0o600)
+    files.make_private(trust.below(root, STORE))
+    files.write_atomic(trust.below(root, SEAL_REPORT), jsondoc.dump({"schema": SCHEMA, **asdict(report)}), 0o600)

@@ -13,7 +13,7 @@ from ..driver.footprint import ROOTS
 from ..errors import DataError
 from ..paths import ACTIVATION, ACTIVATION_JOURNAL, STORE
 from ..system.tree import Entry
-from ..util import files, jsondoc
+from ..util import files, jsondoc, trust
 from .linking import linked_paths
 from .manifest import Identity, layer_name, plain_entry, read_entry
 
@@ -88,14 +88,14 @@ class Journal:
 
 def write(root: Path, activation: Activation) -> None:
     """Writes the record durably. Everything that it names must already be on disk."""
-    files.write_atomic(root / ACTIVATION, jsondoc.dump_compact({"schema": SCHEMA, **_plain(activation)}), 0o600)
+    files.write_atomic(trust.below(root, ACTIVATION), jsondoc.dump_compact({"schema": SCHEMA, **_plain(activation)}), 0o600)
 
 
 def write_journal(root: Path, journal: Journal) -> None:
     """Writes the journal durably, before the operation changes anything."""
-    files.make_private(root / STORE)
+    files.make_private(trust.below(root, STORE))
     text = jsondoc.dump_compact({"schema": SCHEMA, "operation": journal.operation, "activation": _plain(journal.activation)})
-    files.write_atomic(root / ACTIVATION_JOURNAL, text, 0o600)
+    files.write_atomic(trust.below(root, ACTIVATION_JOURNAL), text, 0o600)
 
 
 def read(root: Path) -> Activation | None:
@@ -150,7 +150,7 @@ def _plain(activation: Activation) -> dict[str, Any]:
 
 def _load(root: Path, path: str) -> dict[str, Any] | None:
     try:
-        text = files.read_document(root / path)
+        text = files.read_document(trust.document(root, path))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..paths import INSTALLED_FILES, STORE
 from ..system import tree
 from ..system.tree import Entry
-from ..util import jsondoc
+from ..util import jsondoc, trust
 from ..util.files import make_private, read_document, write_atomic
 from .manifest import plain_entry, read_entry
 
@@ -40,16 +40,16 @@ class InstalledFiles:
 
 def write(root: Path, installed: InstalledFiles) -> None:
     """Writes the document durably."""
-    make_private(root / STORE)
+    make_private(trust.below(root, STORE))
     data = {"schema": SCHEMA, "entries": [plain_entry(entry) for entry in installed.entries], "absent": list(installed.absent)}
-    write_atomic(root / INSTALLED_FILES, jsondoc.dump(data), 0o600)
+    write_atomic(trust.below(root, INSTALLED_FILES), jsondoc.dump(data), 0o600)
 
 
 def read(root: Path) -> InstalledFiles | None:
     """The document of the system at ``root``; None if there is none. Raises DataError."""
     where = f"/{INSTALLED_FILES}"
     try:
-        text = read_document(root / INSTALLED_FILES)
+        text = read_document(trust.document(root, INSTALLED_FILES))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

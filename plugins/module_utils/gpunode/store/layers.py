@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, LayerError
-from ..paths import LAYERS, STORE
-from ..util import jsondoc
+from ..paths import LAYERS
+from ..util import jsondoc, trust
 from ..util.bounded import cut
 from ..util.files import make_private, read_document, remove_empty_folder, write_atomic
 from . import activation_record, installed_files
@@ -29,12 +30,15 @@ def droppable(root: Path, layer_name: str) -> Path:
         raise LayerError(f"layer {layer_name} is active: deactivate it first", code="layer_active")
     path = path_of(root, layer_name)
     try:
-        is_stored = not path.exists() or read(path).stored
+        is_there = os.path.lexists(path) or path.parent.is_symlink()
+        is_stored = not is_there or read(path).stored
     except DataError as error:
         if jsondoc.is_newer(error, SCHEMA):
             raise LayerError(
                 f"{error}: it was written by a newer version of this program; discard it with that version", code="store_newer"
             ) from error
+        if error.code == "store_untrusted":
+            raise  # what is in its folder may be anybody's
         return path  # invalid: nobody can use the layer
     if not is_stored:
         raise LayerError(
@@ -62,7 +66,7 @@ def find(root: Path, layer_name: str) -> Manifest:
 
 def path_of(root: Path, layer: str) -> Path:
     """The path of a layer's manifest."""
-    return root / LAYERS / layer / "manifest.json"
+    return trust.below(root, f"{LAYERS}/{layer}/manifest.json")
 
 
 def write(root: Path, manifest: Manifest) -> Path:
@@ -73,7 +77,7 @@ def write(root: Path, manifest: Manifest) -> Path:
     path = path_of(root, manifest.layer)
     text = jsondoc.dump(_plain(manifest))
     parse(text, str(path), manifest.layer)
-    for folder in (root / STORE, root / LAYERS, path.parent):
+    for folder in reversed(list(path.parents)[:3]):
         make_private(folder)
     os.sync()  # the files that the manifest names, and its folders, must be on disk before it
     write_atomic(path, text, 0o600)
@@ -95,8 +99,9 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
 
 
 def read(path: Path) -> Manifest:
-    """Reads and validates one manifest. Raises DataError."""
+    """Reads and validates one manifest. Raises DataError, with the code ``store_untrusted`` if others could have written it."""
     where = str(path)
+    trust.require_document(path, folders=2)
     try:
         text = read_document(path)
     except (OSError, UnicodeDecodeError) as error:
@@ -107,7 +112,7 @@ def read(path: Path) -> Manifest:
 def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
     """All valid layers of the system at ``root``, and for each other layer what is wrong with it. An invalid layer is never fatal."""
     good, bad = [], []
-    for path in sorted((root / LAYERS).glob("*/manifest.json")):
+    for path in _manifests(root):
         try:
             good.append(read(path))
         except DataError as error:
@@ -117,13 +122,33 @@ def read_all(root: Path) -> tuple[tuple[Manifest, ...], tuple[str, ...]]:
 
 def newer(root: Path) -> str:
     """Which manifest has a later layout than this program reads, in words; "" if none has."""
-    for path in sorted((root / LAYERS).glob("*/manifest.json")):
+    return next((str(error) for error in _errors(root) if jsondoc.is_newer(error, SCHEMA)), "")
+
+
+def untrusted(root: Path) -> str:
+    """Which layer is not root's alone, in words; "" if none is."""
+    return next((str(error) for error in _errors(root) if error.code == "store_untrusted"), "")
+
+
+def _manifests(root: Path) -> list[Path]:
+    """The paths of all manifests; also one for what is not used at all, because it is a link or somebody else's. ``read`` says so."""
+    top = trust.below(root, LAYERS)
+    if trust.folder_fault(top):
+        return [top / "*/manifest.json"]
+    try:
+        found = sorted(top.iterdir())
+    except FileNotFoundError:
+        return []
+    paths = (folder / "manifest.json" for folder in found)
+    return [path for path in paths if path.parent.is_symlink() or os.path.lexists(path)]
+
+
+def _errors(root: Path) -> Iterator[DataError]:
+    for path in _manifests(root):
         try:
             read(path)
         except DataError as error:
-            if jsondoc.is_newer(error, SCHEMA):
-                return str(error)
-    return ""
+            yield error
 
 
 def mark_bad(root: Path, layer: Manifest, machine_id: str, reason: str) -> None:
@@ -141,6 +166,7 @@ def why_judged_bad(root: Path, layer: Manifest, machine_id: str) -> str | None:
     if not path.exists():
         return None
     try:
+        trust.require_document(path)
         found = jsondoc.load(read_document(path), _BAD_SCHEMA, str(path), INVALID)
     except (OSError, UnicodeDecodeError, DataError) as error:
         return f"the reason cannot be read: {error}"

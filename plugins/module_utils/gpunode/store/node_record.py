@@ -13,7 +13,7 @@ from ..container.reference import is_version
 from ..driver.footprint import ROOTS
 from ..errors import DataError
 from ..paths import NODE_RECORD, STORE
-from ..util import jsondoc
+from ..util import jsondoc, trust
 from ..util.files import make_private, read_document, write_atomic
 from .manifest import Identity
 
@@ -63,14 +63,14 @@ class Record:
 
 def write(root: Path, record: Record) -> None:
     """Writes the record durably."""
-    make_private(root / STORE)
-    write_atomic(root / NODE_RECORD, jsondoc.dump({"schema": SCHEMA, **asdict(record)}), 0o600)
+    make_private(trust.below(root, STORE))
+    write_atomic(trust.below(root, NODE_RECORD), jsondoc.dump({"schema": SCHEMA, **asdict(record)}), 0o600)
 
 
 def read(root: Path) -> Record | None:
     """The record of the system at ``root``; None if there is none. Raises DataError."""
     try:
-        text = read_document(root / NODE_RECORD)
+        text = read_document(trust.document(root, NODE_RECORD))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..paths import LAYERS, OBJECTS, ORIGINALS, STORE
 from ..system import tree
 from ..system.tree import Entry
-from ..util import files
+from ..util import files, trust
 from ..util.expressions import expression
 from ..util.files import remove_empty_folder
 from ..util.parallel import each
@@ -27,8 +27,8 @@ from .manifest import Manifest
 
 _CODE = "manifest_invalid"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-_OBJECT = expression(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
-_TEMPORARY = expression(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # the names that files.write_atomic uses
+OBJECT = expression(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.\d+\.tmp")
+TEMPORARY = expression(r"\.[a-z-]+\.(json|txt)\.\d+\.tmp")  # the names that files.write_atomic uses
 
 
 def key(entry: Entry) -> str:
@@ -43,9 +43,10 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.objects = root / OBJECTS
+        self.objects = trust.below(root, OBJECTS)
         # Joined as text: pathlib takes longer than the system call that follows, and a layer has thousands of files.
         self._prefix = f"{self.objects}/"
+        self._faults: dict[str, str] = {}
 
     def file(self, entry: Entry) -> str:
         """The path of an entry's object."""
@@ -65,7 +66,7 @@ class Store:
         path = self.path(name)
         if not self._problem(entry):
             return name
-        for folder in (self.root / STORE, self.objects, path.parent):
+        for folder in (self.objects.parent, self.objects, path.parent):
             files.make_private(folder)
         temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
         try:
@@ -108,8 +109,18 @@ class Store:
         """What is wrong by status alone, in words: an object that is missing, truncated or changed through a link. No content is read."""
         return tuple(filter(None, (self._status_problem(entry) for entry in entries if entry.type == "file")))
 
+    def _folder_fault(self, path: str) -> str:
+        """Why the folder of an object is not used, in words; "" if it is root's alone. Asked once for each folder."""
+        folder = path.rpartition("/")[0]
+        if folder not in self._faults:
+            self._faults[folder] = trust.folder_fault(self.objects) or trust.folder_fault(folder)
+        return self._faults[folder]
+
     def _status_problem(self, entry: Entry) -> str:
         path = self.file(entry)
+        fault = self._folder_fault(path)
+        if fault:
+            return f"the folder {path.rpartition('/')[0]} of the object of /{entry.path} in the store: {fault}"
         is_shared = is_linkable(entry)
         try:
             status = os.lstat(path)
@@ -141,7 +152,8 @@ class Store:
         path = self.file(entry)
         try:
             status = os.lstat(path)
-            return stat.S_ISREG(status.st_mode) and status.st_size == entry.size and files.sha256(Path(path)) == entry.sha256
+            is_meant = stat.S_ISREG(status.st_mode) and status.st_size == entry.size and not self._folder_fault(path)
+            return is_meant and files.sha256(Path(path)) == entry.sha256
         except OSError:
             return False
 
@@ -152,10 +164,11 @@ class Store:
             return ""
         name = f"{ORIGINALS}/{key(entry)[:16]}-{entry.path.rpartition('/')[2][:50]}"
         try:
-            files.make_private(self.root / ORIGINALS)
-            os.link(self.file(entry), self.root / name, follow_symlinks=False)
+            kept = trust.below(self.root, name)
+            files.make_private(kept.parent)
+            os.link(self.file(entry), kept, follow_symlinks=False)
         except FileExistsError:
-            return name if (self.root / name).is_file() else ""
+            return name if kept.is_file() else ""
         except OSError as error:
             if error.errno in _NO_ROOM:
                 raise
@@ -184,18 +197,20 @@ class Store:
         dropped = self.sweep()
         for folder in _folders(self.objects):
             for path in folder.iterdir():
-                if _OBJECT.fullmatch(path.name) and path.name not in needed and not path.is_dir():
+                if OBJECT.fullmatch(path.name) and path.name not in needed and not path.is_dir():
                     path.unlink()
                     dropped += 1
             remove_empty_folder(folder)
-        for folder in _folders(self.root / LAYERS):
+        for folder in _folders(trust.below(self.root, LAYERS)):
             if not (folder / "manifest.json").exists():
                 dropped += drop_layer_folder(folder)
         return dropped
 
     def sweep(self) -> int:
         """Drops the temporary files of documents whose writing was interrupted. Returns how many it dropped."""
-        left = [path for folder in (STORE, f"{LAYERS}/*") for path in self.root.glob(f"{folder}/.*.tmp") if _TEMPORARY.fullmatch(path.name)]
+        store = trust.below(self.root, STORE)
+        folders = (store, *_folders(trust.below(self.root, LAYERS)))
+        left = [path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name) and not path.is_dir()]
         for path in left:
             path.unlink()
         return len(left)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..paths import LOGS
+from . import logs
 
 
 class Events:
@@ -46,7 +46,8 @@ class ProgressLog:
     LIMIT = 64 << 20
 
     def __init__(self, root: Path, name: str) -> None:
-        self._path = root / LOGS / name
+        self._root = root
+        self._name = name
         self._stream: TextIO | None = None
         self._start = time.monotonic()
         self._room = self.LIMIT
@@ -59,10 +60,7 @@ class ProgressLog:
         if self._room <= 0:
             return
         if self._stream is None:  # not before the first line: a run that is refused must not replace another run's log
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._path.with_name(f".{self._path.name}.new")
-            self._stream = fresh.open("w", encoding="utf-8", errors="backslashreplace")
-            fresh.rename(self._path)
+            self._stream = logs.create(self._root, self._name)
         self._room -= len(text)
         self._stream.write(text if self._room > 0 else f"[this log has reached {self.LIMIT} bytes; what follows is not written]\n")
         self._stream.flush()

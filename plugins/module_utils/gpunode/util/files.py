@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,7 +143,7 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
     """Writes ``path`` through a temporary file: fsync, rename, fsync of the folder. Bytes that were decoded with ``surrogateescape`` are
     written as they were."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    fd = create(temporary, mode)
     try:
         with named(path), os.fdopen(fd, "w", encoding="utf-8", errors="surrogateescape") as stream:
             os.fchmod(stream.fileno(), mode)
@@ -154,6 +155,17 @@ def write_atomic(path: Path, text: str, mode: int = 0o644) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def create(path: Path | str, mode: int, folder: int | None = None) -> int:
+    """Makes a new file for writing and returns its descriptor; what an interrupted run left at ``path`` is removed, never written to.
+    ``folder`` is the descriptor that a relative path is relative to."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, mode, dir_fd=folder)
+    except FileExistsError:
+        os.unlink(path, dir_fd=folder)
+        return os.open(path, flags, mode, dir_fd=folder)
 
 
 def remove_durably(path: Path) -> None:
@@ -196,16 +208,47 @@ def sync_folder(path: Path) -> None:
 
 
 def make_private(path: Path) -> None:
-    """Makes a folder that only its owner, root, may enter (R9), whatever the umask."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    """Makes a folder that only its owner, root, may enter (R9), whatever the umask. Raises OSError for a link."""
+    os.close(own_folder(path, 0o700))
+
+
+def own_folder(path: Path, mode: int) -> int:
+    """Makes a folder of ours, and those above it, whatever the umask; returns a descriptor of it. One that is there becomes root's and gets
+    ``mode``. Raises OSError for a link."""
+    _make_folder(path, mode)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with named(path):
+            status = os.fstat(fd)
+            if status.st_uid not in (0, os.getuid()):
+                os.fchown(fd, os.getuid(), os.getgid())
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.fchmod(fd, mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make_folder(path: Path, mode: int) -> None:
+    try:
+        path.mkdir(mode)
+    except FileNotFoundError:
+        _make_folder(path.parent, 0o755)
+        path.parent.chmod(0o755)
+        path.mkdir(mode)
+    except OSError:
+        if not path.is_dir():
+            raise
 
 
 @contextlib.contextmanager
 def locked(path: Path, doing: str) -> Iterator[None]:
     """Holds an exclusive lock on ``path`` for the body. Raises BusyError, which names the holder, if it is taken."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as stream:
+    make_private(path.parent)  # whoever can open the file, even for reading, can hold the lock
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "a+", encoding="utf-8") as stream:
+        os.fchmod(fd, 0o600)
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -221,6 +264,16 @@ def locked(path: Path, doing: str) -> Iterator[None]:
 def relative(root: Path, path: Path) -> str:
     """A path relative to the root, with merged /usr resolved; a link as the last part is not followed."""
     return str((path.parent.resolve() / path.name).relative_to(root.resolve()))
+
+
+def remove_tree(folder: Path) -> bool:
+    """Removes a folder and all that is in it, without following a link. Removes nothing, and returns False, if another filesystem is
+    mounted in it."""
+    device = folder.lstat().st_dev
+    if any(os.lstat(inside).st_dev != device for inside, _folders, _names in os.walk(folder)):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def remove_empty_folder(folder: Path) -> bool:

@@ -74,12 +74,12 @@ def test_an_image_that_is_slow_to_answer_may_be_one_all_the_same(node: FakeNode,
 
 
 def test_each_run_begins_clean(node: FakeNode) -> None:
-    node.put("opt/gpu/left", "over")
+    left = node.put("opt/gpu/config.sh", "DRIVER_VERSION=1\n")
     node.containers = ["gpuinstall-1", "gpuprebuild", "gpuprebuild-x", "web"]
     seen: list[bool] = []
 
     def looks(node: FakeNode, action: str) -> Reply:
-        seen.append((node.root / "opt/gpu/left").exists())
+        seen.append(left.exists())
         return Reply(out="T 1 a\nT 2 b\n")
 
     node.scripts = [looks]
@@ -114,7 +114,7 @@ def test_nothing_of_the_scratch_folders_stays(node: FakeNode) -> None:
 def test_an_image_is_asked_without_a_folder_in_the_root(node: FakeNode) -> None:
     """A run that is killed at this point then leaves no folder behind."""
     before = node.tree()
-    node.put("opt/gpu/left-by-a-killed-run")
+    node.put("opt/gpu/NVIDIA-Linux-x86_64-1.2/left-by-a-killed-run")
     assert container(node).known_actions(IMAGE) == ("copy", "install", "build-only", "install-skip-build")
     assert node.tree() == before
     assert list((node.root / "opt").iterdir()) == []

@@ -156,8 +156,10 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
             "/etc/keys/dkms.key: a private key",
             id="key where DKMS is told to have it",
         ),
-        pytest.param(lambda n: n.put("opt/gpu/config.sh", "x"), "/opt/gpu: a scratch folder", id="scratch"),
-        pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/x/merged", "x"), "captures/x: left by a capture", id="capture"),
+        pytest.param(lambda n: n.put("opt/gpu/config.sh", "DRIVER_VERSION=1"), "/opt/gpu: a scratch folder", id="scratch"),
+        pytest.param(lambda n: n.put("opt/gpu/data", "x"), "/opt/gpu: it contains data, which is not a driver image's", id="path taken"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/1-a/merged", "x"), "captures/1-a: left by a capture", id="capture"),
+        pytest.param(lambda n: n.put("var/lib/gpu-prebake/captures/x/merged", "x"), "captures/x: not ours", id="not ours"),
         pytest.param(lambda n: activate.activate(n.root, n, layers.read_all(n.root)[0][0]), "in place", id="the layer itself"),
     ],
 )
