@@ -16,6 +16,7 @@ from typing import TextIO
 from .activation import flow
 from .driver.control import REFUSE, UNTIL_REBOOT
 from .errors import BusyError, GpuNodeError
+from .util.plaintext import clean_text
 from .util.run import Runner, SystemRunner
 
 _STATES = {"activate": flow.ACTIVE, "deactivate": flow.INACTIVE, "discard": flow.ABSENT}
@@ -28,7 +29,7 @@ def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: Tex
     arguments = _parser().parse_args(argv)
 
     def say(line: str) -> None:
-        err.write(f"{line}\n")
+        err.write(f"{clean_text(line)}\n")
         err.flush()
 
     root = Path(arguments.root)

@@ -13,6 +13,7 @@ from ..errors import BusyError, CommandError, ImageError
 from ..paths import LOGS
 from ..system import mounts
 from ..util.expressions import expression
+from ..util.plaintext import clean_text
 from ..util.run import Runner
 from . import build_log
 from .containerd import Containerd
@@ -97,7 +98,7 @@ class DriverContainer:
         with log.open("w", encoding="utf-8") as stream:
 
             def take(line: str) -> None:
-                stream.write(f"{time.monotonic() - start:8.2f} {line}\n")
+                stream.write(f"{time.monotonic() - start:8.2f} {clean_text(line)}\n")
                 stream.flush()
                 self.say(line)
 

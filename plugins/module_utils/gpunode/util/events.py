@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..paths import LOGS
+from .plaintext import clean_text
 
 
 class Events:
@@ -28,7 +29,7 @@ class Events:
             event.setdefault("outcome", "ok")
         except BaseException as error:
             event["outcome"] = "failed"
-            event["error"] = str(error)
+            event["error"] = clean_text(str(error))
             raise
         finally:
             event["seconds"] = round(time.monotonic() - start, 3)
@@ -51,5 +52,5 @@ class ProgressLog:
             fresh = self._path.with_name(f".{self._path.name}.new")
             self._stream = fresh.open("w", encoding="utf-8")
             fresh.rename(self._path)
-        self._stream.write(f"{time.monotonic() - self._start:8.2f} {line}\n")
+        self._stream.write(f"{time.monotonic() - self._start:8.2f} {clean_text(line)}\n")
         self._stream.flush()
