@@ -24,7 +24,7 @@ _SEQUENCES = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(
 _UNSAFE = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Compiled on first use: a node's look takes less time than that."""
     return re.compile(_SEQUENCES), re.compile(_UNSAFE)
