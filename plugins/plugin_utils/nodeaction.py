@@ -173,8 +173,8 @@ class NodeAction(ActionBase):
             return dict(
                 failed=True,
                 code="bad_answer",
-                msg=f"the node's answer cannot be one of {module}, and is not used: {'; '.join(wrong)}. Whether the module has run is unknown: "
-                "look at the node, and find out who controls it",
+                msg=f"the node's answer cannot be one of {module}, and is not used: {'; '.join(wrong)}. Whether the module has run is "
+                "unknown: look at the node, and find out who controls it",
             )
         facts = {key: value for key, value in (answer.get("ansible_facts") or {}).items() if str(key).startswith(_INTERPRETER)}
         kept = {"_ansible_parsed": answer.get("_ansible_parsed", True), **({"ansible_facts": facts} if facts else {})}
