@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
+import os
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 import click
+from ansible import constants
 from rich.console import Console
 
 from gpu_prebake import display, report
@@ -63,9 +66,14 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
 
 
 def protection(request: Request, collection: Collection | None) -> dict[str, str]:
-    """Settings with which our own playbooks run, whatever the configuration says: a node's answer sets no variable of the controller."""
-    is_ours = request.is_own or (collection is not None and any(map(collection.has, request.arguments)))
-    return {"ANSIBLE_INJECT_FACT_VARS": "False"} if is_ours else {}
+    """Settings with which our own playbooks run, whatever the configuration says: a node's answer sets no variable of the controller; and
+    ssh asks nothing about an unknown host key, because nobody could answer. Arguments for ssh that the user has configured stay."""
+    if not request.is_own and not (collection is not None and any(map(collection.has, request.arguments))):
+        return {}
+    configured = configparser.ConfigParser(interpolation=None, strict=False)
+    configured.read(constants.CONFIG_FILE or [])
+    has_own = "ANSIBLE_SSH_EXTRA_ARGS" in os.environ or configured.has_option("ssh_connection", "ssh_extra_args")
+    return {"ANSIBLE_INJECT_FACT_VARS": "False", **({} if has_own else {"ANSIBLE_SSH_EXTRA_ARGS": "-o StrictHostKeyChecking=yes"})}
 
 
 def exit_status(rc: int, run: Run, was_interrupted: bool) -> Exit:
