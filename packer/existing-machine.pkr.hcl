@@ -1,4 +1,5 @@
 # Bakes into a machine that is already running (a native node of the lab, or one that you have prepared), with Packer's null builder.
+# The machine's ssh host key must be in your known_hosts: log in once by hand, and compare it.
 # It exports nothing: you shut the machine down and make an image of its disk yourself.
 # Run it with Packer 1.6.6 (packer build … existing-machine.pkr.hcl). A later Packer first needs packer init with plugins.pkr.hcl.
 
@@ -60,12 +61,13 @@ build {
 
     # Packer's proxy is 5 to 10 times slower than a direct connection, and scp through it fails with a current sshd.
     use_proxy        = false
-    ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True"]
+    ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_NOCOLOR=True"]
 
-    # Packer puts its own --ssh-extra-args first on the command line and ours replace them, so its IdentitiesOnly is repeated here.
+    # The machine is known, and passwords and a signing key travel to it: its host key must be in known_hosts. Packer's own login does not look
+    # at host keys. Packer puts its --ssh-extra-args first on the command line and ours replace them, so its IdentitiesOnly is repeated here.
     extra_arguments = [
       "--extra-vars", "@${var.vars_file}",
-      "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+      "--ssh-extra-args", "-o StrictHostKeyChecking=yes -o IdentitiesOnly=yes",
     ]
   }
 
@@ -78,11 +80,11 @@ build {
     use_proxy     = false
 
     # If gpu-prebake is the command, this keeps the report of the bake: the seal's would replace it.
-    ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
+    ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../ansible.cfg", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
 
     extra_arguments = [
       "--extra-vars", "@${var.vars_file}",
-      "--ssh-extra-args", "-o UserKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+      "--ssh-extra-args", "-o StrictHostKeyChecking=yes -o IdentitiesOnly=yes",
     ]
   }
 }

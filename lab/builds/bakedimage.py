@@ -154,7 +154,7 @@ def packer_build(node: NativeNode, out: Path, role_variables: dict[str, Any]) ->
     say(f"{name}: packer build")
     begin = time.monotonic()
     with following(log, f"{name}: packer"):
-        env = {"CHECKPOINT_DISABLE": "1", "GPU_PREBAKE_REPORT": str(out / "gpu-prebake.json")}
+        env = {"CHECKPOINT_DISABLE": "1", "GPU_PREBAKE_REPORT": str(out / "gpu-prebake.json"), **ssh.UNKNOWN_HOST}
         host.run(argv, timeout_s=PACKER_TIMEOUT_S, log=log, env=env)
     return time.monotonic() - begin
 

@@ -43,6 +43,10 @@ def key() -> Path:
     return private
 
 
+# For a template that checks host keys: a node of the lab is made and thrown away by the same session, so nobody can know its key.
+UNKNOWN_HOST = {"ANSIBLE_HOST_KEY_CHECKING": "False", "ANSIBLE_SSH_COMMON_ARGS": "-o UserKnownHostsFile=/dev/null"}
+
+
 def config() -> Path:
     """The lab's ssh configuration file: only the lab's key; host keys are neither kept nor checked, because each node is new."""
     private = key()
@@ -123,5 +127,5 @@ def ansible_vars(target: Target) -> dict[str, str | int]:
         "ansible_user": "root",
         "ansible_python_interpreter": "/usr/bin/python3",
         "ansible_ssh_private_key_file": str(key()),
-        "ansible_ssh_args": f"-F {config()} {persist}",
+        "ansible_ssh_args": f"-F {config()} -o StrictHostKeyChecking=no {persist}",  # before ansible.cfg's, which says yes
     }

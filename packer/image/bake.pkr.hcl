@@ -31,6 +31,7 @@ build {
     user          = build.User
 
     # Packer's proxy is 5 to 10 times slower than a direct connection, and scp through it fails with a current sshd.
+    # Host keys are not checked, because this build makes the machine and throws it away: nobody can know its key before.
     use_proxy        = false
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True"]
 
@@ -48,7 +49,7 @@ build {
     user          = build.User
     use_proxy     = false
 
-    # If gpu-prebake is the command, this keeps the report of the bake: the seal's would replace it.
+    # Host keys: as in the bake. If gpu-prebake is the command, this keeps the report of the bake: the seal's would replace it.
     ansible_env_vars = ["ANSIBLE_CONFIG=${path.root}/../../ansible.cfg", "ANSIBLE_HOST_KEY_CHECKING=False", "ANSIBLE_NOCOLOR=True", "GPU_PREBAKE_REPORT="]
 
     extra_arguments = [

@@ -8,5 +8,8 @@ from ansible_collections.gpu.prebake.plugins.plugin_utils.signingkey import Sign
 class ActionModule(SigningKeyAction):
     """Never followed: it only reads, which takes seconds."""
 
+    def limit_s(self) -> float:
+        return 900.0
+
     def is_followed(self) -> bool:
         return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ansible.errors import AnsibleConnectionFailure
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ..module_utils.gpunode.util.plaintext import LONGEST, clean, clean_data
 from . import jobscript
+from .hostfile import file_name
+from .nodeaction import NodeAction, limited
 
 POLL_S = 1.0
 SILENCE_S = 30.0
@@ -30,26 +33,22 @@ LOST_S = 300.0
 """How long a node may be unreachable before the action gives up."""
 RETRY_S = 5.0
 STOP_S = 120
+LOOK_S = 120.0
+"""How long one look at the node may take. If it takes longer, the connection counts as lost."""
+BESIDE_MODULE_S = 60.0
+"""How long after its module's own limit a node that still says "running" is believed."""
 DEAD_LOOKS = 3
 """How many times in a row a job must be found without a process before it counts as dead: for a moment between two of its processes there
 may be none."""
 INTERRUPTED_FOLDER = "GPU_PREBAKE_INTERRUPTED"
 """Environment variable: a folder on the controller for the answers of interrupted modules, because Ansible itself no longer reads them."""
 
-# Terminal control sequences, then any other control character but the tab.
-_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _EMPTY = re.compile(r"\s*(?:\d+\.\d\d)?\s*")  # nothing, or only the time that begins each line
 _ASYNC_KEYS = ("ansible_job_id", "finished", "results_file", "started")
 
 Answer = TypeVar("Answer")
 
 display = Display()
-
-
-def clean(line: str) -> str:
-    """A line of a log that is safe to show: without control sequences that a terminal would obey."""
-    return _CONTROLS.sub("?", _SEQUENCES.sub("", line.rstrip("\r\n")))
 
 
 class Lines:
@@ -60,7 +59,8 @@ class Lines:
 
     def take(self, data: str) -> list[str]:
         """The lines that ``data`` completes."""
-        *whole, self._pending = (self._pending + data).split("\n")
+        *whole, pending = (self._pending + data).split("\n")
+        self._pending = pending[: LONGEST + 1]  # what is cut in any case need not be kept
         return [clean(line) for line in whole if not _EMPTY.fullmatch(line)]
 
     def rest(self) -> list[str]:
@@ -69,51 +69,32 @@ class Lines:
         return [] if _EMPTY.fullmatch(pending) else [clean(pending)]
 
 
+def _last_line(error: Exception) -> str:
+    return clean((str(error).strip().splitlines() or ["no answer"])[-1])[-160:]
+
+
 class Stopped(BaseException):
     """Raised by the signal that ends this worker. A BaseException, so that no task catches it."""
 
 
-class FollowedAction(ActionBase):
+class FollowedAction(NodeAction):
     """Subclasses define which log to follow, how long the module may take, and when to follow it."""
 
-    _supports_check_mode = True
-    _supports_async = True
     log = ""
     """The module's progress log on the node."""
-
-    def limit_s(self) -> float:
-        """Seconds within which the module must have ended by itself."""
-        raise NotImplementedError
 
     def is_followed(self) -> bool:
         """Whether this call is followed; if not, it is one plain module call."""
         raise NotImplementedError
 
-    def argument_s(self, name: str, default: float) -> float:
-        """A number among the task's arguments, or the default if it is not a number: the module then refuses it."""
-        try:
-            return float(self._task.args.get(name, default))
-        except (TypeError, ValueError):
-            return default
-
-    def run(self, tmp: None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The module's result."""
-        result = super().run(tmp, task_vars)
-        result.update(self.run_module(dict(self._task.args), task_vars or {}))
-        return result
-
     def run_module(self, arguments: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         """Runs the module of the action's name with ``arguments``, followed or not, and returns its result."""
         self._host_name = str(task_vars.get("inventory_hostname", "node"))
-        wrap_async = bool(self._task.async_val)  # the task's own `async:`: then the caller polls
-        if self.is_followed() and not wrap_async and not self._task.check_mode:
+        if self.is_followed() and not self._task.async_val and not self._task.check_mode:
             passed = self._begin()
             if passed is not None:
                 return self._follow(arguments, task_vars, passed)
-        result = self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=wrap_async)
-        if not wrap_async:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
-        return dict(result)
+        return super().run_module(arguments, task_vars)
 
     # --- the job ----------------------------------------------------------------------------------------------------
 
@@ -133,21 +114,26 @@ class FollowedAction(ActionBase):
         jid = started.get("ansible_job_id")
         if not jid or started.get("failed"):
             return started
+        jid = str(jid)
         self._catch_signals()
         try:
-            is_dead = not self._watch(jid, tmp, passed_inode)
-            return self._died(jid, tmp) if is_dead else self._result(jid, task_vars)
+            state = self._watch(jid, tmp, passed_inode)
+            if state == "running":
+                return self._overdue(jid, tmp)
+            return self._died(jid, tmp) if state == "dead" else self._result(jid, task_vars)
         except Stopped:
             self._stop(jid, tmp)
             raise
         finally:
             self._release_signals()
 
-    def _watch(self, jid: str, tmp: str, passed_inode: str) -> bool:
-        """Shows the log's lines until the job has ended; returns whether it left a result. Raises AnsibleConnectionFailure."""
+    def _watch(self, jid: str, tmp: str, passed_inode: str) -> str:
+        """Shows the log's lines until the job is ``done`` (it left a result), ``dead``, or still ``running`` after the time that its module
+        may take; returns this state. Raises AnsibleConnectionFailure."""
         lines, inode, offset, dead = Lines(), "", 0, 0
         spoke = time.monotonic()
-        while True:
+        end = spoke + self.limit_s() + BESIDE_MODULE_S
+        while time.monotonic() < end:
             script = jobscript.look(self.log, passed_inode, offset, jid, tmp)
             seen = self._patiently(lambda script=script: jobscript.looked(self._ask(script)))
             if inode and seen.inode != inode:  # a file of another run: this run's log has ended
@@ -163,9 +149,10 @@ class FollowedAction(ActionBase):
             dead = dead + 1 if seen.state == "dead" else 0
             if dead == DEAD_LOOKS or (seen.state == "done" and not seen.data):
                 self._show(lines.rest())
-                return seen.state == "done"
+                return seen.state
             if len(seen.data) < jobscript.MOST_BYTES and seen.state != "done":
                 time.sleep(POLL_S)
+        return "running"
 
     def _patiently(self, ask: Callable[[], Answer | None]) -> Answer:
         """Asks until there is an answer, because a connection may be lost for a while. Raises AnsibleConnectionFailure after LOST_S."""
@@ -180,14 +167,19 @@ class FollowedAction(ActionBase):
                 error = failure
             if time.monotonic() - begin > LOST_S:
                 raise error
-            self._show([f"unreachable, its work continues; trying again: {clean(str(error).strip().splitlines()[-1])[-160:]}"])
+            self._show([f"unreachable, its work continues; trying again: {_last_line(error)}"])
             self._connection.reset()
             time.sleep(RETRY_S)
 
-    def _ask(self, script: str) -> str:
-        """What a script printed. The script goes to the shell's standard input: if that were empty, ssh would allocate a terminal, which
-        changes line ends."""
-        done = self._low_level_execute_command("/bin/sh", in_data=script, encoding_errors="surrogateescape")
+    def _ask(self, script: str, limit_s: float = LOOK_S) -> str:
+        """What a script printed. The script goes to the shell's standard input where the connection has one: if that were empty, ssh would
+        allocate a terminal, which changes line ends."""
+        if self._connection.has_pipelining:
+            command, given = "/bin/sh", {"in_data": script.encode()}
+        else:
+            command, given = f"/bin/sh -c {shlex.quote(script)}", {}
+        with limited(limit_s, f"the node has not answered for {limit_s:.0f} s"):
+            done = self._low_level_execute_command(command, encoding_errors="surrogateescape", **given)
         return str(done["stdout"])
 
     def _show(self, lines: list[str]) -> None:
@@ -214,6 +206,18 @@ class FollowedAction(ActionBase):
             f"{self.log} on the node shows how far it had come. Run it again: the next run rolls back or continues",
         )
 
+    def _overdue(self, jid: str, tmp: str) -> dict[str, Any]:
+        try:
+            self._ask(jobscript.stop(jid, tmp, STOP_S), STOP_S + LOOK_S)
+        except AnsibleConnectionFailure as error:
+            self._show([f"it cannot be stopped: {_last_line(error)}"])
+        return dict(
+            failed=True,
+            code="overdue",
+            msg=f"the node says that the module still runs, {self.limit_s():.0f} s after its start, which is longer than it may take. It "
+            f"was asked to stop. The end of {self.log} on the node shows what it waits for. Then run it again",
+        )
+
     # --- an interrupt -----------------------------------------------------------------------------------------------
 
     def _catch_signals(self) -> None:
@@ -234,9 +238,18 @@ class FollowedAction(ActionBase):
     def _stop(self, jid: str, tmp: str) -> None:
         """Stops the module and leaves its answer for the program that drives Ansible."""
         try:
-            answer = jobscript.stopped(self._ask(jobscript.stop(jid, tmp, STOP_S)))
+            answer = _answer_of(jobscript.stopped(self._ask(jobscript.stop(jid, tmp, STOP_S), STOP_S + LOOK_S)))
         except AnsibleConnectionFailure as error:
-            answer = json.dumps({"failed": True, "unreachable": True, "msg": str(error)})
+            answer = {"failed": True, "unreachable": True, "msg": clean(str(error))}
         folder = os.environ.get(INTERRUPTED_FOLDER)
         if folder and not self._task.no_log:
-            (Path(folder) / f"{self._host_name}.json").write_text(answer, encoding="utf-8")
+            (Path(folder) / f"{file_name(self._host_name)}.json").write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _answer_of(text: str) -> dict[str, Any]:
+    """The answer of an interrupted module; empty if it left none, or none that can be read."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return dict(clean_data(answer)) if isinstance(answer, dict) else {}

@@ -75,7 +75,9 @@ def looked(output: str) -> Look | None:
     words = head.strip().rstrip(".").split()
     if not mark or not newline or not words:
         return None
-    return Look(words[0], words[1] if len(words) > 1 else "", data)
+    if words[0] not in ("running", "done", "dead"):
+        return None
+    return Look(words[0], words[1] if len(words) > 1 else "", data[:MOST_BYTES])
 
 
 def stop(jid: str, tmp: str, wait_s: int) -> str:

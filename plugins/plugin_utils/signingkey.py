@@ -77,6 +77,10 @@ class SigningKeyAction(FollowedAction):
 
     def _write(self, folder: str, name: str, content: bytes) -> dict[str, Any] | None:
         """Writes a secret into memory on the node; returns the failure as a result, or None."""
+        if not self._connection.has_pipelining:
+            wrong = f"the connection {self._connection.transport} has no standard input, and a secret does not belong into arguments"
+            advice = "use ssh, or put the key on the machine and set signing_remote_src"
+            return {"failed": True, "code": "signing_key", "msg": f"the signing key cannot be sent to the machine: {wrong}: {advice}"}
         script = _WRITE.format(not_in_memory=_NOT_IN_MEMORY, folder=shlex.quote(folder), file=shlex.quote(f"{folder}/{name}"))
         done = self._low_level_execute_command(f"/bin/sh -c {shlex.quote(script)}", in_data=base64.b64encode(content) + b"\n")
         if done["rc"] == 0:

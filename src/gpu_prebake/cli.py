@@ -129,6 +129,7 @@ def _run_command(command: Command, report_path: Path, values: dict[str, Any]) ->
         ask_pass=values["ask_pass"],
         ask_become_pass=values["ask_become_pass"],
         vault_prompts=request.vault_prompts(values["ask_vault_pass"], values["vault_id"]),
+        vault_files=(*values["vault_id"], *values["vault_password_file"]),
         report=report_path,
     )
     # With this setting an inventory that none of Ansible's plugins can read is an error; by default Ansible goes on with an empty one.

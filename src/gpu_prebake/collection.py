@@ -30,6 +30,10 @@ class Collection:
         """The argument with which ansible-playbook runs one of the collection's playbooks."""
         return str(self.folder / f"playbooks/{name}.yml") if self.is_clone else f"{NAME}.{name}"
 
+    def has(self, word: str) -> bool:
+        """Whether a word of ansible-playbook's command line is one of the collection's playbooks."""
+        return word.startswith(f"{NAME}.") or Path(word).resolve().parent == (self.folder / "playbooks").resolve()
+
 
 def find() -> Collection:
     """The collection for this run. Raises CollectionMissingError."""

@@ -9,19 +9,33 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gpu_prebake.plaintext import clean, clean_data
+
 LINES_KEPT = 200
 SILENCE_S = 30.0
 _PROMPT = re.compile(r"(SSH|BECOME|Vault) password.*:\s*$")  # the password was asked for and given already
 _LINE = re.compile(r"(\S+) \| (.*)")
-_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+SAID_KEPT = 1000
+MOST_TEXT = 1024 * 1024
+# The types of what the report and the display take out of a result. The keys of _LISTS hold mappings.
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("changed", "containerd_restarted", "reboot_needed", "provisional"), bool),
+    **dict.fromkeys(("code", "action", "reason_code", "reason", "result", "summary", "module_version", "device_check"), str),
+    **dict.fromkeys(("report", "invocation"), dict),
+    **dict.fromkeys(("steps", "refused", "left", "removed", "node_warnings", "services", "modules", "images"), list),
+}
+_LISTS = ("steps", "refused", "left")
 _BAKE, _BOOT, _REMOVE, _SEAL = "prebake_layer", "gpu_boot", "gpu_remove", "image_seal"
 _ENDED = {"runner_on_ok": "ok", "runner_on_failed": "failed", "runner_on_skipped": "skipped", "runner_on_unreachable": "unreachable"}
 
 
-def clean(text: str) -> str:
-    """A line that is safe to show: without control sequences that a terminal would obey."""
-    return _CONTROLS.sub("?", _SEQUENCES.sub("", text.rstrip("\r\n")))
+def checked(result: object) -> tuple[dict[str, Any], list[str]]:
+    """A task's result, which may come from a node, so that the rest of the program can use it: its texts are safe to show, and what is of
+    another type than the report needs is left out. Also returns the keys of what was left out."""
+    found = clean_data(result) if isinstance(result, Mapping) else {}
+    odd = [name for name, kind in _TYPES.items() if not isinstance(found.get(name, kind()), kind)]
+    odd += [name for name in _LISTS if name not in odd and not all(isinstance(item, Mapping) for item in found.get(name, ()))]
+    return {name: value for name, value in found.items() if name not in odd}, odd
 
 
 @dataclass
@@ -47,6 +61,7 @@ class Node:
     unreachable: str = ""
     interrupted: Mapping[str, Any] | None = None
     changed: bool = False
+    odd: list[str] = field(default_factory=list)
     bake: Mapping[str, Any] | None = None
     boot: Mapping[str, Any] | None = None
     remove: Mapping[str, Any] | None = None
@@ -92,16 +107,14 @@ class Run:
         self, watcher: Watcher, hide: Callable[[str], str], verbosity: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.nodes: dict[str, Node] = {}
-        self.pid = 0
         self.matched_nothing = False
         self.has_ended = False
         self.said: list[str] = []
         self._watcher, self._hide, self._verbosity, self._clock = watcher, hide, verbosity, clock
 
     def take(self, event: Mapping[str, Any]) -> bool:
-        """Takes one event of ansible-runner. Returns False, so that ansible-runner keeps no copy of it on disk."""
-        self.pid = event.get("pid") or self.pid
-        kind, data, text = event.get("event", ""), event.get("event_data") or {}, event.get("stdout") or ""
+        """Takes one event, and what was printed with it. Without ``event`` it is output that belongs to no event."""
+        kind, data, text = event.get("event", ""), event.get("event_data") or {}, (event.get("stdout") or "")[:MOST_TEXT]
         if kind == "runner_on_start":
             self._begin(data)
         elif kind in _ENDED:
@@ -117,9 +130,9 @@ class Run:
                 self._say(text)
         elif kind in ("runner_on_file_diff", "runner_retry", "runner_item_on_failed"):
             self._say(text)
-        elif kind in ("verbose", "warning", "error", "deprecated", "system_warning", "debug"):
-            self._output(text)
-        elif self._verbosity:
+        elif kind == "verbose":
+            self._lines(text)
+        elif kind in ("", "warning", "error", "deprecated", "system_warning", "debug") or self._verbosity:
             self._say(text)
         return False
 
@@ -136,16 +149,16 @@ class Run:
 
     def _begin(self, data: Mapping[str, Any]) -> None:
         node = self._node(data)
-        name = self._hide(str(data.get("task") or data.get("task_action") or ""))
+        name = self._hide(clean(str(data.get("task") or data.get("task_action") or "")))
         node.step = Step(name, self._clock())
         node.heard = node.step.began
         self._watcher.began(node, node.step)
 
     def _end(self, outcome: str, data: Mapping[str, Any]) -> None:
         node = self._node(data)
-        step = node.step or Step(self._hide(str(data.get("task", ""))), self._clock())
+        step = node.step or Step(self._hide(clean(str(data.get("task", "")))), self._clock())
         node.step = None
-        result = data.get("res") or {}
+        result, odd = checked(data.get("res"))
         step.seconds = round(self._clock() - step.began, 3)
         step.outcome = "changed" if outcome == "ok" and result.get("changed") else outcome
         action = str(data.get("task_action", "")).rpartition(".")[2]
@@ -154,8 +167,10 @@ class Run:
         elif outcome == "failed":
             node.failed = result
         elif outcome == "unreachable":
-            node.unreachable = clean(str(result.get("msg", "unreachable")))
+            node.unreachable = str(result.get("msg", "unreachable"))
         node.changed = node.changed or step.outcome == "changed"
+        if action in (_BAKE, _BOOT, _REMOVE, _SEAL):
+            node.odd += [f"{step.name}: {name}" for name in odd]
         if action == _BAKE:
             node.bake = result
         elif action == _BOOT:
@@ -176,7 +191,8 @@ class Run:
             node.unreachable = node.unreachable if node.name in data.get("dark", {}) else ""
             node.changed = node.name in data.get("changed", {})  # the result of a task under no_log does not show it
 
-    def _output(self, text: str) -> None:
+    def _lines(self, text: str) -> None:
+        """Lines of nodes' logs, which begin with the node's name; only our own action prints them."""
         for raw in text.splitlines():
             found = _LINE.fullmatch(raw)
             node = self.nodes.get(found[1]) if found else None
@@ -185,11 +201,11 @@ class Run:
                 node.lines.append(line)
                 node.heard = self._clock()
                 self._watcher.line(node, line)
-            elif raw.strip() and not _PROMPT.match(raw):
+            else:
                 self._say(raw)
 
     def _say(self, text: str) -> None:
-        shown = "\n".join(self._hide(clean(line)) for line in text.splitlines() if line.strip())
+        shown = "\n".join(self._hide(clean(line)) for line in text.splitlines() if line.strip() and not _PROMPT.match(line))
         if shown:
-            self.said.append(shown)
+            self.said = [*self.said[1 - SAID_KEPT :], shown]
             self._watcher.said(shown)

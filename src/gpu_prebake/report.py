@@ -53,6 +53,8 @@ def node(one: Node) -> dict[str, Any]:
         entry.update(details={name: failed[name] for name in _FAILURE_FIELDS if failed.get(name)})
     elif one.unreachable:
         entry.update(code="unreachable", message=one.unreachable)
+    if one.odd:
+        entry["odd_values"] = one.odd
     if one.step is not None:
         entry["unfinished_step"] = one.step.name
     if one.outcome not in ("ok", "changed"):
@@ -62,8 +64,8 @@ def node(one: Node) -> dict[str, Any]:
 
 def _bake(result: Mapping[str, Any]) -> dict[str, Any]:
     """From prebake_layer's result; its own report, complete, is under ``bake``."""
-    report = result.get("report") or {}
-    identity = report.get("identity") or {}
+    report = _mapping(result.get("report"))
+    identity = _mapping(report.get("identity"))
     entry: dict[str, Any] = {
         "action": "build-only" if result.get("changed") else "none",
         "driver_version": identity.get("version", ""),
@@ -81,9 +83,13 @@ def _bake(result: Mapping[str, Any]) -> dict[str, Any]:
     return entry
 
 
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _boot(result: Mapping[str, Any]) -> dict[str, Any]:
     """From gpu_boot's result, also after a failure."""
-    arguments = (result.get("invocation") or {}).get("module_args") or {}
+    arguments = _mapping(_mapping(result.get("invocation")).get("module_args"))
     entry = {
         "action": result.get("action", ""),
         "reason_code": result.get("reason_code", ""),

@@ -26,6 +26,7 @@ class Request:
     ask_pass: bool = False
     ask_become_pass: bool = False
     vault_prompts: tuple[str, ...] = ()
+    vault_files: tuple[str, ...] = ()
     report: Path | None = None
 
     @property
@@ -66,6 +67,7 @@ def from_playbook_arguments(words: Sequence[str], report: Path | None) -> Reques
         ask_pass=found.ask_pass,
         ask_become_pass=found.ask_become_pass,
         vault_prompts=vault_prompts(found.ask_vault_pass, found.vault_id),
+        vault_files=(*found.vault_id, *found.vault_password_file),
         report=named or report,
     )
 
@@ -93,10 +95,11 @@ def _without_report(words: Sequence[str]) -> tuple[list[str], Path | None]:
 
 
 def _parser() -> _Parser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser = _Parser(add_help=False)  # ansible-playbook too takes an option's beginning for the option
     parser.add_argument("-i", "--inventory", action="append", default=[])
     parser.add_argument("-e", "--extra-vars", action="append", default=[])
     parser.add_argument("--vault-id", action="append", default=[])
+    parser.add_argument("--vault-password-file", "--vault-pass-file", action="append", default=[])
     parser.add_argument("-l", "--limit", default="")
     parser.add_argument("-v", "--verbose", action="count", default=0)
     for flags in (("-C", "--check"), ("-k", "--ask-pass"), ("-K", "--ask-become-pass"), ("-b", "--become"), ("-D", "--diff")):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import configparser
+import os
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 import click
+from ansible import constants
 from rich.console import Console
 
 from gpu_prebake import display, report
 from gpu_prebake.collection import Collection
 from gpu_prebake.driver import Driver, prompts
 from gpu_prebake.exits import Exit
+from gpu_prebake.extravars import ExtraVars
 from gpu_prebake.nodes import Run
-from gpu_prebake.redact import Redactor, extra_vars
+from gpu_prebake.redact import Redactor
 from gpu_prebake.request import Request
 
 _NO_HOSTS = ("leaves us with no hosts to target", "no hosts matched")
@@ -24,16 +28,17 @@ _NO_HOSTS = ("leaves us with no hosts to target", "no hosts matched")
 def play(request: Request, collection: Collection | None, environment: Mapping[str, str], console: Console) -> int:
     """Runs the request and returns the exit status: ours for our commands, Ansible's own for ansible-playbook's arguments."""
     redactor = Redactor()
-    redactor.learn("", extra_vars(request.extra_vars))
     answers = _ask(request, redactor)
+    extra_vars = ExtraVars(answers.values(), request.vault_files).read(request.extra_vars)
+    redactor.learn(extra_vars)
     shown = display.make(console, redactor.text)
     run = Run(shown, redactor.text, request.verbosity)
-    driver = Driver(run, request.arguments, environment, answers)
+    driver = Driver(run, request.arguments, {**environment, **protection(request, collection)}, answers)
     began, start = datetime.now(timezone.utc), time.monotonic()
     with shown.showing():
         rc = driver.play()
     status = exit_status(rc, run, driver.interrupts > 0)
-    entries = redactor.data([report.node(node) for node in run.nodes.values()])
+    entries = [{**redactor.data(report.node(node)), "name": node.name} for node in run.nodes.values()]
     document: dict[str, Any] = {
         "schema": report.SCHEMA,
         "command": request.command,
@@ -45,7 +50,7 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
         "check": request.check,
         "inventory": list(request.inventory),
         "limit": request.limit,
-        "extra_vars": redactor.data(extra_vars(request.extra_vars)),
+        "extra_vars": redactor.variables(extra_vars),
         "versions": report.versions(collection),
         "nodes": entries,
         "messages": [] if status is Exit.OK else run.said[-20:],
@@ -58,6 +63,17 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
         report.write(request.report, document)
         shown.said(f"report: {request.report}")
     return int(status) if request.is_own else rc
+
+
+def protection(request: Request, collection: Collection | None) -> dict[str, str]:
+    """Settings with which our own playbooks run, whatever the configuration says: a node's answer sets no variable of the controller; and
+    ssh asks nothing about an unknown host key, because nobody could answer. Arguments for ssh that the user has configured stay."""
+    if not request.is_own and not (collection is not None and any(map(collection.has, request.arguments))):
+        return {}
+    configured = configparser.ConfigParser(interpolation=None, strict=False)
+    configured.read(constants.CONFIG_FILE or [])
+    has_own = "ANSIBLE_SSH_EXTRA_ARGS" in os.environ or configured.has_option("ssh_connection", "ssh_extra_args")
+    return {"ANSIBLE_INJECT_FACT_VARS": "False", **({} if has_own else {"ANSIBLE_SSH_EXTRA_ARGS": "-o StrictHostKeyChecking=yes"})}
 
 
 def exit_status(rc: int, run: Run, was_interrupted: bool) -> Exit:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import MODULES, ROLES, of_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import BOOT_PLAYBOOK, MODULES, ROLES, of_module
 
 TOP = Path(__file__).parents[2]
 COLLECTION = "gpu.prebake."
@@ -35,8 +36,41 @@ CALLS = [pytest.param(role, name, given, id=f"{role}-{name}") for role in ROLES 
 def test_a_role_passes_each_option_of_a_module_its_variable(role: str, name: str, given: dict[str, str]) -> None:
     variables = {option.name: [v for v in option.variables if v.startswith(f"{role}_")] for option in of_module(name).values()}
     assert set(given) == set(variables)
-    wanted = {option: f"{{{{ {names[0]} }}}}" for option, names in variables.items() if names}
+    table = of_module(name)
+    taken = {option: f"__{names[0]}" if table[option].controller else names[0] for option, names in variables.items() if names}
+    wanted = {option: f"{{{{ {variable} }}}}" for option, variable in taken.items()}
     assert {option: template for option, template in given.items() if option in wanted} == wanted
+
+
+ENTRIES = {"nvidia_prebake": ("main", "seal"), "gpu_boot": ("main",), "gpu_remove": ("main",)}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_takes_what_names_a_file_on_the_controller_once_before_it_asks_the_node(role: str) -> None:
+    """A node's answer can set variables. So each entry begins with set_fact, and no later task uses the public name."""
+    tables = [table for groups in ROLES[role].values() for table in groups]
+    named = {v for t in tables for o in t.values() if o.controller for v in o.variables if v.startswith(role)}
+    files = {path.stem: path.read_text(encoding="utf-8") for path in sorted((TOP / "roles" / role / "tasks").glob("*.yml"))}
+    taken: dict[str, str] = {}
+    for entry in ENTRIES[role] if named else ():
+        first = yaml.safe_load(files[entry])[0]
+        taken.update(first["ansible.builtin.set_fact"])
+        assert first["tags"] == "always"
+    assert taken == {f"__{name}": f"{{{{ {name} }}}}" for name in named}
+    used = [name for text in files.values() for name in re.findall(r"\b[a-z_]+\b", text) if name in named]
+    assert sorted(used) == sorted(named), "only the first tasks name them"
+
+
+def test_the_boot_playbook_takes_its_folder_and_its_hosts_name_once_before_it_asks_the_node() -> None:
+    text = (TOP / "playbooks/boot.yml").read_text(encoding="utf-8")
+    (play,) = yaml.safe_load(text)
+    taken = play["pre_tasks"][0]["ansible.builtin.set_fact"]
+    assert [name for name, option in BOOT_PLAYBOOK.items() if option.controller] == ["report_folder"]
+    assert taken == {
+        "__gpu_boot_report_folder": "{{ gpu_boot_report_folder | default('') }}",
+        "__gpu_boot_report_name": "{{ inventory_hostname | gpu.prebake.file_name }}.json",
+    }
+    assert not re.search(r"\b(gpu_boot_report_folder|inventory_hostname)\b", yaml.safe_dump(play["tasks"]))
 
 
 def test_roles_call_our_modules() -> None:

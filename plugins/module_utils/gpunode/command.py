@@ -17,6 +17,7 @@ from typing import TextIO
 from .activation import flow
 from .driver.control import REFUSE, UNTIL_REBOOT
 from .errors import BusyError, GpuNodeError
+from .util.plaintext import clean_text
 from .util.run import Runner, SystemRunner
 
 _STATES = {"activate": flow.ACTIVE, "deactivate": flow.INACTIVE, "discard": flow.ABSENT}
@@ -30,7 +31,7 @@ def main(argv: Sequence[str], runner: Runner, out: TextIO = sys.stdout, err: Tex
 
     def say(line: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody may listen any more, and what was begun must be finished all the same
-            err.write(f"{line}\n")
+            err.write(f"{clean_text(line)}\n")
             err.flush()
 
     root = Path(arguments.root)

@@ -21,7 +21,8 @@ class Option(NamedTuple):
     ``says`` describes it, a paragraph each. ``variables`` are the variables of roles that are passed on to it, ``fields`` the fields of
     the library's requests that it becomes. ``default`` None means that there is none. ``secret`` is Ansible's ``no_log``: False says that
     an option with a name such as ``signing_key`` holds no secret, None leaves that to Ansible. ``since`` is the version that introduced
-    the option, if the option is younger than what it belongs to.
+    the option, if the option is younger than what it belongs to. ``controller`` says that the option names a file on the controller, or
+    decides whether another one does: a role takes it once, before it asks a node anything.
 
     It is a NamedTuple because every start of a boot imports this file, and a dataclass takes longer to define.
     """
@@ -37,6 +38,7 @@ class Option(NamedTuple):
     variables: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     since: str = ""
+    controller: bool = False
 
 
 Table = dict[str, Option]
@@ -161,6 +163,7 @@ SOURCE = _table(
         default="",
         variables=("nvidia_prebake_image_archive", "gpu_boot_image_archive"),
         fields=("ImageSource.archive",),
+        controller=True,
     ),
     Option(
         "image_archive_remote_src",
@@ -168,6 +171,7 @@ SOURCE = _table(
         type="bool",
         default=False,
         variables=("nvidia_prebake_image_archive_remote_src", "gpu_boot_image_archive_remote_src"),
+        controller=True,
     ),
 )
 
@@ -367,6 +371,7 @@ SIGNING = _table(
         secret=False,  # a path or a URI, never the key itself
         variables=("nvidia_prebake_signing_key",),
         fields=("SigningKey.key",),
+        controller=True,
     ),
     Option(
         "signing_certificate",
@@ -374,6 +379,7 @@ SIGNING = _table(
         default="",
         variables=("nvidia_prebake_signing_certificate",),
         fields=("SigningKey.certificate",),
+        controller=True,
     ),
     Option(
         "signing_pin",
@@ -394,6 +400,7 @@ SIGNING = _table(
         type="bool",
         default=False,
         variables=("nvidia_prebake_signing_remote_src",),
+        controller=True,
     ),
 )
 
@@ -437,6 +444,7 @@ BAKE_REPORT = _table(
         ),
         default="",
         variables=("nvidia_prebake_report_path",),
+        controller=True,
     ),
 )
 
@@ -520,6 +528,7 @@ SEAL_REPORT = _table(
         ),
         default="",
         variables=("nvidia_prebake_seal_report_path",),
+        controller=True,
     ),
 )
 
@@ -646,6 +655,7 @@ BOOT_PLAYBOOK = _table(
             "If this is not set, no such file is written.",
         ),
         variables=("gpu_boot_report_folder",),
+        controller=True,
     ),
 )
 

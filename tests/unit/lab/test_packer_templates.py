@@ -77,7 +77,13 @@ def test_an_image_name_fits_every_cloud(name: str) -> None:
 
 def test_both_templates_call_the_same_playbooks_and_the_seal_last() -> None:
     called = ansible_blocks(FOLDER / "existing-machine.pkr.hcl")
-    assert called == ansible_blocks(FOLDER / "image/bake.pkr.hcl")
+    # Only a machine that the same build makes has a host key that nobody can know.
+    unchecked = (('"ANSIBLE_HOST_KEY_CHECKING=False", ', ""), ("UserKnownHostsFile=/dev/null", "StrictHostKeyChecking=yes"))
+    image = ansible_blocks(FOLDER / "image/bake.pkr.hcl")
+    for new, known in unchecked:
+        assert all(new in " ".join(block) for block in image)
+        image = [[line.replace(new, known) for line in block] for block in image]
+    assert called == image
     assert [re.findall(r"playbooks/\w+", " ".join(block)) for block in called] == [["playbooks/prebake"], ["playbooks/seal"]]
 
 

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.gpu.prebake.plugins.plugin_utils import jobscript
-from ansible_collections.gpu.prebake.plugins.plugin_utils.followed import Lines, clean
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.plaintext import LONGEST
+from ansible_collections.gpu.prebake.plugins.plugin_utils import followed, jobscript
+from ansible_collections.gpu.prebake.plugins.plugin_utils.followed import Lines
 
 JID = "j123.45"
 RUNNING = json.dumps({"started": True, "finished": False, "ansible_job_id": JID})
@@ -114,7 +115,9 @@ def test_what_ended_jobs_of_lost_callers_left_goes_and_a_running_one_stays(job: 
     assert job.jobs.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("output", ["", "sudo: a password is required", "gpu-prebake-look", "gpu-prebake-look \n"])
+@pytest.mark.parametrize(
+    "output", ["", "sudo: a password is required", "gpu-prebake-look", "gpu-prebake-look \n", "gpu-prebake-look sleeping 1.\n"]
+)
 def test_an_answer_that_is_none_is_not_taken_for_one(output: str) -> None:
     assert jobscript.looked(output) is None
 
@@ -127,14 +130,16 @@ def test_lines_wait_for_their_end_and_empty_ones_are_left_out() -> None:
     assert lines.rest() == []
 
 
-@pytest.mark.parametrize(
-    ("line", "shown"),
-    [
-        pytest.param("\x1b[31mred\x1b[0m \x1b[2K", "red ", id="colours"),
-        pytest.param("\x1b]0;title\x07text", "text", id="a title"),
-        pytest.param("a\rb\x08\x00", "a?b??", id="other controls"),
-        pytest.param("tab\tstays\r", "tab\tstays", id="tab"),
-    ],
-)
-def test_nothing_that_a_terminal_would_obey_is_shown(line: str, shown: str) -> None:
-    assert clean(line) == shown
+def test_a_line_without_an_end_and_an_answer_of_any_size_are_not_kept() -> None:
+    lines = Lines()
+    for _ in range(100):
+        assert lines.take("x" * 10_000) == []
+    assert len(lines._pending) <= LONGEST + 1
+    seen = jobscript.looked("gpu-prebake-look running 7.\n" + "x" * 1_000_000)
+    assert seen
+    assert len(seen.data) == jobscript.MOST_BYTES
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "x", "[" * 100_000, '{"msg": "\\u001b[31mred\\ud800"}'])
+def test_an_interrupted_modules_answer_is_an_object_and_clean_or_nothing(text: str) -> None:
+    assert followed._answer_of(text) in ({}, {"msg": "red?"})

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from gpu_prebake import report
+from gpu_prebake import nodes, report
 from gpu_prebake.exits import Exit
 from gpu_prebake.nodes import Run, Watcher
 from gpu_prebake.session import exit_status
+
+KEYS = ("changed", "report", "identity", "steps", "invocation", "module_args", "code", "msg", "left", "refused", "summary", "kver")
+ODD = st.sampled_from((None, True, 1, float("nan"), "text", "\x1b[2J\udcff", "", [], {}))
+ANSWERS = st.recursive(
+    ODD, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4), max_leaves=8
+)
 
 
 class Heard(Watcher):
@@ -53,7 +62,7 @@ def run(heard: Heard, clock: Clock) -> Run:
 
 
 def event(kind: str, host: str = "", stdout: str = "", **data: Any) -> dict[str, Any]:
-    return {"event": kind, "pid": 7, "stdout": stdout, "event_data": {**({"host": host} if host else {}), **data}}
+    return {"event": kind, "stdout": stdout, "event_data": {**({"host": host} if host else {}), **data}}
 
 
 def begin(run: Run, host: str, task: str = "Build") -> None:
@@ -149,3 +158,41 @@ def test_the_report_contains_the_seals_whole_report_whether_it_refused_or_not(ru
     one, other = (report.node(run.nodes[name]) for name in "ab")
     assert (one["action"], one["reason"], one["seal"]) == ("seal", "sealed: inert", good)
     assert (other["action"], other["code"], other["seal"]) == ("seal", "seal_refused", bad)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(("prebake_layer", "gpu_boot", "gpu_remove", "image_seal", "apt")), st.booleans(), ANSWERS)
+def test_one_nodes_odd_answer_is_no_matter_for_the_others(module: str, is_ok: bool, answer: Any) -> None:
+    kind = "runner_on_ok" if is_ok else "runner_on_failed"
+    run = Run(Watcher(), str)
+    begin(run, "odd")
+    begin(run, "good")
+    run.take(event(kind, "odd", res=answer, task_action=f"gpu.prebake.{module}"))
+    run.take(event("runner_on_ok", "good", res={"changed": True, "report": {"files": 30}}, task_action="gpu.prebake.prebake_layer"))
+    entries = [report.node(node) for node in run.nodes.values()]
+    assert (entries[1]["outcome"], entries[1]["baked_files"]) == ("changed", 30)
+    report.summary(entries)
+    json.dumps(entries, allow_nan=False, ensure_ascii=False).encode()
+
+
+def test_an_odd_value_is_left_out_and_named(run: Run) -> None:
+    begin(run, "a", "Bake")
+    run.take(event("runner_on_ok", "a", res={"changed": "yes", "report": True, "steps": [1]}, task_action="gpu.prebake.prebake_layer"))
+    entry = report.node(run.nodes["a"])
+    assert entry["odd_values"] == ["Bake: changed", "Bake: report", "Bake: steps"]
+    assert (entry["outcome"], entry["bake"], entry["module_steps"]) == ("ok", {}, [])
+
+
+def test_output_without_an_event_is_shown_and_belongs_to_no_node(run: Run, heard: Heard) -> None:
+    begin(run, "a")
+    run.take({"stdout": "a | forged \x1b[2J\u202eline"})
+    run.take(event("warning", stdout="[WARNING]: x\na | forged"))
+    assert heard.lines == []
+    assert heard.texts == ["a | forged ?line", "[WARNING]: x\na | forged"]
+
+
+def test_what_was_said_is_not_kept_without_end(run: Run) -> None:
+    for number in range(3 * nodes.SAID_KEPT):
+        run.take(event("warning", stdout=f"{number}"))
+    assert run.said[-1] == f"{3 * nodes.SAID_KEPT - 1}"
+    assert len(run.said) == nodes.SAID_KEPT

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gpu_prebake import request, session
 from gpu_prebake.cli import is_playbook_call
+from gpu_prebake.collection import Collection
 from gpu_prebake.request import from_playbook_arguments, vault_prompts
 
 # The arguments that Packer 1.6.6 and packer-plugin-ansible 1.1 give, for a null builder over ssh.
@@ -57,3 +59,29 @@ def test_finds_the_vaults_whose_passwords_are_prompted_for() -> None:
 )
 def test_distinguishes_playbook_calls_from_commands(words: list[str], is_playbook: bool) -> None:
     assert is_playbook_call(words) is is_playbook
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "is_ours"),
+    [
+        pytest.param("boot", ("-i", "x", "/c/playbooks/boot.yml"), True, id="a command"),
+        pytest.param("ansible-playbook", ("-i", "x", "/c/playbooks/boot.yml"), True, id="our playbook"),
+        pytest.param("ansible-playbook", ("gpu.prebake.boot",), True, id="our playbook by its name"),
+        pytest.param("ansible-playbook", ("-i", "x", "/mine/boot.yml"), False, id="another playbook"),
+    ],
+)
+def test_our_playbooks_run_without_facts_as_variables_and_without_questions_about_host_keys(
+    command: str, words: tuple[str, ...], is_ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANSIBLE_SSH_EXTRA_ARGS", raising=False)
+    monkeypatch.setattr(session.constants, "CONFIG_FILE", None)
+    wanted = {"ANSIBLE_INJECT_FACT_VARS": "False", "ANSIBLE_SSH_EXTRA_ARGS": "-o StrictHostKeyChecking=yes"} if is_ours else {}
+    asked = request.Request(command, words)
+    assert session.protection(asked, Collection(Path("/c"), "1", {}, True)) == wanted
+    monkeypatch.setenv("ANSIBLE_SSH_EXTRA_ARGS", "-o ProxyJump=x")
+    assert "ANSIBLE_SSH_EXTRA_ARGS" not in session.protection(asked, None)
+
+
+@pytest.mark.parametrize("words", [("--extra-vars", "x_password=y"), ("--extra", "x_password=y"), ("-ex_password=y",)])
+def test_variables_are_found_by_each_spelling_that_ansible_takes(words: tuple[str, ...]) -> None:
+    assert request.from_playbook_arguments([*words, "play.yml"], None).extra_vars == ("x_password=y",)

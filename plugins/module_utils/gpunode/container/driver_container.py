@@ -20,6 +20,7 @@ from ..util import logs
 from ..util.bounded import Ends, lines
 from ..util.expressions import expression
 from ..util.files import own_folder
+from ..util.plaintext import clean_text
 from ..util.run import Runner
 from ..util.trust import below
 from . import build_log, scratch
@@ -107,7 +108,7 @@ class DriverContainer:
             written = Ends(lambda text: _write(stream, text), LOGGED_FIRST, LOGGED_LAST)
 
             def take(line: str) -> None:
-                written.add(f"{time.monotonic() - start:8.2f} {line}")
+                written.add(f"{time.monotonic() - start:8.2f} {clean_text(line)}")
                 said.add(line)
 
             try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from . import logs
+from .plaintext import clean_text
 
 
 class Events:
@@ -28,7 +29,7 @@ class Events:
             event.setdefault("outcome", "ok")
         except BaseException as error:
             event["outcome"] = "failed"
-            event["error"] = str(error)
+            event["error"] = clean_text(str(error))
             raise
         finally:
             event["seconds"] = round(time.monotonic() - start, 3)
@@ -41,7 +42,8 @@ class ProgressLog:
     grows, and a program that follows the file can tell runs apart by its inode.
 
     A call never raises: what is reported may be the failure that is about to be rolled back, and a line that cannot be written, or not be
-    encoded, must not prevent that. The file stays below ``LIMIT`` bytes."""
+    encoded, must not prevent that. Only the first call, before anything is done, raises DataError if something that is not ours is in the
+    file's place. The file stays below ``LIMIT`` bytes."""
 
     LIMIT = 64 << 20
 
@@ -54,7 +56,7 @@ class ProgressLog:
 
     def __call__(self, line: str) -> None:
         with contextlib.suppress(OSError, ValueError):
-            self._write(f"{time.monotonic() - self._start:8.2f} {line}\n")
+            self._write(f"{time.monotonic() - self._start:8.2f} {clean_text(line)}\n")
 
     def _write(self, text: str) -> None:
         if self._room <= 0:

@@ -1,0 +1,1 @@
+../../plugins/module_utils/gpunode/util/plaintext.py
