@@ -181,7 +181,7 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         raise PreflightError("containerd does not answer: install and start it", code="containerd_unavailable")
     name, result = wanted.image.text, {}
     if module.check_mode:
-        changed = containerd.target_digest(name) is None
+        changed = containerd.target_digest(name, wanted.pin) is None
         result = {"image_wanted": changed}
     else:
         changed = ensure_image(containerd, wanted, Deadline(tries.number * (tries.timeout_s + tries.delay_s)), source, tries)

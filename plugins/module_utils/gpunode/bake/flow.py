@@ -80,7 +80,7 @@ def would_change(runner: Runner, request: BakeRequest, root: Path = Path("/")) -
     checked = preflight.check(root, runner, containerd, request)
     if request.signing and not checked.certificate:
         return True  # the certificate cannot be read without openssl, which the role installs
-    digest = containerd.config_digest(request.wanted.image.text, checked.arch)
+    digest = containerd.config_digest(request.wanted.image.text, checked.arch, request.wanted.pin)
     return digest is None or plan(_context(root, runner, containerd, request, Events(), checked, digest), checked.kernels).is_anything
 
 
@@ -96,7 +96,7 @@ def _bake(root: Path, runner: Runner, request: BakeRequest, events: Events) -> B
     checked = preflight.check(root, runner, containerd, request)
     for kver in checked.kernels:
         preflight.require_tools(root, runner, kver, request)
-    digest = image_digest(containerd, request.wanted.image.text, checked.arch)
+    digest = image_digest(containerd, request.wanted, checked.arch)
     if (root / paths.ACTIVATION_JOURNAL).exists():
         with events.step("resume-activation"):
             deactivate.resume(root, runner, events.say)
