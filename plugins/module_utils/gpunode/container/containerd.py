@@ -60,9 +60,9 @@ class Containerd:
         wanted = {targets[reference] for reference in references if reference in targets}
         return tuple(sorted(name for name, target in targets.items() if target in wanted))
 
-    def remove(self, reference: str) -> None:
+    def remove(self, reference: str, timeout_s: float = _REMOVE_S) -> None:
         """Removes a name of an image, and the content that no other name needs. Raises CommandError."""
-        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=_REMOVE_S)
+        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=timeout_s)
 
     def config_digest(self, reference: str, arch: str, pin: str = "") -> str | None:
         """The digest of the image's config for ``arch``, the same in every index and mirror; None if it is absent, or if the image does not
@@ -154,6 +154,11 @@ class Containerd:
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S).stdout
         line = next((line for line in shown.splitlines() if line.split()[:1] == [reference]), "")
         return "io.cri-containerd.pinned=pinned" in line
+
+    def pinned(self) -> set[str]:
+        """The names of all images that have this label. Raises CommandError."""
+        shown = self.runner.run([*self.ctr, "images", "ls"], timeout_s=_ASK_S).stdout
+        return {line.split()[0] for line in shown.splitlines() if "io.cri-containerd.pinned=pinned" in line}
 
     def honours_pins(self) -> bool:
         """Whether this containerd keeps pinned images: from 1.6.25 on. Raises CommandError."""
