@@ -11,9 +11,13 @@ LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 PACKER_BUILDERS := amazon-ebs azure-arm googlecompute qemu
 export CHECKPOINT_DISABLE := 1
 
-.PHONY: setup check lint types unit docs test test-lab test-vm test-power test-all demo bench clean
+.PHONY: setup locks check lint types unit docs test test-lab test-vm test-power test-all demo bench clean
 setup:
 	@lab/setup.sh
+
+# Writes the versions and hashes that pip installs from requirements/*.in. It asks the package index.
+locks: setup
+	requirements/lock.sh
 
 # Run this before each commit: lint, types, unit tests.
 check: setup lint types unit

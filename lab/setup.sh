@@ -7,7 +7,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 top=$(dirname "$here")
 cache=${GPU_PREBAKE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gpu-prebake}
 python=/usr/bin/python3
-key=$(cat "$top/requirements.txt" <("$python" -V 2>&1) | sha256sum | cut -c1-16)
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+lock=$top/requirements/lab-py$version.txt
+[ -r "$lock" ] || { echo "setup: $lock is missing: add Python $version to requirements/lock.sh, and run make locks" >&2; exit 1; }
+key=$(cat "$lock" <("$python" -V 2>&1) | sha256sum | cut -c1-16)
 venv=$cache/venv-$key
 
 if [ "${1:-}" = --venv ]; then
@@ -49,7 +52,8 @@ if [ ! -e "$venv/.complete" ]; then
   if [ ! -e "$venv/.complete" ]; then
     rm -rf "$venv"
     "$python" -m venv "$venv"
-    "$venv/bin/pip" install -q -r "$top/requirements.txt"
+    # Wheels only: a source distribution would be built with packages that no lock names.
+    "$venv/bin/pip" install -q --require-hashes --only-binary :all: -r "$lock"
     touch "$venv/.complete"
   fi
 fi

@@ -4,23 +4,23 @@ packer {
   required_plugins {
     amazon = {
       source  = "github.com/hashicorp/amazon"
-      version = ">= 1.2.0, < 2.0.0"
+      version = "1.3.9"
     }
     ansible = {
       source  = "github.com/hashicorp/ansible"
-      version = ">= 1.1.0, < 2.0.0"
+      version = "1.1.3"
     }
     azure = {
       source  = "github.com/hashicorp/azure"
-      version = ">= 2.0.0, < 3.0.0"
+      version = "2.3.3"
     }
     googlecompute = {
       source  = "github.com/hashicorp/googlecompute"
-      version = ">= 1.1.0, < 2.0.0"
+      version = "1.1.9"
     }
     qemu = {
       source  = "github.com/hashicorp/qemu"
-      version = ">= 1.0.0, < 2.0.0"
+      version = "1.1.0"
     }
   }
 }

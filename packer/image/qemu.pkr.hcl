@@ -8,7 +8,7 @@ variable "qemu_image" {
 
 variable "qemu_image_checksum" {
   type        = string
-  description = "qemu: checksum of the source disk (sha256:…, or file: and the URL of a list of checksums), or none for a file of your own."
+  description = "qemu: checksum of the source disk (sha256:…, or file: and the URL of a list of checksums), or none if qemu_image is a local path, which begins with / or a dot."
   default     = "none"
 }
 
@@ -64,10 +64,17 @@ variable "qemu_boot_wait" {
   default     = "10s"
 }
 
+locals {
+  # A disk that comes over a network is never used unchecked. A variable's validation cannot ask about another variable, but Packer refuses
+  # this sentence as a checksum, and shows it.
+  qemu_is_local = var.qemu_image != regex_replace(var.qemu_image, "^(/|[.][.]?/)", "")
+  qemu_checksum = lower(var.qemu_image_checksum) == "none" && ! local.qemu_is_local ? "the qemu_image_checksum may be none only for a local path" : var.qemu_image_checksum
+}
+
 source "qemu" "image" {
   disk_image   = true
   iso_url      = var.qemu_image
-  iso_checksum = var.qemu_image_checksum
+  iso_checksum = local.qemu_checksum
 
   # A copy, not an overlay: Packer 1.6.6 calls qemu-img without the format of the backing file, and a current qemu-img refuses that.
   use_backing_file = false

@@ -153,19 +153,24 @@ code:
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpu.prebake.plugins.module_utils import options
 from ansible_collections.gpu.prebake.plugins.module_utils.answer import run_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference, registry
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.pull import Tries, ensure_image
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.pull import Tries
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import PreflightError
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import driver_images
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import SystemRunner
 
+ROOT = Path("/")
 ARGUMENTS = options.argument_spec("driver_image")
 
 
@@ -181,11 +186,14 @@ def body(module: AnsibleModule) -> dict[str, Any]:
         raise PreflightError("containerd does not answer: install and start it", code="containerd_unavailable")
     name, result = wanted.image.text, {}
     if module.check_mode:
-        changed = containerd.target_digest(name) is None
+        changed = containerd.target_digest(name, wanted.pin) is None
         result = {"image_wanted": changed}
     else:
-        changed = ensure_image(containerd, wanted, Deadline(tries.number * (tries.timeout_s + tries.delay_s)), source, tries)
-        containerd.pin(name)
+        with files.locked(paths.LOCK, "a fetch of the driver image"):
+            changed = driver_images.fetch(
+                ROOT, containerd, wanted, Deadline(tries.number * (tries.timeout_s + tries.delay_s)), source, tries
+            )
+            driver_images.pin(ROOT, containerd, name)
     arch = host.normal_arch(os.uname().machine) or ""
     digests = {"digest": containerd.target_digest(name) or "", "config_digest": containerd.config_digest(name, arch) or ""}
     return {"changed": changed, "image": name, **digests, **result}

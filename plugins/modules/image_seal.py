@@ -24,6 +24,46 @@ options:
         needs C(lsinitramfs) to read its initramfs images, and C(modinfo) if a layer is in place.
     type: path
     default: /
+  image:
+    description:
+      - The value that the bake had. The seal refuses an image with a layer that was baked from another driver image, as after a change of
+        this value that no bake has followed.
+      - It may be empty only where nothing need be baked.
+    type: raw
+    default: ""
+    version_added: 0.2.0
+  pull_image:
+    description: The value that the bake had. If it has a digest, the driver image in containerd must have it.
+    type: raw
+    default: ""
+    version_added: 0.2.0
+  kind:
+    description: The value that the bake had. The layers must be of this driver kind.
+    type: str
+    default: ""
+    version_added: 0.2.0
+  version:
+    description: The value that the bake had. The layers must be of this driver version.
+    type: raw
+    default: ""
+    version_added: 0.2.0
+  flavour:
+    description: The value that the bake had. The layers' modules must be V(open) or V(proprietary) as it says, and may be both with V(any).
+    type: str
+    choices: [any, open, proprietary]
+    default: any
+    version_added: 0.2.0
+  mode:
+    description: The value that the bake had. With V(captured) no layer may be live in the image, with V(in_place) the layer must be.
+    type: str
+    choices: [captured, in_place]
+    default: captured
+    version_added: 0.2.0
+  signed:
+    description: Whether the layers' modules must be signed. The role sets it if a signing key is given.
+    type: bool
+    default: false
+    version_added: 0.2.0
   kernels:
     description:
       - Kernels that must have a layer, besides the kernel that the boot loader takes by default. Give the value that the bake had.

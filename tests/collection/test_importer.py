@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.machine import cache, host
+from lab.machine import cache, host, paths
 from tests.collection.conftest import Artifact
 
-PINS = Path(__file__).with_name("galaxy-importer.txt")
+PINS = paths.TOP / f"requirements/galaxy-importer-py{sys.version_info.major}.{sys.version_info.minor}.txt"
 SETTINGS = Path(__file__).with_name("galaxy-importer.cfg")
 INSTALL_S = 600.0
 TIMEOUT_S = 600.0
@@ -76,7 +76,8 @@ def environment() -> Path:
 
     def build(folder: Path) -> None:
         host.run([sys.executable, "-m", "venv", str(folder)], timeout_s=120)
-        host.run([str(folder / "bin/pip"), "install", "--quiet", "--requirement", str(PINS)], timeout_s=INSTALL_S)
+        options = ["--quiet", "--require-hashes", "--only-binary", ":all:"]
+        host.run([str(folder / "bin/pip"), "install", *options, "--requirement", str(PINS)], timeout_s=INSTALL_S)
         # The cache renames the folder when it is complete, but each program contains the full path of its interpreter.
         for program in (folder / "bin").iterdir():
             if not program.is_symlink():

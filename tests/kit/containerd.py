@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.kit import archives
 from tests.kit.reply import KILLED, Reply
-from tests.kit.values import CONFIG_DIGEST, DROPIN, digest
+from tests.kit.values import CONFIG_DIGEST, DROPIN
 
 if TYPE_CHECKING:
     from tests.kit.node import FakeNode
@@ -56,6 +57,7 @@ def _images(node: FakeNode, command: str, words: list[str]) -> Reply:
         reply = node.pulls.pop(0) if node.pulls else Reply()
         if reply.rc == 0:
             node.add_image(words[-1], config=node.remote.get(words[-1], CONFIG_DIGEST))
+            node.images[words[-1]] = node.served or words[-1].partition("@")[2] or node.images[words[-1]]
         return reply
     if command == "import":
         return _import(node, words)
@@ -65,15 +67,20 @@ def _images(node: FakeNode, command: str, words: list[str]) -> Reply:
         assert words[0] == "--sync"
         for name in words[1:]:
             node.images.pop(name, None)
+            node.pinned.discard(name)
     else:
-        assert command == "label", words
+        assert (command, len(words)) == ("label", 2), words
+        (node.pinned.add if words[1] == "io.cri-containerd.pinned=pinned" else node.pinned.discard)(words[0])
     return Reply()
 
 
 def _import(node: FakeNode, words: list[str]) -> Reply:
-    """As containerd 1.6: the names in the archive, and one by digest below the base name; both stay where unpacking failed."""
-    for name in (*node.archive_names, f"{words[words.index('--base-name') + 1]}@{digest('archived')}"):
-        node.add_image(name)
+    """As containerd 1.6: the names in the archive, and one by digest below the base name; both stay where unpacking failed. With
+    ``archive_holds`` that is another archive than the one that is given."""
+    target, documents = archives.imported(Path(node.archive_holds or words[-1]))
+    node.content.update(documents)
+    for name in (*node.archive_names, f"{words[words.index('--base-name') + 1]}@{target}"):
+        node.images[name] = target
     return node.imports.pop(0) if node.imports else Reply()
 
 

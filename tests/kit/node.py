@@ -75,6 +75,8 @@ class FakeNode:
         self.pulls: list[Reply] = []
         self.imports: list[Reply] = []
         self.archive_names: list[str] = []
+        self.archive_holds = ""
+        self.served = ""
         self.help = "   --user value   user[:password]\n"
         self.remote: dict[str, str] = {}
         # the sandbox of a bake

@@ -462,6 +462,51 @@ SEAL = _table(
         default="/",
         variables=("nvidia_prebake_seal_root",),
     ),
+    IMAGE["image"]._replace(
+        says=(
+            "The value that the bake had. The seal refuses an image with a layer that was baked from another driver image, as after a "
+            "change of this value that no bake has followed.",
+            "It may be empty only where nothing need be baked.",
+        ),
+        required=False,
+        variables=("nvidia_prebake_image",),
+        since="0.2.0",
+    ),
+    IMAGE["pull_image"]._replace(
+        says=("The value that the bake had. If it has a digest, the driver image in containerd must have it.",),
+        variables=("nvidia_prebake_pull_image",),
+        since="0.2.0",
+    ),
+    IMAGE["kind"]._replace(
+        says=("The value that the bake had. The layers must be of this driver kind.",),
+        variables=("nvidia_prebake_driver_kind",),
+        since="0.2.0",
+    ),
+    IMAGE["version"]._replace(
+        says=("The value that the bake had. The layers must be of this driver version.",),
+        variables=("nvidia_prebake_driver_version",),
+        since="0.2.0",
+    ),
+    BAKE["flavour"]._replace(
+        says=(
+            "The value that the bake had. The layers' modules must be V(open) or V(proprietary) as it says, and may be both with V(any).",
+        ),
+        fields=("SealRequest.flavour",),
+        since="0.2.0",
+    ),
+    BAKE["mode"]._replace(
+        says=("The value that the bake had. With V(captured) no layer may be live in the image, with V(in_place) the layer must be.",),
+        fields=("SealRequest.mode",),
+        since="0.2.0",
+    ),
+    Option(
+        "signed",
+        ("Whether the layers' modules must be signed. The role sets it if a signing key is given.",),
+        type="bool",
+        default=False,
+        fields=("SealRequest.signed",),
+        since="0.2.0",
+    ),
     BAKE["kernels"]._replace(
         says=(
             "Kernels that must have a layer, besides the kernel that the boot loader takes by default. Give the value that the bake had.",
@@ -677,8 +722,9 @@ REMOVE = _table(
     Option(
         "images",
         (
-            "Whether to remove from containerd also the driver images that our documents mention, under every name that they have there. A "
-            "later boot or bake then pulls again.",
+            "Whether to remove from containerd also the driver images that we have pulled or that our documents mention, under every name "
+            "that they have there. A later boot or bake then pulls again.",
+            "With V(false) they stay. If everything else is removed, they are no longer pinned, so kubelet may delete them.",
         ),
         type="bool",
         default=False,

@@ -19,6 +19,7 @@ ORIGINALS = f"{STORE}/originals"
 NODE_RECORD = f"{STORE}/node-record.json"
 ACTIVATION = f"{STORE}/activation.json"
 INSTALLED_FILES = f"{STORE}/placed.json"
+DRIVER_IMAGES = f"{STORE}/driver-images.json"
 
 ACTIVATION_JOURNAL = f"{STORE}/activation-journal.json"
 BAKE_JOURNAL_OF_0_1 = f"{STORE}/bake-under-way.json"  # a bake in place of version 0.1.0 was killed; only refused now

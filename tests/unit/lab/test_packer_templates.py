@@ -70,6 +70,23 @@ def test_all_bad_values_are_refused_at_once_with_an_explanation() -> None:
 
 
 @pytest.mark.subprocess
+@pytest.mark.parametrize(
+    ("disk", "checksum", "refused"),
+    [
+        pytest.param("/var/lib/images/d.qcow2", "none", False, id="a local path"),
+        pytest.param("../d.qcow2", "none", False, id="a relative path"),
+        pytest.param("https://images.example.com/d.qcow2", "none", True, id="a URL"),
+        pytest.param("https://images.example.com/d.qcow2", "NONE", True, id="a URL, in capitals"),
+        pytest.param("github.com/example/images/d.qcow2", "none", True, id="what only looks like a path"),
+        pytest.param("https://images.example.com/d.qcow2", f"sha256:{'1' * 64}", False, id="a URL with a checksum"),
+    ],
+)
+def test_a_disk_from_a_network_needs_a_checksum(disk: str, checksum: str, refused: bool) -> None:
+    said = validate("qemu", f"-var=qemu_image={disk}", f"-var=qemu_image_checksum={checksum}")
+    assert ("may be none only for a local path" in said) == refused, said
+
+
+@pytest.mark.subprocess
 @pytest.mark.parametrize("name", ["a" * 49, "1a", ""])
 def test_an_image_name_fits_every_cloud(name: str) -> None:
     assert "a letter first" in validate("qemu", f"-var=image_name={name}")
@@ -109,3 +126,9 @@ def test_every_builder_is_built_linted_and_has_a_plugin() -> None:
 
 def test_packer_1_6_is_not_given_the_plugins_block() -> None:
     assert not [p for p in [*(FOLDER / "image").iterdir(), FOLDER / "existing-machine.pkr.hcl"] if "required_plugins" in p.read_text()]
+
+
+def test_packer_gets_exact_versions_of_its_plugins() -> None:
+    versions = re.findall(r'version\s*= "([^"]*)"', (FOLDER / "plugins.pkr.hcl").read_text())
+    assert versions
+    assert [version for version in versions if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []

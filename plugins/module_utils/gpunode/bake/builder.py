@@ -9,6 +9,7 @@ from typing import Any
 from ..container import build_log
 from ..container.containerd import Containerd
 from ..container.driver_container import BUILD_ONLY, ContainerRun
+from ..container.reference import DriverWanted
 from ..driver import dkms
 from ..driver.kmod import modinfo_of_file
 from ..errors import BuildError, DataError, ImageError
@@ -20,11 +21,13 @@ from ..util.run import Runner
 from .context import Bake
 
 
-def image_digest(containerd: Containerd, reference: str, arch: str) -> str:
+def image_digest(containerd: Containerd, wanted: DriverWanted, arch: str) -> str:
     """The config digest of the driver image for this architecture. Raises ImageError."""
-    if not containerd.target_digest(reference):
-        raise ImageError(f"driver image {reference} is not in containerd's k8s.io namespace: pull it first", code="image_missing")
-    digest = containerd.config_digest(reference, arch)
+    reference = wanted.image.text
+    if not containerd.target_digest(reference, wanted.pin):
+        pinned = f" with the digest {wanted.pin}" if wanted.pin else ""
+        raise ImageError(f"driver image {reference} is not in containerd's k8s.io namespace{pinned}: pull it first", code="image_missing")
+    digest = containerd.config_digest(reference, arch, wanted.pin)
     if not digest:
         raise ImageError(f"driver image {reference} has no manifest for linux on {arch}: use another", code="image_no_platform")
     return digest

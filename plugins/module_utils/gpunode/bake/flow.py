@@ -14,6 +14,7 @@ from ..activation import activate, deactivate, discard
 from ..container.containerd import Containerd
 from ..driver.nouveau_blacklist import Change
 from ..errors import BuildError, CommandError
+from ..store import driver_images
 from ..store.manifest import Manifest
 from ..store.objects import Store
 from ..system import disk_space, dpkg, setuid
@@ -80,8 +81,10 @@ def would_change(runner: Runner, request: BakeRequest, root: Path = Path("/")) -
     checked = preflight.check(root, runner, containerd, request)
     if request.signing and not checked.certificate:
         return True  # the certificate cannot be read without openssl, which the role installs
-    digest = containerd.config_digest(request.wanted.image.text, checked.arch)
-    return digest is None or plan(_context(root, runner, containerd, request, Events(), checked, digest), checked.kernels).is_anything
+    digest = containerd.config_digest(request.wanted.image.text, checked.arch, request.wanted.pin)
+    if digest is None or driver_images.unneeded(root, containerd, _image_names(request)).is_anything:
+        return True
+    return plan(_context(root, runner, containerd, request, Events(), checked, digest), checked.kernels).is_anything
 
 
 def _context(
@@ -97,7 +100,7 @@ def _bake(root: Path, runner: Runner, request: BakeRequest, events: Events) -> B
     checked = preflight.check(root, runner, containerd, request)
     for kver in checked.kernels:
         preflight.require_tools(root, runner, kver, request)
-    digest = image_digest(containerd, request.wanted.image.text, checked.arch)
+    digest = image_digest(containerd, request.wanted, checked.arch)
     if trust.below(root, paths.ACTIVATION_JOURNAL).exists():
         with events.step("resume-activation"):
             deactivate.resume(root, runner, events.say)
@@ -127,11 +130,13 @@ def _carry_out(bake: Bake, planned: Plan, kernels: Sequence[str]) -> Baked:
     if planned.activates:
         with bake.events.step("activate-layer", layer=layers[0].layer):
             activate.activate(bake.root, bake.runner, layers[0], bake.events.say, for_image=True)
+    dropped = _drop_old_images(bake)
     new = tuple(layer.layer for layer in made)
     report = report_of(bake, layers, new, nouveau, was_setuid)
     # A bake that was killed after it wrote its manifests has written neither report nor release notes.
-    written = [write_if_new(bake.root, report, planned.is_anything), write_release_notes(bake.root, bake.request, layers)]
-    return Baked(layers, new, planned.is_anything or any(written), report)
+    changed = planned.is_anything or dropped
+    written = [write_if_new(bake.root, report, changed), write_release_notes(bake.root, bake.request, layers)]
+    return Baked(layers, new, changed or any(written), report)
 
 
 def _build(bake: Bake, planned: Plan, build: Build | None) -> tuple[tuple[Manifest, ...], Change]:
@@ -167,6 +172,19 @@ def _discard(bake: Bake, others: Sequence[str], replaced: bool) -> None:
         for name in others:
             discard.discard(bake.root, bake.runner, name, bake.events.say)
         event["dropped"] = captured.collect(bake.root, bake.events.say)
+
+
+def _image_names(request: BakeRequest) -> tuple[str, str]:
+    return request.wanted.image.text, request.wanted.pull.text
+
+
+def _drop_old_images(bake: Bake) -> bool:
+    """Removes the driver images of earlier bakes, also of failed ones, that no layer names any more. Returns whether there were any."""
+    found, problem = driver_images.drop_unneeded(bake.root, bake.containerd, _image_names(bake.request))
+    if problem or found.is_anything:
+        with bake.events.step("drop-old-images", images=[*found.pulled, *found.pinned]) as event:
+            event.update({"outcome": "left", "error": problem} if problem else {})
+    return found.is_anything and not problem
 
 
 def _disk_error(root: Path, events: Events, error: OSError) -> BuildError:

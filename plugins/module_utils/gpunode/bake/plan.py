@@ -69,6 +69,8 @@ def _present(bake: Bake, layers: Iterable[Manifest], kver: str, active: Activati
 def _is_requested(bake: Bake, layer: Manifest, kver: str) -> bool:
     wanted, found = bake.request.wanted, layer.identity
     asked = (kver, bake.arch, wanted.kind, wanted.version, bake.digest)
+    if layer.image != wanted.image.text:  # a node finds the driver image in its containerd by this name, and the seal compares it
+        return False
     is_same = (found.kver, found.arch, found.kind, found.version, found.config_digest) == asked
     signer = bake.certificate.signer if bake.certificate else None
     return is_same and layer.signer == signer and bake.request.flavour in ("any", found.flavour)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from ..activation import activate
 from ..container import scratch
-from ..container.pull import ensure_image
 from ..driver import control, kmod, nvidia_smi
 from ..errors import BootError, ImageError, LayerError
-from ..store import node_record
+from ..store import driver_images, node_record
 from ..store.objects import Store
 from . import recording
 from .attempts import run_container
@@ -21,6 +20,8 @@ from .facts import Active
 from .ladder import install_refusal
 from .plan import Action, Outcome, Plan, Step
 from .probe import with_image
+
+_DROP_S = 30.0  # for each old driver image
 
 
 def carry_out(run: BootRun) -> Outcome:
@@ -65,7 +66,7 @@ def pull_image(run: BootRun) -> None:
     """Pulls the driver image, then decides again, because the image's digest is known now. Raises ImageError."""
     wanted = run.policy.wanted
     with run.events.step(Step.PULL_IMAGE.value, image=wanted.pull.text):
-        ensure_image(run.containerd, wanted, run.deadline, run.source, say=run.events.say)
+        driver_images.fetch(run.root, run.containerd, wanted, run.deadline, run.source, say=run.events.say)
     run.facts = with_image(run.facts, run.containerd, wanted)
     if not run.facts.image_present:
         raise ImageError(f"driver image {wanted.image.text} was pulled, but containerd does not have it", code="image_missing")
@@ -127,7 +128,20 @@ def write_record(run: BootRun) -> None:
     """Adopts a layer that is in place by its image, then records that the driver of this node is complete. Raises BootError, DataError."""
     if run.facts.is_unadopted:
         activate.adopt(run.root)
+    _drop_old_images(run)  # before the record: until it is written, the next run comes here again
     recording.write_initialised(run)
+
+
+def _drop_old_images(run: BootRun) -> None:
+    """Removes driver images that earlier runs have pulled and that nothing names any more."""
+    wanted, limit_s = run.policy.wanted, min(_DROP_S, run.deadline.left_s())
+    if limit_s <= 0:
+        return
+    found, problem = driver_images.drop_unneeded(run.root, run.containerd, (wanted.image.text, wanted.pull.text), limit_s)
+    if problem:
+        run.outcome.warnings.append(problem)
+    elif found.is_anything:
+        run.events.say(f"old driver images were removed: {', '.join((*found.pulled, *found.pinned))}")
 
 
 def start_services(run: BootRun) -> None:

@@ -81,7 +81,7 @@ def probe(
 def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Facts:
     """Returns the facts with containerd and the driver image read again, as after a pull."""
     try:
-        found = containerd.target_digest(wanted.image.text)
+        found = containerd.target_digest(wanted.image.text, wanted.pin)
     except CommandError:  # so ctr fails where containerd is not ready; asking that first would cost another process
         return replace(facts, containerd_ready=False, image_present=False, config_digest="")
     digest = containerd.config_behind(found, facts.arch or "") if found else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +43,35 @@ class Containerd:
         except CommandError:
             return False
 
-    def target_digest(self, reference: str) -> str | None:
-        """The digest that ``reference`` has here, of an index or a manifest; None if there is no such image. Raises CommandError."""
+    def target_digest(self, reference: str, pin: str = "") -> str | None:
+        """The digest that ``reference`` has here, of an index or a manifest; None if there is no such image. Raises CommandError.
+
+        A name whose digest is not ``pin``, or not the one in ``reference`` itself, is not that image: anybody can tag another with it.
+        """
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S)
         match = re.search(rf"^{re.escape(reference)}\s.*?(sha256:[0-9a-f]{{64}})", shown.stdout, re.MULTILINE)
-        return match[1] if match else None
+        found = match[1] if match else None
+        return found if {pin, reference.partition("@")[2]} <= {"", found} else None
+
+    def targets(self) -> dict[str, str]:
+        """The digests of all images here, by name. Raises CommandError."""
+        shown = self.runner.run([*self.ctr, "images", "ls"], timeout_s=_ASK_S).stdout
+        return dict(re.findall(r"^(\S+)\s.*?(sha256:[0-9a-f]{64})", shown, re.MULTILINE))
 
     def names_of(self, references: Collection[str]) -> tuple[str, ...]:
         """All names here of the images that ``references`` name; an image that was pulled by another name has two. Raises CommandError."""
-        shown = self.runner.run([*self.ctr, "images", "ls"], timeout_s=_ASK_S).stdout
-        targets = dict(re.findall(r"^(\S+)\s.*?(sha256:[0-9a-f]{64})", shown, re.MULTILINE))
+        targets = self.targets()
         wanted = {targets[reference] for reference in references if reference in targets}
         return tuple(sorted(name for name, target in targets.items() if target in wanted))
 
-    def remove(self, reference: str) -> None:
+    def remove(self, reference: str, timeout_s: float = _REMOVE_S) -> None:
         """Removes a name of an image, and the content that no other name needs. Raises CommandError."""
-        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=_REMOVE_S)
+        self.runner.run([*self.ctr, "images", "rm", "--sync", reference], timeout_s=timeout_s)
 
-    def config_digest(self, reference: str, arch: str) -> str | None:
-        """The digest of the image's config for ``arch``, the same in every index and mirror; None if it is absent. Raises CommandError."""
-        digest = self.target_digest(reference)
+    def config_digest(self, reference: str, arch: str, pin: str = "") -> str | None:
+        """The digest of the image's config for ``arch``, the same in every index and mirror; None if it is absent, or if the image does not
+        have the digest ``pin``. Raises CommandError."""
+        digest = self.target_digest(reference, pin)
         return self.config_behind(digest, arch) if digest else None
 
     def config_behind(self, digest: str, arch: str) -> str | None:
@@ -96,30 +105,38 @@ class Containerd:
         with source.trust() as env:
             self.runner.run([*argv, reference], timeout_s=timeout_s, env=env, on_line=on_line, typed=source.password or None)
 
-    def import_archive(self, path: str, timeout_s: float) -> str:
-        """Imports an archive of one image. Returns a temporary name of the image, which the caller removes, whatever the archive calls it.
+    def import_archive(self, path: str, before: Mapping[str, str], names: Collection[str], timeout_s: float) -> str:
+        """Imports an archive of one image, which gives it ``names``; ``before`` are the ``targets`` until now. Returns a temporary name of
+        the image; the caller removes all ``names_of_import``.
 
         Raises CommandError; a failed import leaves no image behind.
         """
-        before = set(self.names())
+        self.discard([name for name in before if name.startswith(_IMPORTED)])  # of an import that was killed
         argv = [*self.ctr, "images", "import", *self._local_flag("import"), "--digests", "--base-name", _IMPORTED, path]
         try:
             self.runner.run(argv, timeout_s=timeout_s)
             found = [name for name in self.names() if name.startswith(f"{_IMPORTED}@")]
-            if not found:
-                raise CommandError(argv, 0, "", "it succeeded, but imported no image")
+            if len(found) != 1:
+                raise CommandError(argv, 0, "", f"it succeeded, but imported {len(found)} images instead of one")
         except BaseException:
-            self._discard([name for name in self.names() if name not in before])
+            self.discard(self.names_of_import(before, names))
             raise
         return found[0]
+
+    def names_of_import(self, before: Mapping[str, str], names: Collection[str]) -> list[str]:
+        """The temporary names of an import, and those that it has added. Another program may pull other images at the same time."""
+        now = self.targets()
+        imported = {target for name, target in now.items() if name.startswith(_IMPORTED)}
+        added = [name for name, target in now.items() if name not in before and (target in imported or name in names)]
+        return [*added, *(name for name in now if name.startswith(_IMPORTED) and name not in added)]
 
     def _local_flag(self, command: str) -> list[str]:
         """``--local`` if ctr has it: since containerd 2.0 ctr otherwise leaves the work to the daemon, which lacks our environment."""
         shown = self.runner.run([*self.ctr, "images", command, "--help"], ok=None, timeout_s=_ASK_S).stdout
         return ["--local"] if re.search(r"^\s+--local\b", shown, re.MULTILINE) else []
 
-    def _discard(self, names: Sequence[str]) -> None:
-        """Removes the images that a failed import left; some may already be gone."""
+    def discard(self, names: Sequence[str]) -> None:
+        """Removes names of images; some may already be gone. Raises CommandError only if ``ctr`` does not end."""
         if names:
             self.runner.run([*self.ctr, "images", "rm", "--sync", *names], ok=None, timeout_s=_REMOVE_S)
 
@@ -131,11 +148,20 @@ class Containerd:
         """Labels an image so that kubelet's garbage collection keeps it (from containerd 1.6.25 on). Raises CommandError."""
         self.runner.run([*self.ctr, "images", "label", reference, "io.cri-containerd.pinned=pinned"], timeout_s=_ASK_S)
 
+    def unpin(self, reference: str) -> None:
+        """Removes the label that ``pin`` sets. Raises CommandError."""
+        self.runner.run([*self.ctr, "images", "label", reference, "io.cri-containerd.pinned="], timeout_s=_ASK_S)
+
     def is_pinned(self, reference: str) -> bool:
         """Whether an image has the label that ``pin`` sets. Raises CommandError."""
         shown = self.runner.run([*self.ctr, "images", "ls", f"name=={reference}"], timeout_s=_ASK_S).stdout
         line = next((line for line in lines(shown) if line.split()[:1] == [reference]), "")
         return "io.cri-containerd.pinned=pinned" in line
+
+    def pinned(self) -> set[str]:
+        """The names of all images that have this label. Raises CommandError."""
+        shown = self.runner.run([*self.ctr, "images", "ls"], timeout_s=_ASK_S).stdout
+        return {line.split()[0] for line in shown.splitlines() if "io.cri-containerd.pinned=pinned" in line}
 
     def honours_pins(self) -> bool:
         """Whether this containerd keeps pinned images: from 1.6.25 on. Raises CommandError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import CommandError, ImageError, InputError
@@ -15,6 +15,7 @@ from ..util.bounded import cut
 from ..util.deadline import Deadline
 from ..util.expressions import expression
 from . import archive
+from .archive_file import HOW
 from .containerd import Containerd
 from .reference import DriverWanted, ImageRef
 from .registry import DEFAULT_SOURCE, ImageSource
@@ -66,40 +67,88 @@ def ensure_image(
 ) -> bool:
     """Fetches the driver image unless containerd has it under its canonical name. Returns whether anything was done.
 
-    Raises ImageError, which names the reference and the registry's answer, or what the archive holds; InputError if ``tries`` or ``source``
-    is invalid; DeadlineError; CommandError.
+    If a reference names a digest, the image is pulled by it, and what is there, what was pulled and what was imported must have it. Raises
+    ImageError, which names the reference and the registry's answer, or what the archive holds; InputError if ``tries`` or ``source`` is
+    invalid; DeadlineError; CommandError.
     """
     tries.require_possible()
-    name = wanted.image.text
-    if containerd.target_digest(name):
+    name, pin = wanted.image.text, wanted.pin
+    if containerd.target_digest(name, pin):
         return False
     pulled = wanted.pull.text
-    if pulled == name or not containerd.target_digest(pulled):
+    if pulled == name or not containerd.target_digest(pulled, pin):
         if source.archive:
             _import(containerd, wanted, deadline, source.archive, tries.timeout_s, say)
             return True
         source.check_hosts(wanted.pull.repository)
         _pull(containerd, wanted.pull, deadline, source, tries, say)
+        _require_pin(containerd, pulled, pin)
     if pulled != name:
         containerd.tag(pulled, name)
     return True
 
 
+def _require_pin(containerd: Containerd, pulled: str, pin: str) -> None:
+    """Raises ImageError, and removes what was pulled, if it is not the image with the digest ``pin``."""
+    if pin and not containerd.target_digest(pulled, pin):
+        found = containerd.targets().get(pulled, "nothing")
+        containerd.discard([pulled])
+        raise ImageError(
+            f"driver image {pulled}: {pin} is asked for, and the registry or a mirror served {found}: what was pulled has been removed; "
+            "find out who serves another image under this name",
+            code="image_mismatch",
+        )
+
+
 def _import(
     containerd: Containerd, wanted: DriverWanted, deadline: Deadline, path: str, timeout_s: float, say: Callable[[str], None]
 ) -> None:
-    """Imports the archive. Never asks a registry, even if the import fails."""
-    name = wanted.image.text
+    """Imports the archive, and tags the image if it is what was checked. Never asks a registry, even if the import fails."""
+    name, arch = wanted.image.text, host.normal_arch(os.uname().machine) or ""
     say(f"importing {name} from {path}")
-    archive.check(path, wanted, host.normal_arch(os.uname().machine) or "")
+    checked = archive.check(path, wanted, arch)
+    before = containerd.targets()
+    _require_free(before, wanted, checked, path)
     try:
-        imported = containerd.import_archive(path, deadline.cut_s(timeout_s, f"importing {path}"))
+        imported = containerd.import_archive(path, before, checked.names, deadline.cut_s(timeout_s, f"importing {path}"))
     except CommandError as error:
         if _NO_SPACE.search(error.output):
             raise _no_space(f"image archive {path} cannot be imported", _last_line(error)) from error
         raise ImageError(f"image archive {path} cannot be imported: {_last_line(error)}", code="image_archive") from error
-    containerd.tag(imported, name)
-    containerd.remove(imported)
+    is_right = _is_checked(containerd, imported, checked, arch)
+    if is_right:
+        containerd.tag(imported, name)
+    containerd.discard([one for one in containerd.names_of_import(before, checked.names) if one != name or not is_right])
+    if not is_right:
+        containerd.discard([name])
+        raise ImageError(
+            f"image archive {path}: containerd has imported another image than the one that was checked, and it was removed: write the "
+            f"archive again ({HOW}), and keep others from writing to it",
+            code="image_mismatch",
+        )
+
+
+def _require_free(before: Mapping[str, str], wanted: DriverWanted, checked: archive.Checked, path: str) -> None:
+    """Raises ImageError if the import would give a name in the archive, which another image has here, to the driver image."""
+    taken = [
+        name
+        for name in checked.names
+        if name not in (wanted.image.text, wanted.pull.text) and before.get(name) not in (None, checked.digest)
+    ]
+    if taken:
+        raise ImageError(
+            f"image archive {path}: it calls the image {taken[0]}, which is another image's name here: write the archive with "
+            f"{wanted.image.text} in it ({HOW})",
+            code="image_archive",
+        )
+
+
+def _is_checked(containerd: Containerd, imported: str, checked: archive.Checked, arch: str) -> bool:
+    """Whether an imported image is the one that was checked. A docker archive has no digest before the import, but its config has one."""
+    found = containerd.target_digest(imported)
+    if found is None or checked.digest:
+        return found == checked.digest
+    return containerd.config_behind(found, arch) == checked.config_digest
 
 
 def _pull(

@@ -93,14 +93,20 @@ class DriverWanted:
     kind: str
     version: str
 
+    @property
+    def pin(self) -> str:
+        """The digest that the image must have; "" if neither reference names one."""
+        return self.image.digest or self.pull.digest or ""
+
 
 def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) -> DriverWanted:
     """The driver to install, from the canonical reference, an optional other reference to pull by, kind and version.
 
-    Kind and version must agree with the reference if it contains them, and are needed if it does not. Raises InputError.
+    Kind and version must agree with the reference if it contains them, and are needed if it does not. An image with a digest is pulled by
+    that digest, also by the other reference. Raises InputError.
     """
     reference = parse(image)
-    pull_reference = parse(pull, "reference to pull by") if pull else reference
+    pull_reference = _pinned(parse(pull, "reference to pull by"), reference) if pull else reference
     if kind not in (None, ""):
         kind = check_kind(kind)
         if reference.kind and reference.kind != kind:
@@ -121,3 +127,12 @@ def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) 
             "set gpu_boot_driver_version or nvidia_prebake_driver_version"
         )
     return DriverWanted(reference, pull_reference, found_kind, found_version)
+
+
+def _pinned(pull: ImageRef, image: ImageRef) -> ImageRef:
+    """The reference to pull by, with the digest of ``image`` if that has one."""
+    if not image.digest or pull.digest == image.digest:
+        return pull
+    if pull.digest:
+        raise InputError(f"reference to pull by: {pull.text} has another digest than the image {image.text}: give one digest, or the same")
+    return parse(f"{pull.repository}@{image.digest}")

@@ -5,6 +5,7 @@ The documents that say what is ours are removed last, so that the next run can c
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from ..driver.control import REFUSE
 from ..driver.modules import DRIVER_MODULES
 from ..errors import BootError, CommandError, DataError, InputError
 from ..paths import LOGS, REMOVAL_JOURNAL, STORE
-from ..store import contents
+from ..store import contents, driver_images
 from ..store.contents import NOTE, Contents
 from ..system import host
 from ..util import files, jsondoc, trust
@@ -62,7 +63,7 @@ def remove(
 def _remove(root: Path, runner: Runner, request: RemoveRequest, events: Events, is_planned: bool = False) -> Removed:
     containerd = Containerd(runner)
     found = ownership.look(root, containerd, request.marker_path)
-    if not found.is_anything(request.scope == EVERYTHING):
+    if not found.is_anything(request.scope == EVERYTHING) and not (request.images and found.images):
         return _nothing(found, request)
     scratch.require(root)
     if is_planned:
@@ -210,11 +211,20 @@ class _Removing:
         self.out.containerd_restarted = True
 
     def _remove_images(self) -> None:
+        """Removes our driver images, if that is asked for. Those that stay are unpinned before the list of them goes."""
         if self.made.images:
             with self.events.step("remove-images", images=list(self.made.images)):
                 for reference in self.made.images:
                     self.containerd.remove(reference)
+                with contextlib.suppress(DataError):  # a damaged list stays, and is named
+                    driver_images.forget(self.root, self.made.images)
             self.out.images = self.made.images
+        stay = [name for name in self.made.unpinned if name not in self.made.images]
+        if stay and self.containerd.is_ready():
+            there = self.containerd.pinned()
+            with self.events.step("unpin-images", images=[name for name in stay if name in there]) as event:
+                for name in event["images"]:
+                    self.containerd.unpin(name)
 
 
 def _end_containers(root: Path, runner: Runner, containerd: Containerd, events: Events) -> None:

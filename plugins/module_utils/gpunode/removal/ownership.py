@@ -19,9 +19,10 @@ from ..driver import kmod, modules, nouveau_blacklist
 from ..driver.foreign import driver_packages, operator_signs, signs
 from ..errors import CommandError, DataError
 from ..paths import ACTIVATION_JOURNAL, BOOT_REMOVAL_JOURNAL, LOGS, REMOVAL_JOURNAL, STORE
-from ..store import activation_record, contents, installed_files, node_record, reports
+from ..store import activation_record, contents, driver_images, installed_files, node_record, reports
 from ..store.activation_record import Activation
 from ..store.contents import Contents
+from ..store.driver_images import DriverImages
 from ..store.installed_files import InstalledFiles
 from ..store.layers import read_all
 from ..store.manifest import Manifest
@@ -47,8 +48,9 @@ _DROPIN_STAYS = (
 @dataclass(frozen=True)
 class Ours:
     """What was found. ``active`` are the captured layers in place, ``problems`` what is wrong with damaged documents, ``images`` the names
-    of our driver images in containerd, ``contents`` what is in our store and log folder, ``blacklist`` the state of the bake's file about
-    nouveau. ``interrupted``: an earlier removal or activation did not end, or only the manifests say what is in place.
+    of our driver images in containerd, ``fetched`` our list of those that we brought there, ``contents`` what is in our store and log
+    folder, ``blacklist`` the state of the bake's file about nouveau. ``interrupted``: an earlier removal or activation did not end, or only
+    the manifests say what is in place.
     """
 
     root: Path
@@ -60,6 +62,7 @@ class Ours:
     problems: tuple[str, ...] = ()
     marker: Marker | None = None
     images: tuple[str, ...] = ()
+    fetched: DriverImages = field(default_factory=DriverImages)
     foreign: tuple[str, ...] = ()
     operator: tuple[str, ...] = ()
     contents: Mapping[str, Contents] = field(default_factory=dict)
@@ -117,7 +120,8 @@ class Ours:
         if self.blacklist == nouveau_blacklist.CHANGED:
             found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is no longer ours"))
         if not without_images:
-            found += [Left(f"driver image {name}", "kept for a later boot or bake (gpu_remove_images removes it)") for name in self.images]
+            why = "kept for a later boot or bake, and no longer pinned" if everything else "kept for a later boot or bake"
+            found += [Left(f"driver image {name}", f"{why} (gpu_remove_images removes it)") for name in self.images]
         found += [Left(sign, "a foreign driver") for sign in self.foreign]
         found += [Left(path, "a GPU operator owns the driver of this node; its modules are left alone") for path in self.operator]
         if self.marker and self.marker.version not in self.versions and not self.foreign:
@@ -172,7 +176,7 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
     )
     if found.versions:
         found = replace(found, arch=host.require_supported(root, os.uname().machine))
-    references = {layer.image for layer in layers} | ({found.node.image} if found.node else set())
+    references = {layer.image for layer in layers} | ({found.node.image} if found.node else set()) | {*found.fetched.pulled}
     paths = Accounted(found.arch, layers, found.node, found.placed).paths
     return replace(found, images=_images(containerd, references), foreign=signs(root, found.arch, found.versions, paths))
 
@@ -189,6 +193,10 @@ def _documents(root: Path, marker_path: str) -> tuple[Ours, tuple[str, ...]]:
         problems.append(str(error))
     try:
         found = replace(found, placed=installed_files.read(root))
+    except DataError as error:
+        problems.append(str(error))
+    try:
+        found = replace(found, fetched=driver_images.read(root))
     except DataError as error:
         problems.append(str(error))
     errors = activation_record.problems(root)

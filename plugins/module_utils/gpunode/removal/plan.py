@@ -11,7 +11,7 @@ from ..activation.take_away_plan import TakeAwayPlan
 from ..driver import control, nouveau_blacklist
 from ..driver.control import REFUSE, UNTIL_REBOOT
 from ..errors import BootError
-from ..paths import INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
+from ..paths import DRIVER_IMAGES, INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
 from ..store.contents import NOTE
 from ..store.manifest import Manifest
 from ..util import files, trust
@@ -42,7 +42,14 @@ class RemovalPlan:
     @property
     def documents(self) -> tuple[str, ...]:
         """Those that could be read. A damaged one stays, because what it listed may still be here and nothing else lists it."""
-        return tuple(path for path, there in ((INSTALLED_FILES, self.found.placed), (NODE_RECORD, self.found.node)) if there)
+        fetched = self.everything and self.found.fetched.names
+        lists = ((INSTALLED_FILES, self.found.placed), (NODE_RECORD, self.found.node), (DRIVER_IMAGES, fetched))
+        return tuple(path for path, there in lists if there)
+
+    @property
+    def unpinned(self) -> tuple[str, ...]:
+        """The driver images that stay, and that nobody will unpin once our documents are gone."""
+        return tuple(dict.fromkeys((*self.found.images, *self.found.fetched.pinned))) if self.everything else ()
 
     def own_paths(self, staying: Collection[str]) -> list[str]:
         """Our documents and folders, which are removed at the end. Of the folders in ``staying``, which hold something of others, only what

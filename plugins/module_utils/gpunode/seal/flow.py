@@ -23,6 +23,7 @@ from ..system import host, kernels, tree
 from ..util import files, trust
 from ..util.run import Runner
 from . import inertness
+from .asked import check_asked
 from .coverage import check_covered
 from .readiness import check_nouveau, check_usable, containers_left
 from .replay import replay
@@ -66,6 +67,7 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
     report.refuse("inert", inertness.activation_problems(root, live))
     report.refuse("inert", inertness.problems(root, runner, arch, layers, live, reports.setuid_before(root)))
     report.refuse("inert", containers_left(containerd))
+    check_asked(request, layers, report.in_place, report)
     check_nouveau(root, runner, request, report)
     check_covered(root, request, layers, report)
     check_usable(root, runner, containerd, request, layers, report)

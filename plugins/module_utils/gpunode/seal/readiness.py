@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..container import driver_container
+from ..container import driver_container, reference
 from ..container.containerd import Containerd
 from ..driver import nouveau_blacklist
-from ..errors import CommandError, GpuNodeError
+from ..errors import CommandError, DataError, GpuNodeError, InputError
+from ..store import driver_images
 from ..store.layers import drivers_files
 from ..store.manifest import Manifest
 from ..system import disk_space, toolchain
@@ -69,13 +70,15 @@ def check_usable(
     if containerd is None:
         report.notes.append("offline: containerd was not asked whether it has the driver image")
         return
+    pin = request.wanted.pin if request.wanted else ""
     for image in sorted({layer.image for layer in layers}):
-        report.refuse("usable", _image_problems(containerd, image, report))
+        report.refuse("usable", _image_problems(containerd, image, pin, report))
+    _note_images_left(root, containerd, {layer.image for layer in layers}, report)
 
 
-def _image_problems(containerd: Containerd, image: str, report: Report) -> list[str]:
+def _image_problems(containerd: Containerd, image: str, pin: str, report: Report) -> list[str]:
     try:
-        if containerd.target_digest(image) is None:
+        if containerd.target_digest(image, pin) is None:
             return [
                 f"driver image {image} is not in containerd: device initialisation needs it, for the container toolkit and more: bake again"
             ]
@@ -91,3 +94,28 @@ def _image_problems(containerd: Containerd, image: str, report: Report) -> list[
     except CommandError as error:
         return [f"containerd cannot be queried about driver image {image}: {error}"]
     return []
+
+
+def _note_images_left(root: Path, containerd: Containerd, needed: set[str], report: Report) -> None:
+    """Counts and names the driver images in containerd that no layer names: each is 1 to 2 GB of the image that ships."""
+    try:
+        targets, pinned = containerd.targets(), containerd.pinned()
+        kept = {targets[name] for name in needed if name in targets}
+        ours = {*driver_images.read(root).pulled, *(name for name in pinned if _is_driver_image(name))}
+    except (CommandError, DataError) as error:
+        report.notes.append(f"it is not known whether old driver images are in containerd: {error}")
+        return
+    left = sorted(name for name in ours if targets.get(name, "") not in {*kept, ""})
+    report.images_left = left
+    if left:
+        report.notes.append(
+            f"{len(left)} driver images that no layer was baked from are in containerd, and ship: {', '.join(left)}: the next bake removes "
+            f"those that a bake has pulled; or run ctr -n k8s.io images rm {' '.join(left)}"
+        )
+
+
+def _is_driver_image(name: str) -> bool:
+    try:
+        return reference.parse(name).kind is not None
+    except InputError:
+        return False

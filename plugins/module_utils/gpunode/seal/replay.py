@@ -37,7 +37,8 @@ def replay(root: Path, runner: Runner, containerd: Containerd | None, request: S
     """Decides for the layer's kernel, with one GPU of each generation. Returns the decisions that are not the fast path, in words."""
     identity = layer.identity
     try:
-        wanted = wanted_image(layer.image, None, identity.kind, identity.version)
+        is_asked = request.wanted is not None and request.wanted.image.text == layer.image
+        wanted = (request.wanted if is_asked else None) or wanted_image(layer.image, None, identity.kind, identity.version)
     except DataError as error:
         return [f"layer {layer.layer}: {error}"]
     asked = accepted(layer, request)

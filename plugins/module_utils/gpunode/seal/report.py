@@ -16,7 +16,8 @@ SCHEMA = 2
 class Report:
     """What was found. ``in_place`` are the layers that are meant to be live; ``kernels`` are all installed kernels, ``covered`` those with
     a layer; ``refusals`` say why the image must not ship, ``notes`` what else to know; ``replayed`` are all decisions, ``secure_boot`` that
-    of each layer for a node that enforces signatures and trusts its signer; ``outside_store`` are our files outside the store; ``nouveau``
+    of each layer for a node that enforces signatures and trusts its signer; ``outside_store`` are our files outside the store;
+    ``images_left`` are driver images in containerd that nothing needs; ``nouveau``
     says in words what the image does about nouveau; ``summary`` says what was proven, "" after a refusal."""
 
     root: str
@@ -30,6 +31,7 @@ class Report:
     replayed: list[dict[str, str]] = field(default_factory=list)
     secure_boot: list[dict[str, str]] = field(default_factory=list)
     outside_store: list[str] = field(default_factory=list)
+    images_left: list[str] = field(default_factory=list)
     nouveau: str = ""
     sealed: str = ""
     summary: str = ""

@@ -24,6 +24,7 @@ _DOCUMENTS = frozenset(
     for path in (
         *(paths.NODE_RECORD, paths.ACTIVATION, paths.INSTALLED_FILES, paths.BAKE_REPORT, paths.SEAL_REPORT, paths.RELEASE_NOTES),
         *(paths.ACTIVATION_JOURNAL, paths.BAKE_JOURNAL_OF_0_1, paths.REMOVAL_JOURNAL, paths.BOOT_REMOVAL_JOURNAL, paths.SCRATCH_NOTE),
+        paths.DRIVER_IMAGES,
     )
 )
 _DAMAGED = expression(r"activation(-journal)?\.json\.damaged(-\d+)?")

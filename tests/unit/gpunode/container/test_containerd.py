@@ -29,6 +29,16 @@ def test_a_longer_name_in_the_listing_is_another_image(node: FakeNode) -> None:
     assert Containerd(node).target_digest(IMAGE) is None
 
 
+def test_a_name_with_another_digest_is_not_the_image(node: FakeNode) -> None:
+    other = f"{IMAGE}@{digest('other')}"
+    node.images[other] = node.images[IMAGE]
+    containerd = Containerd(node)
+    assert containerd.target_digest(other) is None
+    assert containerd.target_digest(IMAGE, digest("other")) is None
+    assert containerd.config_digest(IMAGE, "x86_64", digest("other")) is None
+    assert containerd.target_digest(IMAGE, node.images[IMAGE]) == node.images[IMAGE]
+
+
 @pytest.mark.parametrize(
     ("document", "arch", "found"),
     [

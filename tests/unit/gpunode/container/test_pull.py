@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ def ensure(
     total_s: float = 600,
     source: ImageSource = ImageSource(""),  # noqa: B008 - frozen
     tries: Tries = DEFAULT_TRIES,
+    image: str = IMAGE,
 ) -> bool:
-    wanted = reference.wanted(IMAGE, pull)
+    wanted = reference.wanted(image, pull)
     return ensure_image(Containerd(node), wanted, Deadline(total_s, node.clock, node.clock.sleep), source, tries)
 
 
@@ -277,13 +279,17 @@ def archived(tmp_path: Path, **options: str) -> ImageSource:
 
 
 @pytest.mark.parametrize("named", [[], [IMAGE]], ids=["by digest only", "by name too"])
-def test_an_archive_ends_up_under_the_canonical_name_without_a_registry(node: FakeNode, tmp_path: Path, named: list[str]) -> None:
+@pytest.mark.parametrize("make", [archives.layout, archives.docker], ids=["layout", "docker"])
+def test_an_archive_ends_up_under_the_canonical_name_without_a_registry(
+    node: FakeNode, tmp_path: Path, named: list[str], make: Callable[[Path, str], Path]
+) -> None:
     node.images.clear()
     node.archive_names = named
-    source = archived(tmp_path)
+    source = ImageSource("", archive=str(make(tmp_path / "image.tar", IMAGE)))
     assert ensure(node, source=source)
-    assert node.images == {IMAGE: digest("index gpu-prebake-import@" + digest("archived"))}
-    assert Containerd(node).config_digest(IMAGE, "x86_64") == CONFIG_DIGEST
+    target, documents = archives.imported(Path(source.archive))
+    assert node.images == {IMAGE: target}
+    assert Containerd(node).config_behind(target, "x86_64") == documents[target]["config"]["digest"]
     assert pulls(node) == []
     assert not ensure(node, source=source), "the second time nothing is done"
 
@@ -320,3 +326,78 @@ def test_an_import_that_fails_leaves_no_image_and_asks_no_registry(node: FakeNod
     assert caught.value.code == code
     assert node.images == before
     assert pulls(node) == []
+
+
+# --- a pin is a pin --------------------------------------------------------------------------------------------------
+
+PIN, ANOTHER = digest("the image that is pinned"), digest("another image")
+PINNED = f"{IMAGE}@{PIN}"
+
+
+def test_a_pinned_image_is_pulled_from_a_mirror_by_its_digest(node: FakeNode) -> None:
+    node.images.clear()
+    assert ensure(node, MIRROR, image=PINNED)
+    by = f"{MIRROR.rpartition(':')[0]}@{PIN}"
+    assert pulls(node) == [by]
+    assert node.images == {by: PIN, PINNED: PIN}
+
+
+@pytest.mark.parametrize(
+    ("image", "pull"),
+    [(PINNED, None), (PINNED, MIRROR), (IMAGE, f"{MIRROR}@{PIN}"), (IMAGE, f"{MIRROR.rpartition(':')[0]}@{PIN}")],
+    ids=["the image", "from a mirror", "the mirror's", "the mirror's, without a tag"],
+)
+def test_what_a_registry_serves_instead_is_not_tagged(node: FakeNode, image: str, pull: str | None) -> None:
+    node.images = {"other/name:1": ANOTHER}
+    node.served = ANOTHER
+    with pytest.raises(ImageError, match=f"{PIN} is asked for, and the registry or a mirror served {ANOTHER}") as caught:
+        ensure(node, pull, image=image)
+    assert caught.value.code == "image_mismatch"
+    assert node.images == {"other/name:1": ANOTHER}
+
+
+@pytest.mark.parametrize(("image", "pull"), [(PINNED, None), (IMAGE, f"{MIRROR}@{PIN}")], ids=["the image", "the mirror's"])
+def test_a_name_that_is_here_is_not_believed(node: FakeNode, image: str, pull: str | None) -> None:
+    node.images = {image: ANOTHER}
+    if pull:
+        node.images[pull] = ANOTHER
+    assert ensure(node, pull, image=image)
+    assert node.images[image] == PIN
+    assert not ensure(node, pull, image=image)
+
+
+def test_two_pins_are_none() -> None:
+    with pytest.raises(InputError, match="has another digest than the image"):
+        reference.wanted(PINNED, f"{MIRROR}@{ANOTHER}")
+    assert reference.wanted(PINNED, f"{MIRROR}@{PIN}").pin == PIN
+
+
+@pytest.mark.parametrize("make", [archives.layout, archives.docker], ids=["layout", "docker"])
+def test_an_import_of_something_else_than_was_checked_is_taken_back(node: FakeNode, tmp_path: Path, make: Callable[..., Path]) -> None:
+    """As where somebody has replaced the archive after the check."""
+    node.images = {"other/name:1": ANOTHER}
+    node.archive_names = [IMAGE, "new/name:1"]
+    node.archive_holds = str(make(tmp_path / "other.tar", IMAGE, arch="arm64"))
+    source = ImageSource("", archive=str(make(tmp_path / "image.tar", IMAGE)))
+    with pytest.raises(ImageError, match="another image than the one that was checked") as caught:
+        ensure(node, source=source)
+    assert caught.value.code == "image_mismatch"
+    assert node.images == {"other/name:1": ANOTHER}
+
+
+def test_what_a_killed_import_left_is_not_taken_for_the_result(node: FakeNode, tmp_path: Path) -> None:
+    left = f"gpu-prebake-import@{digest('of another archive')}"
+    node.images = {left: digest("of another archive")}
+    source = archived(tmp_path)
+    assert ensure(node, source=source)
+    assert node.images == {IMAGE: archives.imported(Path(source.archive))[0]}
+
+
+def test_a_name_in_a_pinned_archive_does_not_take_anothers_place(node: FakeNode, tmp_path: Path) -> None:
+    path = archives.layout(tmp_path / "image.tar", "registry.k8s.io/pause:3.9")
+    pinned = f"{IMAGE}@{archives.imported(path)[0]}"
+    node.images = {"registry.k8s.io/pause:3.9": ANOTHER}
+    with pytest.raises(ImageError, match="which is another image's name here") as caught:
+        ensure(node, image=pinned, source=ImageSource("", archive=str(path)))
+    assert caught.value.code == "image_archive"
+    assert node.images == {"registry.k8s.io/pause:3.9": ANOTHER}

@@ -24,6 +24,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.request i
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import setuid
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.module_signature import Signer
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.kit import layer as layernode
@@ -376,9 +377,9 @@ def test_an_image_that_is_not_as_the_choice_about_nouveau_says_is_refused(
 
 
 def test_the_choice_of_a_seal_is_the_bakes_unless_it_is_turned_off() -> None:
-    assert request_from({}).blacklist_nouveau
-    assert request_from({"blacklist_nouveau": True}).blacklist_nouveau
-    assert not request_from({"blacklist_nouveau": False}).blacklist_nouveau
+    assert request_from({"image": IMAGE}).blacklist_nouveau
+    assert request_from({"image": IMAGE, "blacklist_nouveau": True}).blacklist_nouveau
+    assert not request_from({"image": IMAGE, "blacklist_nouveau": False}).blacklist_nouveau
 
 
 def test_without_a_layer_nothing_is_sealed(node: LayerNode, layer: Manifest) -> None:
@@ -414,6 +415,72 @@ def test_a_node_must_find_the_driver_image(node: LayerNode) -> None:
     assert "not labelled as pinned" in refusals(node)["usable"]
     node.images.clear()
     assert "is not in containerd" in refusals(node)["usable"]
+
+
+OTHER_IMAGE = IMAGE.replace("580.126.09", "550.90.07")
+
+
+def asked(**params: Any) -> dict[str, Any]:
+    """The options of a seal for which a bake's variables ask, as fields of its request."""
+    return {**vars(request_from({"image": IMAGE, **params})), "min_free_mb": 0}
+
+
+def test_what_is_exactly_asked_for_is_sealed(node: LayerNode, layer: Manifest) -> None:
+    layers.write(node.root, replace(layer, signer=Signer("Fleet", "a1" * 20, "0f" * 32)))
+    assert sealed(node, **asked(flavour=layer.identity.flavour, signed=True)).refusals == []
+    assert request_from({"baked": False}).wanted is None
+
+
+@pytest.mark.parametrize("offline", [False, True], ids=["in the build", "mounted"])
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        pytest.param(
+            {"image": OTHER_IMAGE}, f"was baked from {IMAGE}, and nvidia_prebake_image is {OTHER_IMAGE}; its driver version is", id="a bump"
+        ),
+        pytest.param({"image": IMAGE.replace("registry.lab", "mirror.lab")}, f"it was baked from {IMAGE}, and", id="another name"),
+        pytest.param({"image": f"{IMAGE}@sha256:{'1' * 64}"}, f"it was baked from {IMAGE}, and", id="a pin"),
+        pytest.param({"image": "r.lab/x:1", "kind": "cuda", "version": "550.90.07"}, "its driver version is 580.126.09, and", id="version"),
+        pytest.param({"image": "r.lab/x:1", "kind": "grid", "version": "580.126.09"}, "its driver kind is cuda, and", id="kind"),
+        pytest.param({"flavour": "proprietary"}, "its modules are open, and nvidia_prebake_flavour is proprietary", id="flavour"),
+        pytest.param({"mode": "in_place"}, "it is inert, and nvidia_prebake_mode is in_place", id="mode"),
+        pytest.param({"signed": True}, "its modules are not signed, and nvidia_prebake_signing_key is given", id="signed"),
+    ],
+)
+def test_a_layer_that_is_not_what_the_variables_ask_for_is_refused(
+    node: LayerNode, layer: Manifest, params: dict[str, Any], said: str, offline: bool
+) -> None:
+    with pytest.raises(SealError, match="bake again with these variables") as caught:
+        sealed(node, offline, **asked(**params))
+    (refusal,) = (one for one in caught.value.details["report"]["refusals"] if one["check"] == "asked")
+    assert said in refusal["problem"]
+
+
+def test_a_live_layer_is_refused_where_an_inert_one_is_asked_for(node: LayerNode, layer: Manifest) -> None:
+    activated_by_a_bake(node, layer)
+    assert sealed(node, **asked(mode="in_place")).refusals == []
+    assert "it is live in the image, and nvidia_prebake_mode is captured" in refusals(node, **asked())["asked"]
+
+
+def test_the_image_in_containerd_must_have_the_pin(node: LayerNode) -> None:
+    mirror = IMAGE.replace("registry.lab:5000", "mirror.lab")
+    assert sealed(node, **asked(pull_image=f"{mirror}@{node.images[IMAGE]}")).refusals == []
+    assert "is not in containerd" in refusals(node, **asked(pull_image=f"{mirror}@sha256:{'1' * 64}"))["usable"]
+
+
+def test_driver_images_that_no_layer_needs_are_counted_and_named(node: LayerNode) -> None:
+    mirror = IMAGE.replace("registry.lab:5000", "mirror.lab")
+    node.images[mirror] = node.images[IMAGE]
+    failed, older = "mirror.lab/driver:1", IMAGE.replace("580.126.09", "570.211.01")
+    for name in (failed, older, OTHER_IMAGE, "registry.k8s.io/pause:3.9"):
+        node.add_image(name)
+    node.pinned |= {mirror, older, "registry.k8s.io/pause:3.9"}
+    node.put(paths.DRIVER_IMAGES, json.dumps({"schema": 1, "pulled": [IMAGE, mirror, failed, "gone/driver:1"], "pinned": []}))
+    report = sealed(node, **asked())
+    assert (report.refusals, report.images_left) == ([], sorted([failed, older]))
+    assert f"2 driver images that no layer was baked from are in containerd, and ship: {failed}, {older}" in " ".join(report.notes)
+    node.put(paths.DRIVER_IMAGES, "{")
+    assert "it is not known whether old driver images are in containerd" in " ".join(sealed(node, **asked()).notes)
 
 
 def test_a_node_must_be_able_to_build_for_itself(node: LayerNode) -> None:
@@ -468,6 +535,9 @@ def test_check_mode_writes_no_report(node: LayerNode) -> None:
     [
         pytest.param({"uncovered": "ignore"}, "neither report nor fail", id="uncovered"),
         pytest.param({"gpu_generations": ["hoper"]}, "hoper unknown; known are maxwell", id="generation"),
+        pytest.param({}, "set gpu_boot_image or nvidia_prebake_image", id="no image"),
+        pytest.param({"image": IMAGE, "mode": "in-place"}, "nvidia_prebake_mode: 'in-place' is not one of", id="mode"),
+        pytest.param({"image": IMAGE, "flavour": "closed"}, "nvidia_prebake_flavour: 'closed' is not one of", id="flavour"),
     ],
 )
 def test_bad_input_is_named(params: dict[str, Any], said: str) -> None:
