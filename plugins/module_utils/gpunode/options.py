@@ -720,9 +720,37 @@ LAYER = _table(
     ),
 )
 
+# --- the roles' variables themselves ----------------------------------------------------------------------------------
+
+NAMES = _table(
+    Option(
+        "ignored_variables",
+        (
+            "Names that begin with the role's name and belong to another role or to you, not to the role. The role does not refuse them. A "
+            "C(*) at the end of a name stands for anything.",
+        ),
+        type="list",
+        elements="str",
+        default=(),
+        variables=("nvidia_prebake_ignored_variables", "gpu_boot_ignored_variables", "gpu_remove_ignored_variables"),
+        since="0.2.0",
+    ),
+)
+
+CHECK = _table(
+    Option(
+        "role",
+        ("The role whose variables are checked: V(nvidia_prebake), V(gpu_boot) or V(gpu_remove).",),
+        choices=("nvidia_prebake", "gpu_boot", "gpu_remove"),
+        required=True,
+    ),
+    *NAMES.values(),
+)
+
 # --- who takes what ---------------------------------------------------------------------------------------------------
 
 MODULES: dict[str, tuple[Table, ...]] = {
+    "check_variables": (CHECK,),
     "driver_image": (IMAGE, PULL, SOURCE),
     "gpu_boot": (IMAGE, BOOT, SOURCE),
     "gpu_layer": (LAYER,),
@@ -735,15 +763,29 @@ MODULES: dict[str, tuple[Table, ...]] = {
 # For each entry point of a role: its variables, in groups, in the order in which documents list them.
 ROLES: dict[str, dict[str, tuple[Table, ...]]] = {
     "nvidia_prebake": {
-        "main": (SWITCH, IMAGE, SOURCE, BAKE, TOOLS, SIGNING, PULL, BUILD, BAKE_REPORT, SEAL, SEAL_REPORT),
-        "seal": (SWITCH, SEAL, SEAL_REPORT),
+        "main": (SWITCH, IMAGE, SOURCE, BAKE, TOOLS, SIGNING, PULL, BUILD, BAKE_REPORT, SEAL, SEAL_REPORT, NAMES),
+        "seal": (SWITCH, SEAL, SEAL_REPORT, NAMES),
     },
-    "gpu_boot": {"main": (IMAGE, SOURCE, BOOT)},
-    "gpu_remove": {"main": (REMOVE,)},
+    "gpu_boot": {"main": (IMAGE, SOURCE, BOOT, NAMES)},
+    "gpu_remove": {"main": (REMOVE, NAMES)},
 }
 
 # Beyond the variables of the role that it runs.
 PLAYBOOKS: dict[str, Table] = {"boot": BOOT_PLAYBOOK}
+
+# The results that a role leaves in variables, as its README documents them.
+RESULTS: dict[str, tuple[str, ...]] = {
+    "nvidia_prebake": ("nvidia_prebake_result", "nvidia_prebake_seal"),
+    "gpu_boot": ("gpu_boot_result",),
+    "gpu_remove": ("gpu_remove_result",),
+}
+
+
+def variables_of(role: str) -> tuple[str, ...]:
+    """Every variable of a role: its options, of all entry points and of our playbooks, and its results."""
+    tables = (*(table for groups in ROLES[role].values() for table in groups), *PLAYBOOKS.values())
+    options = {name: None for table in tables for option in table.values() for name in option.variables if name.startswith(f"{role}_")}
+    return (*options, *RESULTS[role])
 
 
 def of_module(name: str) -> Table:
