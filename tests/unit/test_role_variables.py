@@ -46,6 +46,8 @@ all:
     an-argument:
     a-boot: {role: gpu_boot, gpu_boot_imag: y}
     a-seal: {file: seal, nvidia_prebake_uncoverd: fail}
+    a-report: {nvidia_prebake_report_path: "{{ folder }}/hosts.yml/report.json"}
+    a-report-of-the-seal: {nvidia_prebake_seal_report_path: "{{ folder }}/hosts.yml/report.json"}
     a-second-call:
     a-stranger: {nvidia_prebake_wave: 1, nvidia_prebake_ignored_variables: [nvidia_prebake_wave]}
     another-role: {gpu_boot_imag: y}
@@ -59,6 +61,7 @@ REFUSED = {
     "a-boot": "gpu_boot_imag (did you mean gpu_boot_image?)",
     "a-seal": "nvidia_prebake_uncoverd (did you mean nvidia_prebake_uncovered?)",
 }
+UNWRITABLE = {"a-report": "nvidia_prebake_report_path", "a-report-of-the-seal": "nvidia_prebake_seal_report_path"}
 PASSED = ("a-second-call", "a-stranger", "another-role", "a-misspelled-role")
 
 
@@ -77,12 +80,23 @@ def ran(folder: Path, play: str, *words: str) -> str:
 @pytest.mark.subprocess
 def test_a_role_refuses_a_variable_that_it_does_not_have_wherever_it_comes_from(tmp_path: Path) -> None:
     out = ran(tmp_path, "play.yml")
-    said = {host: (tmp_path / host).read_text() for host in (*REFUSED, *PASSED) if (tmp_path / host).exists()}
+    said = {host: (tmp_path / host).read_text() for host in (*REFUSED, *UNWRITABLE, *PASSED) if (tmp_path / host).exists()}
+    wrong = {host: said.pop(host, "") for host in UNWRITABLE}
+    assert {host: text.partition(": /")[0] for host, text in wrong.items()} == {h: f"report_unwritable: {n}" for h, n in UNWRITABLE.items()}
     assert {host: text for host, text in said.items() if not text.startswith("unknown_variable: ")} == dict.fromkeys(PASSED, "passed"), out
     assert [host for host, text in REFUSED.items() if text not in said[host]] == [], said
     assert "nvida_prebake_enabled: no role of this collection reads this variable: did you mean nvidia_prebake_enabled?" in " ".join(
         out.split()
     )
+
+
+@pytest.mark.subprocess
+def test_a_boots_result_that_cannot_be_written_is_found_before_the_boot(tmp_path: Path) -> None:
+    play = TOP / "playbooks/boot.yml"
+    out = ran(tmp_path, str(play), "--limit", "a-boot", "-e", f"gpu_boot_report_folder={tmp_path}/hosts.yml")
+    assert "code: report_unwritable" in out
+    assert f"gpu_boot_report_folder: {tmp_path}/hosts.yml/a-boot.json cannot be written on the controller" in " ".join(out.split())
+    assert "Bring up the driver" not in out
 
 
 @pytest.mark.subprocess

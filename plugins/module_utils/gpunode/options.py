@@ -740,11 +740,21 @@ NAMES = _table(
 CHECK = _table(
     Option(
         "role",
-        ("The role whose variables are checked: V(nvidia_prebake), V(gpu_boot) or V(gpu_remove).",),
+        (
+            "The role whose variables are checked: V(nvidia_prebake), V(gpu_boot) or V(gpu_remove).",
+            "Without a role, only O(report_files) are checked.",
+        ),
         choices=("nvidia_prebake", "gpu_boot", "gpu_remove"),
-        required=True,
     ),
     *NAMES.values(),
+    Option(
+        "report_files",
+        (
+            "Files on the controller that the run writes later, each by the variable that names it. An empty path stands for no file.",
+            "The action fails if one of them cannot be written. It writes nothing.",
+        ),
+        type="dict",
+    ),
 )
 
 # --- who takes what ---------------------------------------------------------------------------------------------------

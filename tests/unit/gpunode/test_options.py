@@ -30,6 +30,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float,),
     "list": (tuple,),
+    "dict": (dict,),
 }
 # Fields that hold an option's default in a form of their own.
 CONVERTED = {"Policy.expected_gpus": {"auto": None}, "SealRequest.kernels": {"newest": ("newest",)}}
@@ -69,8 +70,8 @@ def test_type_default_and_choices_fit(option: Option) -> None:
     assert option.type in TYPES
     if option.default is not None:
         assert type(option.default) in TYPES[option.type]
-    if option.choices and not option.required:
-        assert option.default in option.choices
+    if option.choices:
+        assert option.default in (None, *option.choices)
     assert bool(option.elements) is (option.type == "list")
 
 
