@@ -76,7 +76,9 @@ def test_each_entry_of_a_role_checks_its_variables_whatever_tags_are_asked_for(e
 @pytest.mark.parametrize("role", ROLES)
 def test_ansible_reads_the_same_defaults_in_argument_specs_and_defaults(role: str) -> None:
     specified = load(TOP / "roles" / role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    assert {name: option["default"] for name, option in specified.items()} == load(TOP / "roles" / role / "defaults/main.yml")
+    defaults = {name: option["default"] for name, option in specified.items() if "default" in option}
+    assert [name for name, option in specified.items() if option.get("required") and name in defaults] == []
+    assert defaults == load(TOP / "roles" / role / "defaults/main.yml")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -89,3 +91,11 @@ def test_a_module_takes_what_it_documents(name: str) -> None:
     taken = argument_spec(name)
     assert {n: {k: v for k, v in spec.items() if k != "no_log"} for n, spec in taken.items()} == documented
     assert getattr(module, "ARGUMENTS", taken) == taken, "a module that is only documentation has none: its action reads the same table"
+
+
+def test_what_a_role_cannot_do_without_is_marked_required() -> None:
+    specified = load(TOP / "roles/gpu_boot/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert [name for name, option in specified.items() if option.get("required")] == ["gpu_boot_image"]
+    for variable, says in (("gpu_boot_image", "required"), ("nvidia_prebake_image", "required for a bake")):
+        readme = TOP / "roles" / variable.removesuffix("_image") / "README.md"
+        assert f"| `{variable}` | {says} |" in readme.read_text()

@@ -10,6 +10,8 @@ option; in a role's documents it becomes the role's variable.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import paths
@@ -18,10 +20,11 @@ from . import paths
 class Option(NamedTuple):
     """One option of a module, a role or a playbook.
 
-    ``says`` describes it, a paragraph each. ``variables`` are the variables of roles that are passed on to it, ``fields`` the fields of
-    the library's requests that it becomes. ``default`` None means that there is none. ``secret`` is Ansible's ``no_log``: False says that
-    an option with a name such as ``signing_key`` holds no secret, None leaves that to Ansible. ``since`` is the version that introduced
-    the option, if the option is younger than what it belongs to.
+    ``says`` describes it, a paragraph each. ``required`` is the module's; ``needed`` has the roles' variables that must be set, each with
+    the case in which it must ("" for always, and then it has no default). ``variables`` are the variables of roles that are passed on to
+    it, ``fields`` the fields of the library's requests that it becomes. ``default`` None means that there is none. ``secret`` is Ansible's
+    ``no_log``: False says that an option with a name such as ``signing_key`` holds no secret, None leaves that to Ansible. ``since`` is the
+    version that introduced the option, if the option is younger than what it belongs to.
 
     It is a NamedTuple because every start of a boot imports this file, and a dataclass takes longer to define.
     """
@@ -37,6 +40,15 @@ class Option(NamedTuple):
     variables: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     since: str = ""
+    needed: Mapping[str, str] = MappingProxyType({})
+
+    def variable(self, role: str) -> str:
+        """The role's variable that sets the option; the option's own name if there is none."""
+        return next((name for name in self.variables if name.startswith(f"{role}_")), self.name)
+
+    def default_of(self, variable: str) -> Any:
+        """The default of a role's variable; None if it has none."""
+        return None if self.needed.get(variable) == "" else self.default
 
 
 Table = dict[str, Option]
@@ -54,12 +66,13 @@ IMAGE = _table(
         "image",
         (
             "Canonical reference of the driver image, by tag or digest.",
-            "There is no default image. A bake and a boot fail if this is not set.",
+            "There is no default image: a bake and a boot need one.",
         ),
         type="raw",
         default="",
         required=True,
         variables=("nvidia_prebake_image", "gpu_boot_image"),
+        needed={"nvidia_prebake_image": "for a bake", "gpu_boot_image": ""},
         fields=("DriverWanted.image",),
     ),
     Option(
