@@ -32,9 +32,11 @@ class Command:
     variables: dict[str, Any] = field(default_factory=dict)
 
 
+# The commands ask for a bake, and for a baked image. The role reads this only where nvidia_prebake_enabled is not set.
+_ASKED = {"__nvidia_prebake_asked": True}
 COMMANDS = (
-    Command("bake", "prebake", "Bake an NVIDIA driver into the images of build machines. It runs the role nvidia_prebake."),
-    Command("seal", "seal", "Prove that baked images may ship, as the last step of a build. It runs playbooks/seal.yml."),
+    Command("bake", "prebake", "Bake an NVIDIA driver into the images of build machines. It runs the role nvidia_prebake.", _ASKED),
+    Command("seal", "seal", "Prove that baked images may ship, as the last step of a build. It runs playbooks/seal.yml.", _ASKED),
     Command("boot", "boot", "Bring up the NVIDIA driver of live nodes. It runs the role gpu_boot.", {"gpu_boot_progress": True}),
     Command("remove", "remove", "Uninstall what was baked or brought up; list what is left. It runs the role gpu_remove."),
 )

@@ -271,9 +271,11 @@ _IN_USE = Option(
 SWITCH = _table(
     Option(
         "enabled",
-        ("Whether to bake. By default, nothing is baked unless O(feature_flags) asks for it.",),
+        (
+            "Whether to bake. If this is not set, nothing is baked unless O(feature_flags) asks for it.",
+            "The commands C(gpu-prebake bake) and C(gpu-prebake seal) ask for it too, if this is not set.",
+        ),
         type="bool",
-        default=False,
         variables=("nvidia_prebake_enabled",),
     ),
     Option(

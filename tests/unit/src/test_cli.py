@@ -93,9 +93,13 @@ def test_the_commands_have_exit_statuses_of_their_own(folder: Path) -> None:
     (folder / "broken.yml").write_text("all: [")
     rc, out = run(folder, "bake", "-i", "broken.yml", "--report", "r.json")
     assert (rc, reported(folder)["outcome"]) == (2, "usage"), out
-    rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "good", "-C", "-e", "nvidia_prebake_enabled=true", "--report", "r.json")
+    rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "good", "-C", "--report", "r.json")
     assert rc == 4, out
     assert reported(folder)["nodes"][0]["code"] == "bad_input"
+    (folder / "off.yml").write_text(f"{INVENTORY.partition('hosts')[0]}hosts: {{good: {{nvidia_prebake_enabled: false}}}}")
+    rc, out = run(folder, "bake", "-i", "off.yml", "--report", "r.json")
+    assert (rc, reported(folder)["outcome"]) == (6, "not_baked"), out
+    assert "nothing was baked on good: look at nvidia_prebake_enabled" in out
     rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "away", "-e", "nvidia_prebake_enabled=true", "--report", "r.json")
     assert (rc, reported(folder)["nodes"][0]["code"]) == (5, "unreachable"), out
 
