@@ -57,8 +57,12 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
     if status is Exit.NOT_BAKED:
         shown.said(f"nothing was baked on {', '.join(not_baked(run, request.command))}: look at nvidia_prebake_enabled, and at --tags")
     if request.report:
-        report.write(request.report, document)
-        shown.said(f"report: {request.report}")
+        try:
+            report.write(request.report, document)
+            shown.said(f"report: {request.report}")
+        except OSError as error:  # it could be written at the beginning; a disk may have filled up since
+            shown.said(f"the report could not be written to {request.report}: {error.strerror}")
+            status, rc = Exit.ERROR if status is Exit.OK else status, rc or 1
     return int(status) if request.is_own else rc
 
 
