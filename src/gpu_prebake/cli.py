@@ -164,7 +164,7 @@ def _as_ansible_playbook(words: Sequence[str]) -> int:
         os.execvpe(program(), [program(), *words], {**os.environ, **environment})
     name = request.last_playbook(words)
     if name in _names():
-        raise click.UsageError(
+        raise inputs.SlipError(
             f"{name} is a command: give it before the options (gpu-prebake {name} …). A playbook of this name is ./{name}"
         )
     named = os.environ.get(REPORT_VARIABLE)

@@ -17,9 +17,16 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.splitter import parse_kv
 
+from gpu_prebake.exits import Exit
 from gpu_prebake.request import Request
 
 _VAULT = "$ANSIBLE_VAULT"
+
+
+class SlipError(click.ClickException):
+    """A slip in the command line. It is shown as one line, without the lines about usage that click puts before a UsageError."""
+
+    exit_code = int(Exit.USAGE)
 
 
 class _AnyTag(yaml.SafeLoader):
@@ -30,12 +37,12 @@ _AnyTag.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
 
 
 def check(request: Request) -> None:
-    """Raises click.UsageError for the first slip."""
+    """Raises SlipError for the first slip."""
     check_inventories(request.inventory)
     for number, value in enumerate(request.extra_vars, 1):
         wrong = _variables_problem(value)
         if wrong:
-            raise click.UsageError(f"-e number {number}: {wrong}")
+            raise SlipError(f"-e number {number}: {wrong}")
     if request.limit:
         for part in request.limit.split(","):
             if part.startswith("@"):
@@ -45,28 +52,28 @@ def check(request: Request) -> None:
 
 
 def check_inventories(given: Sequence[str]) -> None:
-    """Raises click.UsageError for an inventory that is not there."""
+    """Raises SlipError for an inventory that is not there."""
     for one in given:
         if "," not in one and not Path(one).expanduser().exists():
-            raise click.UsageError(f"inventory {one}: no such file or folder; host names need a comma at the end ({one},)")
+            raise SlipError(f"inventory {one}: no such file or folder; host names need a comma at the end ({one},)")
 
 
 def check_file(option: str, path: str) -> None:
-    """Raises click.UsageError if there is no file at the path that an option names, or it may not be read."""
+    """Raises SlipError if there is no file at the path that an option names, or it may not be read."""
     wrong = _file_problem(path)
     if wrong:
-        raise click.UsageError(f"{option} {path}: {wrong}")
+        raise SlipError(f"{option} {path}: {wrong}")
 
 
 def check_vault_id(value: str) -> None:
-    """Raises click.UsageError if a vault identity names a file that is not there."""
+    """Raises SlipError if a vault identity names a file that is not there."""
     source = value.rpartition("@")[2]
     if source not in ("prompt", "prompt_ask_vault_pass"):
         check_file("--vault-id", source)
 
 
 def check_report(path: Path) -> None:
-    """Makes the report's folder. Raises click.UsageError if no file can be written there."""
+    """Makes the report's folder. Raises SlipError if no file can be written there."""
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
@@ -74,7 +81,7 @@ def check_report(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise click.UsageError(f"report {path}: it cannot be written: {error.strerror}: name another file by --report") from error
+        raise SlipError(f"report {path}: it cannot be written: {error.strerror}: name another file by --report") from error
 
 
 def _file_problem(path: str) -> str:

@@ -87,7 +87,7 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
 
 
 def check(values: Mapping[str, Any]) -> None:
-    """Raises click.UsageError for an option that names a file which is not there. Ansible finds a missing key only on the nodes."""
+    """Raises SlipError for an option that names a file which is not there. Ansible finds a missing key only on the nodes."""
     for flags, kind, _ in _OPTIONS:
         value = values[parameter(flags)]
         for one in value if kind == _FILES else [value] if kind == _FILE and value else []:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
 import pytest
 
 from gpu_prebake import inputs
@@ -32,7 +31,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(value: str) -> str:
     try:
         inputs.check(Request("bake", (), extra_vars=("x=1", value)))
-    except click.UsageError as error:
+    except inputs.SlipError as error:
         return error.format_message()
     return ""
 
