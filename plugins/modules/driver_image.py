@@ -17,7 +17,8 @@ options:
   image:
     description:
       - Canonical reference of the driver image, by tag or digest.
-      - There is no default image. A bake and a boot fail if this is not set.
+      - >-
+        There is no default image: a bake and a boot need one.
     type: raw
     required: true
   pull_image:
@@ -176,8 +177,8 @@ ARGUMENTS = options.argument_spec("driver_image")
 
 def body(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
-    wanted = reference.wanted(params["image"], params["pull_image"], params["kind"], params["version"])
-    source = registry.source_from(params)
+    wanted = reference.wanted(params["image"], params["pull_image"], params["kind"], params["version"], "nvidia_prebake")
+    source = registry.source_from(params, "nvidia_prebake")
     tries = Tries(params["tries"], params["delay_s"], params["timeout_s"])
     tries.require_possible()
     host.require_root()

@@ -20,7 +20,8 @@ options:
   image:
     description:
       - Canonical reference of the driver image, by tag or digest.
-      - There is no default image. A bake and a boot fail if this is not set.
+      - >-
+        There is no default image: a bake and a boot need one.
     type: raw
     required: true
   pull_image:
@@ -286,11 +287,11 @@ _POLICY_OPTIONS = [name for name in options.fields_of("gpu_boot", "Policy") if n
 def body(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     policy = Policy(
-        wanted=reference.wanted(params["image"], params["pull_image"], params["kind"], params["version"]),
+        wanted=reference.wanted(params["image"], params["pull_image"], params["kind"], params["version"], "gpu_boot"),
         expected_gpus=expected_gpus(params["expected_gpus"]),
         **{name: params[name] for name in _POLICY_OPTIONS},
     )
-    source = registry.source_from(params)
+    source = registry.source_from(params, "gpu_boot")
     say = (lambda _line: None) if module.check_mode else ProgressLog(Path("/"), "boot.log")
     facts, outcome = boot(SystemRunner(), policy, module.check_mode, params["marker_path"], source, say)
     result = outcome_result(outcome)

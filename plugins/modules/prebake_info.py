@@ -17,7 +17,8 @@ options:
   image:
     description:
       - Canonical reference of the driver image, by tag or digest.
-      - There is no default image. A bake and a boot fail if this is not set.
+      - >-
+        There is no default image: a bake and a boot need one.
     type: raw
     required: true
   pull_image:

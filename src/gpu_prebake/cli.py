@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from gpu_prebake import exits, options, report, request, session
+from gpu_prebake import exits, inputs, options, report, request, session
 from gpu_prebake.collection import Collection, CollectionMissingError, find
 from gpu_prebake.driver import program
 from gpu_prebake.exits import Exit
@@ -32,9 +32,11 @@ class Command:
     variables: dict[str, Any] = field(default_factory=dict)
 
 
+# The commands ask for a bake, and for a baked image. The role reads this only where nvidia_prebake_enabled is not set.
+_ASKED = {"__nvidia_prebake_asked": True}
 COMMANDS = (
-    Command("bake", "prebake", "Bake an NVIDIA driver into the images of build machines. It runs the role nvidia_prebake."),
-    Command("seal", "seal", "Prove that baked images may ship, as the last step of a build. It runs playbooks/seal.yml."),
+    Command("bake", "prebake", "Bake an NVIDIA driver into the images of build machines. It runs the role nvidia_prebake.", _ASKED),
+    Command("seal", "seal", "Prove that baked images may ship, as the last step of a build. It runs playbooks/seal.yml.", _ASKED),
     Command("boot", "boot", "Bring up the NVIDIA driver of live nodes. It runs the role gpu_boot.", {"gpu_boot_progress": True}),
     Command("remove", "remove", "Uninstall what was baked or brought up; list what is left. It runs the role gpu_remove."),
 )
@@ -52,16 +54,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program and ends the process with its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and is_playbook_call(words):
-        sys.exit(_as_ansible_playbook(words))
+        sys.exit(_without_traceback(words))
     cli.main(args=words, prog_name="gpu-prebake")
 
 
 def is_playbook_call(words: Sequence[str]) -> bool:
-    """Whether the arguments are for ansible-playbook: the first is an option that is not ours, or a playbook."""
+    """Whether the arguments are for ansible-playbook: the first is an option that is not ours, or a playbook. A command of ours is never
+    one, even if a file in this folder has its name."""
     first = words[0]
-    if first in ("--help", "-h", "--version"):
+    if first in ("--help", "-h", "--version") or first in _names():
         return False
-    return first.startswith("-") or Path(first).is_file()
+    return first.startswith("-") or "." in first or "/" in first or Path(first).is_file()
+
+
+def _names() -> list[str]:
+    return [command.name for command in COMMANDS]
+
+
+def _without_traceback(words: Sequence[str]) -> int:
+    """Runs a playbook. Our refusals, and an end of the input where a password is asked for, are one line, as click has them in commands."""
+    try:
+        return _as_ansible_playbook(words)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        return int(Exit.ERROR)
 
 
 def version() -> str:
@@ -112,7 +131,9 @@ for _command in COMMANDS:
 
 
 def _run_command(command: Command, report_path: Path, values: dict[str, Any]) -> int:
-    _check_inventory(values["inventory"])
+    if not values["inventory"] and not os.environ.get("ANSIBLE_INVENTORY"):
+        raise click.UsageError("no inventory: give -i FILE, or host names with a comma at the end (-i node1,)")
+    options.check(values)
     try:
         collection = find()
     except CollectionMissingError as error:
@@ -132,16 +153,9 @@ def _run_command(command: Command, report_path: Path, values: dict[str, Any]) ->
         vault_files=(*values["vault_id"], *values["vault_password_file"]),
         report=report_path,
     )
+    inputs.check(asked)
     # With this setting an inventory that none of Ansible's plugins can read is an error; by default Ansible goes on with an empty one.
     return session.play(asked, collection, {"ANSIBLE_INVENTORY_UNPARSED_FAILED": "True", **collection.environment}, _console())
-
-
-def _check_inventory(given: Sequence[str]) -> None:
-    if not given and not os.environ.get("ANSIBLE_INVENTORY"):
-        raise click.UsageError("no inventory: give -i FILE, or host names with a comma at the end (-i node1,)")
-    for one in given:
-        if "," not in one and not Path(one).expanduser().exists():
-            raise click.UsageError(f"inventory {one}: no such file or folder; host names need a comma at the end ({one},)")
 
 
 def _as_ansible_playbook(words: Sequence[str]) -> int:
@@ -149,8 +163,15 @@ def _as_ansible_playbook(words: Sequence[str]) -> int:
     environment = collection.environment if collection else {}
     if request.asks_only(words):
         os.execvpe(program(), [program(), *words], {**os.environ, **environment})
+    name = request.last_playbook(words)
+    if name in _names():
+        raise inputs.SlipError(
+            f"{name} is a command: give it before the options (gpu-prebake {name} …). A playbook of this name is ./{name}"
+        )
     named = os.environ.get(REPORT_VARIABLE)
-    return session.play(request.from_playbook_arguments(words, Path(named) if named else None), collection, environment, _console())
+    asked = request.from_playbook_arguments(words, Path(named) if named else None)
+    inputs.check(asked)
+    return session.play(asked, collection, environment, _console())
 
 
 def _collection_or_none() -> Collection | None:

@@ -14,6 +14,7 @@ class Exit(enum.IntEnum):
     NOTHING = 3
     FAILED = 4
     UNREACHABLE = 5
+    NOT_BAKED = 6
     INTERRUPTED = 130
 
 
@@ -24,6 +25,7 @@ MEANINGS = {
     Exit.NOTHING: "no node matches the inventory and --limit",
     Exit.FAILED: "a node failed; the report shows its code",
     Exit.UNREACHABLE: "a node could not be reached, and no node failed",
+    Exit.NOT_BAKED: "bake, seal: nothing was baked on a node, because its variables ask for no bake; no node failed",
     Exit.INTERRUPTED: "interrupted; the report shows the state of each node",
 }
 

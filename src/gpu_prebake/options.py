@@ -7,7 +7,10 @@ from typing import Any
 
 import click
 
-_VALUE, _LIST, _FLAG, _COUNT = "value", "list", "flag", "count"
+from gpu_prebake import inputs
+
+_VALUE, _LIST, _FLAG, _COUNT, _NUMBER, _FILE, _FILES = "value", "list", "flag", "count", "number", "file", "files"
+_SEVERAL = (_LIST, _FILES)
 # The flags of ansible-playbook (the long one is passed on), the kind of value, the help text.
 _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-i", "--inventory"), _LIST, "Inventory file, folder or script, or host names with a comma (node1,)."),
@@ -17,13 +20,13 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("-D", "--diff"), _FLAG, "Show what changes, or would change."),
     (("-t", "--tags"), _LIST, "Run only plays and tasks with these tags."),
     (("--skip-tags",), _LIST, "Skip plays and tasks with these tags."),
-    (("-f", "--forks"), _VALUE, "Number of hosts to work on at the same time."),
+    (("-f", "--forks"), _NUMBER, "Number of hosts to work on at the same time."),
     (("-u", "--user"), _VALUE, "User to log in as."),
     (("-c", "--connection"), _VALUE, "Connection plugin."),
-    (("-T", "--timeout"), _VALUE, "Seconds to wait for a connection."),
-    (("--private-key", "--key-file"), _VALUE, "File with the private key for the login."),
+    (("-T", "--timeout"), _NUMBER, "Seconds to wait for a connection."),
+    (("--private-key", "--key-file"), _FILE, "File with the private key for the login."),
     (("-k", "--ask-pass"), _FLAG, "Ask for the login password."),
-    (("--connection-password-file", "--conn-pass-file"), _VALUE, "File with the login password."),
+    (("--connection-password-file", "--conn-pass-file"), _FILE, "File with the login password."),
     (("--ssh-common-args",), _VALUE, "Arguments for ssh, sftp and scp."),
     (("--ssh-extra-args",), _VALUE, "Arguments for ssh only."),
     (("--sftp-extra-args",), _VALUE, "Arguments for sftp only."),
@@ -32,10 +35,10 @@ _OPTIONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("--become-method",), _VALUE, "How to become another user: sudo, su, doas and others."),
     (("--become-user",), _VALUE, "Which user to become."),
     (("-K", "--ask-become-pass"), _FLAG, "Ask for the password for becoming another user."),
-    (("--become-password-file", "--become-pass-file"), _VALUE, "File with the password for becoming another user."),
+    (("--become-password-file", "--become-pass-file"), _FILE, "File with the password for becoming another user."),
     (("--vault-id",), _LIST, "Vault identity: LABEL@FILE or LABEL@prompt."),
     (("-J", "--ask-vault-pass", "--ask-vault-password"), _FLAG, "Ask for the vault password."),
-    (("--vault-password-file", "--vault-pass-file"), _LIST, "File with the vault password."),
+    (("--vault-password-file", "--vault-pass-file"), _FILES, "File with the vault password."),
     (("-v", "--verbose"), _COUNT, "Show Ansible's own output too; -vvv shows more."),
 )
 # The values of these options may begin with a dash, so ansible-playbook needs them joined to the option (--option=value).
@@ -62,7 +65,9 @@ def params() -> list[click.Parameter]:
         elif kind == _COUNT:
             found.append(click.Option([name, *flags], count=True, help=text))
         else:
-            found.append(click.Option([name, *flags], multiple=kind == _LIST, metavar="TEXT", help=text))
+            kinds = {_NUMBER: click.IntRange(min=1)}
+            metavar = "NUMBER" if kind == _NUMBER else "TEXT"
+            found.append(click.Option([name, *flags], type=kinds.get(kind), multiple=kind in _SEVERAL, metavar=metavar, help=text))
     return found
 
 
@@ -76,6 +81,16 @@ def arguments(values: Mapping[str, Any]) -> list[str]:
         elif kind == _COUNT:
             words += [f"-{'v' * value}"] if value else []
         else:
-            for one in value if kind == _LIST else [value] if value is not None else []:
-                words += [f"{flag}={one}"] if flag in _JOINED else [flag, one]
+            for one in value if kind in _SEVERAL else [value] if value is not None else []:
+                words += [f"{flag}={one}"] if flag in _JOINED else [flag, str(one)]
     return words
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raises SlipError for an option that names a file which is not there. Ansible finds a missing key only on the nodes."""
+    for flags, kind, _ in _OPTIONS:
+        value = values[parameter(flags)]
+        for one in value if kind == _FILES else [value] if kind == _FILE and value else []:
+            inputs.check_file(long_flag(flags), one)
+    for one in values["vault_id"]:
+        inputs.check_vault_id(one)

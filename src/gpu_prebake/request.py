@@ -72,6 +72,17 @@ def from_playbook_arguments(words: Sequence[str], report: Path | None) -> Reques
     )
 
 
+def last_playbook(words: Sequence[str]) -> str:
+    """The last word, if it is a playbook and not an option or an option's value; else ""."""
+    try:
+        _, rest = _parser().parse_known_args(_without_report(words)[0])
+    except _UnreadableError:
+        return ""
+    if not rest or rest[-1] != words[-1] or (len(rest) > 1 and rest[-2].startswith("-") and "=" not in rest[-2]):
+        return ""
+    return rest[-1]
+
+
 def vault_prompts(ask: bool, vault_ids: Sequence[str]) -> tuple[str, ...]:
     """The labels of the vaults for which Ansible will prompt; an empty label for the vault that has none."""
     labels = [

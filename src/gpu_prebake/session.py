@@ -37,7 +37,7 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
     began, start = datetime.now(timezone.utc), time.monotonic()
     with shown.showing():
         rc = driver.play()
-    status = exit_status(rc, run, driver.interrupts > 0)
+    status = exit_status(rc, run, driver.interrupts > 0, request.command)
     entries = [{**redactor.data(report.node(node)), "name": node.name} for node in run.nodes.values()]
     document: dict[str, Any] = {
         "schema": report.SCHEMA,
@@ -59,9 +59,15 @@ def play(request: Request, collection: Collection | None, environment: Mapping[s
         shown.said(line)
     if status is Exit.NOTHING:
         shown.said("no node matches the inventory and --limit, so nothing was done: check both")
+    if status is Exit.NOT_BAKED:
+        shown.said(f"nothing was baked on {', '.join(not_baked(run, request.command))}: look at nvidia_prebake_enabled, and at --tags")
     if request.report:
-        report.write(request.report, document)
-        shown.said(f"report: {request.report}")
+        try:
+            report.write(request.report, document)
+            shown.said(f"report: {request.report}")
+        except OSError as error:  # it could be written at the beginning; a disk may have filled up since
+            shown.said(f"the report could not be written to {request.report}: {error.strerror}")
+            status, rc = Exit.ERROR if status is Exit.OK else status, rc or 1
     return int(status) if request.is_own else rc
 
 
@@ -76,8 +82,8 @@ def protection(request: Request, collection: Collection | None) -> dict[str, str
     return {"ANSIBLE_INJECT_FACT_VARS": "False", **({} if has_own else {"ANSIBLE_SSH_EXTRA_ARGS": "-o StrictHostKeyChecking=yes"})}
 
 
-def exit_status(rc: int, run: Run, was_interrupted: bool) -> Exit:
-    """Our exit status, from Ansible's exit status and the outcome of each node."""
+def exit_status(rc: int, run: Run, was_interrupted: bool, command: str = "") -> Exit:
+    """Our exit status, from Ansible's exit status, the outcome of each node, and the command that was given."""
     outcomes = {node.outcome for node in run.nodes.values()}
     if was_interrupted:
         return Exit.INTERRUPTED
@@ -88,8 +94,17 @@ def exit_status(rc: int, run: Run, was_interrupted: bool) -> Exit:
     if not run.nodes and (run.matched_nothing or any(text in said for said in run.said for text in _NO_HOSTS)):
         return Exit.NOTHING
     if rc == 0:
-        return Exit.OK
+        return Exit.NOT_BAKED if not_baked(run, command) else Exit.OK
     return Exit.ERROR if run.nodes else Exit.USAGE
+
+
+def not_baked(run: Run, command: str) -> list[str]:
+    """The nodes on which the command ``bake`` or ``seal`` found nothing to do."""
+    if command == "bake":
+        return [node.name for node in run.nodes.values() if node.bake is None]
+    if command == "seal":
+        return [node.name for node in run.nodes.values() if not ((node.seal or {}).get("report") or {}).get("layers")]
+    return []
 
 
 def _ask(request: Request, redactor: Redactor) -> dict[str, str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import BOOT_PLAYBOOK, MODULES, ROLES, of_module
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.options import BOOT_PLAYBOOK, MODULES, RESULTS, ROLES, of_module
+from ansible_collections.gpu.prebake.plugins.module_utils.options import argument_spec
 
 TOP = Path(__file__).parents[2]
 COLLECTION = "gpu.prebake."
@@ -29,13 +30,15 @@ def module_calls(role: str) -> Iterator[tuple[str, dict[str, str]]]:
         yield from ((key[len(COLLECTION) :], arguments) for key, arguments in task.items() if key.startswith(COLLECTION))
 
 
+ENTRIES = [TOP / "roles" / role / f"tasks/{entry}.yml" for role, entries in ROLES.items() for entry in entries]
 CALLS = [pytest.param(role, name, given, id=f"{role}-{name}") for role in ROLES for name, given in module_calls(role)]
 
 
 @pytest.mark.parametrize(("role", "name", "given"), CALLS)
 def test_a_role_passes_each_option_of_a_module_its_variable(role: str, name: str, given: dict[str, str]) -> None:
     variables = {option.name: [v for v in option.variables if v.startswith(f"{role}_")] for option in of_module(name).values()}
-    assert set(given) == set(variables)
+    assert set(variables) - set(given) <= {"report_files"}, "a role without a report has no file to check"
+    assert set(given) <= set(variables)
     table = of_module(name)
     taken = {option: f"__{names[0]}" if table[option].controller else names[0] for option, names in variables.items() if names}
     wanted = {option: f"{{{{ {variable} }}}}" for option, variable in taken.items()}
@@ -78,16 +81,37 @@ def test_roles_call_our_modules() -> None:
         ("nvidia_prebake", "prebake_info"),
         ("nvidia_prebake", "driver_image"),
         ("nvidia_prebake", "prebake_layer"),
+        ("nvidia_prebake", "check_variables"),
+        ("nvidia_prebake", "check_variables"),
         ("nvidia_prebake", "image_seal"),
+        ("gpu_boot", "check_variables"),
         ("gpu_boot", "gpu_boot"),
+        ("gpu_remove", "check_variables"),
         ("gpu_remove", "gpu_remove"),
     ]
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_the_results_of_a_role_are_known_and_documented(role: str) -> None:
+    tasks = "".join(path.read_text() for path in (TOP / "roles" / role / "tasks").glob("*.yml"))
+    assert set(RESULTS[role]) == set(re.findall(rf"register: ({role}_\w+)", tasks))
+    readme = (TOP / "roles" / role / "README.md").read_text()
+    assert [name for name in RESULTS[role] if f"`{name}`" not in readme] == []
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_each_entry_of_a_role_checks_its_variables_whatever_tags_are_asked_for(entry: Path) -> None:
+    checks = [task for task in load(entry) if f"{COLLECTION}check_variables" in task]
+    assert [task["tags"] for task in checks] == ["always"]
+    assert checks[0][f"{COLLECTION}check_variables"]["role"] == entry.parts[-3]
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_ansible_reads_the_same_defaults_in_argument_specs_and_defaults(role: str) -> None:
     specified = load(TOP / "roles" / role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    assert {name: option["default"] for name, option in specified.items()} == load(TOP / "roles" / role / "defaults/main.yml")
+    defaults = {name: option["default"] for name, option in specified.items() if "default" in option}
+    assert [name for name, option in specified.items() if option.get("required") and name in defaults] == []
+    assert defaults == load(TOP / "roles" / role / "defaults/main.yml")
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -97,4 +121,14 @@ def test_a_module_takes_what_it_documents(name: str) -> None:
         option: {key: value for key, value in facts.items() if key in ("type", "default", "choices", "required", "elements")}
         for option, facts in yaml.safe_load(module.DOCUMENTATION)["options"].items()
     }
-    assert {n: {k: v for k, v in spec.items() if k != "no_log"} for n, spec in module.ARGUMENTS.items()} == documented
+    taken = argument_spec(name)
+    assert {n: {k: v for k, v in spec.items() if k != "no_log"} for n, spec in taken.items()} == documented
+    assert getattr(module, "ARGUMENTS", taken) == taken, "a module that is only documentation has none: its action reads the same table"
+
+
+def test_what_a_role_cannot_do_without_is_marked_required() -> None:
+    specified = load(TOP / "roles/gpu_boot/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert [name for name, option in specified.items() if option.get("required")] == ["gpu_boot_image"]
+    for variable, says in (("gpu_boot_image", "required"), ("nvidia_prebake_image", "required for a bake")):
+        readme = TOP / "roles" / variable.removesuffix("_image") / "README.md"
+        assert f"| `{variable}` | {says} |" in readme.read_text()

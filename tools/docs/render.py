@@ -29,7 +29,7 @@ def module_options(table: Table) -> list[str]:
     """The key ``options`` of a module's DOCUMENTATION."""
     lines = ["options:"]
     for option in table.values():
-        lines += [f"  {option.name}:", *_described(option.says, "    "), *_facts(option, "    ", is_module=True)]
+        lines += [f"  {option.name}:", *_described(option.says, "    "), *_facts(option, "    ")]
     return lines
 
 
@@ -38,7 +38,7 @@ def role_options(variables: Iterable[Variable], indent: str) -> list[str]:
     lines = []
     for name, option, names in variables:
         says = [_MARKUP.sub(partial(_by_variable, names), text) for text in option.says]
-        lines += [f"{indent}{name}:", *_facts(option, f"{indent}  ", is_module=False), *_described(says, f"{indent}  ")]
+        lines += [f"{indent}{name}:", *_facts(option, f"{indent}  ", name), *_described(says, f"{indent}  ")]
     return lines
 
 
@@ -46,7 +46,7 @@ def markdown_table(variables: Iterable[Variable]) -> list[str]:
     """The table of variables in a README or a page."""
     lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for name, option, names in variables:
-        default = "not set" if option.default is None else f"`{scalar(option.default)}`"
+        default = _default(name, option)
         says = _MARKUP.sub(partial(_as_code, names), " ".join(option.says))
         lines.append(f"| `{name}` | {default} | {says} |")
     return lines
@@ -59,7 +59,11 @@ def defaults(groups: Iterable[Iterable[Variable]]) -> list[str]:
         lines.append("")
         for name, option, names in group:
             says = _MARKUP.sub(partial(_as_code, names), option.says[0])
-            lines += [*_wrapped("# ", "# ", says), f"{name}: {scalar(option.default)}"]
+            default = option.default_of(name)
+            lines += [
+                *_wrapped("# ", "# ", says),
+                f"# {name}: {_default(name, option)}" if default is None else f"{name}: {scalar(default)}",
+            ]
     return lines
 
 
@@ -86,16 +90,23 @@ def _as_code(names: Mapping[str, str], match: re.Match[str]) -> str:
     return f"`{text.replace('=', ': ') if match[1] == 'O' else text}`"
 
 
-def _facts(option: Option, indent: str, is_module: bool) -> list[str]:
-    """Everything but the description, by Ansible's keys."""
-    is_required = is_module and option.required
+def _default(name: str, option: Option) -> str:
+    """What a table says of a variable's default."""
+    if name in option.needed:
+        return f"required {option.needed[name]}".strip()
+    return "not set" if option.default is None else f"`{scalar(option.default)}`"
+
+
+def _facts(option: Option, indent: str, variable: str = "") -> list[str]:
+    """Everything but the description, by Ansible's keys: of the module's option, or of a role's variable."""
+    is_required = option.needed.get(variable) == "" if variable else option.required
     found = {
         "type": option.type,
         "elements": option.elements,
         "choices": f"[{', '.join(option.choices)}]" if option.choices else "",
         "required": "true" if is_required else "",
         "default": "" if option.default is None or is_required else scalar(option.default),
-        "no_log": "true" if option.secret and not is_module else "",
+        "no_log": "true" if option.secret and variable else "",
         "version_added": option.since,
     }
     return [f"{indent}{key}: {value}" for key, value in found.items() if value]

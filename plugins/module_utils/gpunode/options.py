@@ -10,6 +10,8 @@ option; in a role's documents it becomes the role's variable.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from . import paths
@@ -18,11 +20,12 @@ from . import paths
 class Option(NamedTuple):
     """One option of a module, a role or a playbook.
 
-    ``says`` describes it, a paragraph each. ``variables`` are the variables of roles that are passed on to it, ``fields`` the fields of
-    the library's requests that it becomes. ``default`` None means that there is none. ``secret`` is Ansible's ``no_log``: False says that
-    an option with a name such as ``signing_key`` holds no secret, None leaves that to Ansible. ``since`` is the version that introduced
-    the option, if the option is younger than what it belongs to. ``controller`` says that the option names a file on the controller, or
-    decides whether another one does: a role takes it once, before it asks a node anything.
+    ``says`` describes it, a paragraph each. ``required`` is the module's; ``needed`` has the roles' variables that must be set, each with
+    the case in which it must ("" for always, and then it has no default). ``variables`` are the variables of roles that are passed on to
+    it, ``fields`` the fields of the library's requests that it becomes. ``default`` None means that there is none. ``secret`` is Ansible's
+    ``no_log``: False says that an option with a name such as ``signing_key`` holds no secret, None leaves that to Ansible. ``since`` is the
+    version that introduced the option, if the option is younger than what it belongs to. ``controller`` says that the option names a file
+    on the controller, or decides whether another one does: a role takes it once, before it asks a node anything.
 
     It is a NamedTuple because every start of a boot imports this file, and a dataclass takes longer to define.
     """
@@ -39,6 +42,15 @@ class Option(NamedTuple):
     fields: tuple[str, ...] = ()
     since: str = ""
     controller: bool = False
+    needed: Mapping[str, str] = MappingProxyType({})
+
+    def variable(self, role: str) -> str:
+        """The role's variable that sets the option; the option's own name if there is none."""
+        return next((name for name in self.variables if name.startswith(f"{role}_")), self.name)
+
+    def default_of(self, variable: str) -> Any:
+        """The default of a role's variable; None if it has none."""
+        return None if self.needed.get(variable) == "" else self.default
 
 
 Table = dict[str, Option]
@@ -56,12 +68,13 @@ IMAGE = _table(
         "image",
         (
             "Canonical reference of the driver image, by tag or digest.",
-            "There is no default image. A bake and a boot fail if this is not set.",
+            "There is no default image: a bake and a boot need one.",
         ),
         type="raw",
         default="",
         required=True,
         variables=("nvidia_prebake_image", "gpu_boot_image"),
+        needed={"nvidia_prebake_image": "for a bake", "gpu_boot_image": ""},
         fields=("DriverWanted.image",),
     ),
     Option(
@@ -262,9 +275,11 @@ _IN_USE = Option(
 SWITCH = _table(
     Option(
         "enabled",
-        ("Whether to bake. By default, nothing is baked unless O(feature_flags) asks for it.",),
+        (
+            "Whether to bake. If this is not set, nothing is baked unless O(feature_flags) asks for it.",
+            "The commands C(gpu-prebake bake) and C(gpu-prebake seal) ask for it too, if this is not set.",
+        ),
         type="bool",
-        default=False,
         variables=("nvidia_prebake_enabled",),
     ),
     Option(
@@ -776,9 +791,47 @@ LAYER = _table(
     ),
 )
 
+# --- the roles' variables themselves ----------------------------------------------------------------------------------
+
+NAMES = _table(
+    Option(
+        "ignored_variables",
+        (
+            "Names that begin with the role's name and belong to another role or to you, not to the role. The role does not refuse them. A "
+            "C(*) at the end of a name stands for anything.",
+        ),
+        type="list",
+        elements="str",
+        default=(),
+        variables=("nvidia_prebake_ignored_variables", "gpu_boot_ignored_variables", "gpu_remove_ignored_variables"),
+        since="0.2.0",
+    ),
+)
+
+CHECK = _table(
+    Option(
+        "role",
+        (
+            "The role whose variables are checked: V(nvidia_prebake), V(gpu_boot) or V(gpu_remove).",
+            "Without a role, only O(report_files) are checked.",
+        ),
+        choices=("nvidia_prebake", "gpu_boot", "gpu_remove"),
+    ),
+    *NAMES.values(),
+    Option(
+        "report_files",
+        (
+            "Files on the controller that the run writes later, each by the variable that names it. An empty path stands for no file.",
+            "The action fails if one of them cannot be written. It writes nothing.",
+        ),
+        type="dict",
+    ),
+)
+
 # --- who takes what ---------------------------------------------------------------------------------------------------
 
 MODULES: dict[str, tuple[Table, ...]] = {
+    "check_variables": (CHECK,),
     "driver_image": (IMAGE, PULL, SOURCE),
     "gpu_boot": (IMAGE, BOOT, SOURCE),
     "gpu_layer": (LAYER,),
@@ -791,15 +844,29 @@ MODULES: dict[str, tuple[Table, ...]] = {
 # For each entry point of a role: its variables, in groups, in the order in which documents list them.
 ROLES: dict[str, dict[str, tuple[Table, ...]]] = {
     "nvidia_prebake": {
-        "main": (SWITCH, IMAGE, SOURCE, BAKE, TOOLS, SIGNING, PULL, BUILD, BAKE_REPORT, SEAL, SEAL_REPORT),
-        "seal": (SWITCH, SEAL, SEAL_REPORT),
+        "main": (SWITCH, IMAGE, SOURCE, BAKE, TOOLS, SIGNING, PULL, BUILD, BAKE_REPORT, SEAL, SEAL_REPORT, NAMES),
+        "seal": (SWITCH, SEAL, SEAL_REPORT, NAMES),
     },
-    "gpu_boot": {"main": (IMAGE, SOURCE, BOOT)},
-    "gpu_remove": {"main": (REMOVE,)},
+    "gpu_boot": {"main": (IMAGE, SOURCE, BOOT, NAMES)},
+    "gpu_remove": {"main": (REMOVE, NAMES)},
 }
 
 # Beyond the variables of the role that it runs.
 PLAYBOOKS: dict[str, Table] = {"boot": BOOT_PLAYBOOK}
+
+# The results that a role leaves in variables, as its README documents them.
+RESULTS: dict[str, tuple[str, ...]] = {
+    "nvidia_prebake": ("nvidia_prebake_result", "nvidia_prebake_seal"),
+    "gpu_boot": ("gpu_boot_result",),
+    "gpu_remove": ("gpu_remove_result",),
+}
+
+
+def variables_of(role: str) -> tuple[str, ...]:
+    """Every variable of a role: its options, of all entry points and of our playbooks, and its results."""
+    tables = (*(table for groups in ROLES[role].values() for table in groups), *PLAYBOOKS.values())
+    options = {name: None for table in tables for option in table.values() for name in option.variables if name.startswith(f"{role}_")}
+    return (*options, *RESULTS[role])
 
 
 def of_module(name: str) -> Table:

@@ -30,6 +30,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float,),
     "list": (tuple,),
+    "dict": (dict,),
 }
 # Fields that hold an option's default in a form of their own.
 CONVERTED = {"Policy.expected_gpus": {"auto": None}, "SealRequest.kernels": {"newest": ("newest",)}}
@@ -70,7 +71,7 @@ def test_type_default_and_choices_fit(option: Option) -> None:
     if option.default is not None:
         assert type(option.default) in TYPES[option.type]
     if option.choices:
-        assert option.default in option.choices
+        assert option.default in (None, *option.choices)
     assert bool(option.elements) is (option.type == "list")
 
 
@@ -131,6 +132,7 @@ def test_each_variable_belongs_to_a_role_or_playbook() -> None:
 
 
 CHOICES = [
+    pytest.param("CHECK", "role", tuple(ROLES), id="role"),
     pytest.param("BAKE", "mode", (bake_request.CAPTURED, bake_request.IN_PLACE), id="mode"),
     pytest.param("BAKE", "flavour", ("any", gpus.OPEN, gpus.PROPRIETARY), id="flavour"),
     pytest.param("SEAL", "uncovered", (seal_request.REPORTED, seal_request.FAIL), id="uncovered"),

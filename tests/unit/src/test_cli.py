@@ -17,7 +17,7 @@ import pexpect
 import pytest
 from click.testing import CliRunner
 
-from gpu_prebake import cli, exits, options
+from gpu_prebake import cli, exits, options, session
 
 TOP = Path(__file__).parents[3]
 PLAY = """
@@ -93,9 +93,13 @@ def test_the_commands_have_exit_statuses_of_their_own(folder: Path) -> None:
     (folder / "broken.yml").write_text("all: [")
     rc, out = run(folder, "bake", "-i", "broken.yml", "--report", "r.json")
     assert (rc, reported(folder)["outcome"]) == (2, "usage"), out
-    rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "good", "-C", "-e", "nvidia_prebake_enabled=true", "--report", "r.json")
+    rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "good", "-C", "--report", "r.json")
     assert rc == 4, out
     assert reported(folder)["nodes"][0]["code"] == "bad_input"
+    (folder / "off.yml").write_text(f"{INVENTORY.partition('hosts')[0]}hosts: {{good: {{nvidia_prebake_enabled: false}}}}")
+    rc, out = run(folder, "bake", "-i", "off.yml", "--report", "r.json")
+    assert (rc, reported(folder)["outcome"]) == (6, "not_baked"), out
+    assert "nothing was baked on good: look at nvidia_prebake_enabled" in out
     rc, out = run(folder, "bake", "-i", "hosts.yml", "-l", "away", "-e", "nvidia_prebake_enabled=true", "--report", "r.json")
     assert (rc, reported(folder)["nodes"][0]["code"]) == (5, "unreachable"), out
 
@@ -157,12 +161,68 @@ def test_each_command_has_a_playbook_and_lists_the_exit_statuses(command: str) -
         pytest.param(["bake"], "no inventory", id="no inventory"),
         pytest.param(["bake", "-i", "node1"], "host names need a comma", id="a name without a comma"),
         pytest.param(["bake", "--nonsense"], "No such option", id="an unknown option"),
+        pytest.param(["bake", "-i", "n,", "-f", "many"], "'many' is not a valid integer", id="a number of hosts that is none"),
+        pytest.param(["bake", "-i", "n,", "-T", "0"], "0 is not in the range", id="no time to connect"),
+        pytest.param(["boot", "-i", "n,", "--private-key", "/no/key"], "--private-key /no/key: no such file", id="no key"),
+        pytest.param(["boot", "-i", "n,", "--vault-password-file", "/no/word"], "/no/word: no such file", id="no vault password"),
+        pytest.param(["boot", "-i", "n,", "--vault-id", "prod@/no/word"], "--vault-id /no/word: no such file", id="no vault"),
+        pytest.param(["boot", "-i", "n,", "-l", "a,@/no/retry"], "--limit /no/retry: no such file", id="no list of hosts"),
+        pytest.param(["seal", "-i", "n,", "-e", "@/no/d.json"], "-e number 1: variables file /no/d.json: no such file", id="no variables"),
+        pytest.param(["seal", "-i", "n,", "--report", "/proc/x/r.json"], "report /proc/x/r.json: it cannot be written", id="no report"),
     ],
 )
 def test_bad_usage_is_refused_with_status_2(words: Sequence[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANSIBLE_INVENTORY", raising=False)
     result = CliRunner().invoke(cli.cli, words)
     assert (result.exit_code, said in result.output) == (2, True), result.output
+
+
+def test_a_variables_file_that_is_not_there_is_one_line() -> None:
+    result = CliRunner().invoke(cli.cli, ["bake", "-i", "n,", "-e", "@missing.json"])
+    assert result.output == "Error: -e number 1: variables file missing.json: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(["-i", "missing.yml", "play.yml"], "inventory missing.yml: no such file or folder", id="inventory"),
+        pytest.param(["-i", "n,", "-e", "@missing.json", "play.yml"], "variables file missing.json: no such file", id="variables"),
+        pytest.param(["-i", "n,", "--report", "play.yml/r.json", "play.yml"], "report play.yml/r.json: it cannot be written", id="report"),
+        pytest.param(["-i", "n,", "play.yml", "--report"], "report .: it cannot be written: it is a folder", id="no name of a report"),
+        pytest.param(["-i", "n,", "boot"], "boot is a command: give it before the options", id="a command behind its options"),
+        pytest.param(["-i", "n,", "-K", "play.yml"], "Aborted!", id="a password and no terminal"),
+    ],
+)
+def test_a_slip_in_a_playbook_call_is_one_line_and_not_a_traceback(
+    words: Sequence[str], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "boot").write_text(PLAY)
+    monkeypatch.setattr("getpass.getpass", lambda *_words, **_more: (_ for _ in ()).throw(EOFError))
+    monkeypatch.setattr(session, "Driver", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code in (1, 2)
+    assert said in shown[-1]
+    assert len(shown) == 1
+
+
+def test_a_report_that_could_not_be_written_after_all_is_said_and_not_a_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        interrupts = 0
+
+        def __init__(self, *_arguments: Any) -> None:
+            (folder / "reports").rmdir()
+            (folder / "reports").touch()
+
+        def play(self) -> int:
+            return 0
+
+    monkeypatch.setattr(session, "Driver", Full)
+    result = CliRunner().invoke(cli.cli, ["boot", "-i", "n,", "--report", str(folder / "reports/r.json")])
+    assert result.exit_code == 1, result.output
+    assert f"the report could not be written to {folder}/reports/r.json" in result.output
 
 
 def test_the_docs_list_the_exit_statuses() -> None:
@@ -175,7 +235,15 @@ def test_the_docs_list_the_exit_statuses() -> None:
 def test_every_option_is_passed_on_to_ansible() -> None:
     values: dict[str, Any] = {}
     for flags, kind, _ in options._OPTIONS:
-        values[options.parameter(flags)] = {"flag": True, "count": 2, "list": ("x", "y"), "value": "-z"}[kind]
+        values[options.parameter(flags)] = {
+            "flag": True,
+            "count": 2,
+            "list": ("x", "y"),
+            "files": ("x",),
+            "value": "-z",
+            "file": "f",
+            "number": 3,
+        }[kind]
     words = options.arguments(values)
     assert words.count("--extra-vars") == 2
     assert "--ssh-extra-args=-z" in words

@@ -109,6 +109,26 @@ def test_outcomes_and_statuses(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "action", "result", "status"),
+    [
+        pytest.param("bake", "prebake_layer", {"changed": True}, Exit.OK, id="a bake"),
+        pytest.param("bake", "prebake_layer", {"changed": False}, Exit.OK, id="a bake that found its layer"),
+        pytest.param("bake", "debug", {}, Exit.NOT_BAKED, id="no bake"),
+        pytest.param("seal", "image_seal", {"report": {"layers": ["cuda"]}}, Exit.OK, id="a seal"),
+        pytest.param("seal", "image_seal", {"report": {"layers": []}}, Exit.NOT_BAKED, id="a seal of nothing"),
+        pytest.param("boot", "gpu_boot", {"result": "nothing"}, Exit.OK, id="a boot without a GPU"),
+        pytest.param("ansible-playbook", "debug", {}, Exit.OK, id="a playbook"),
+    ],
+)
+def test_a_node_on_which_nothing_was_baked_has_a_status_of_its_own(
+    run: Run, command: str, action: str, result: dict[str, Any], status: Exit
+) -> None:
+    begin(run, "a")
+    run.take(event("runner_on_ok", "a", res=result, task_action=f"gpu.prebake.{action}"))
+    assert exit_status(0, run, False, command) is status
+
+
+@pytest.mark.parametrize(
     ("rc", "said", "status"),
     [
         pytest.param(0, "skipping: no hosts matched", Exit.NOTHING, id="nothing in the inventory"),

@@ -9,7 +9,7 @@ import pytest
 from gpu_prebake import request, session
 from gpu_prebake.cli import is_playbook_call
 from gpu_prebake.collection import Collection
-from gpu_prebake.request import from_playbook_arguments, vault_prompts
+from gpu_prebake.request import from_playbook_arguments, last_playbook, vault_prompts
 
 # The arguments that Packer 1.6.6 and packer-plugin-ansible 1.1 give, for a null builder over ssh.
 PACKER = [
@@ -53,6 +53,8 @@ def test_finds_the_vaults_whose_passwords_are_prompted_for() -> None:
         pytest.param([__file__, "-i", "h,"], True, id="a file first"),
         pytest.param(["bake", "-i", "h,"], False, id="a command"),
         pytest.param(["bkae", "-i", "h,"], False, id="a misspelled command"),
+        pytest.param(["missing.yml", "-i", "h,"], True, id="a playbook that is not there, which Ansible then says"),
+        pytest.param(["gpu.prebake.boot", "-i", "h,"], True, id="a playbook of a collection"),
         pytest.param(["--version"], False, id="version"),
         pytest.param(["--help"], False, id="help"),
     ],
@@ -85,3 +87,26 @@ def test_our_playbooks_run_without_facts_as_variables_and_without_questions_abou
 @pytest.mark.parametrize("words", [("--extra-vars", "x_password=y"), ("--extra", "x_password=y"), ("-ex_password=y",)])
 def test_variables_are_found_by_each_spelling_that_ansible_takes(words: tuple[str, ...]) -> None:
     assert request.from_playbook_arguments([*words, "play.yml"], None).extra_vars == ("x_password=y",)
+
+
+@pytest.mark.parametrize("name", ["bake", "seal", "boot", "remove"])
+def test_a_command_is_one_even_if_a_file_has_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert not is_playbook_call([name, "-i", "h,"])
+    assert is_playbook_call([f"./{name}", "-i", "h,"])
+
+
+@pytest.mark.parametrize(
+    ("words", "playbook"),
+    [
+        (["-i", "h,", "boot"], "boot"),
+        (PACKER, "/x/playbooks/prebake.yml"),
+        (["play.yml", "-i", "boot"], ""),
+        (["play.yml", "--start-at-task", "boot"], ""),
+        (["-b", "--become-user=root", "boot"], "boot"),
+        (["play.yml", "--report", "boot"], ""),
+    ],
+)
+def test_finds_the_last_playbook(words: list[str], playbook: str) -> None:
+    assert last_playbook(words) == playbook

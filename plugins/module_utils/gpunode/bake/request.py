@@ -53,7 +53,8 @@ def request_from(params: Mapping[str, Any]) -> BakeRequest:
         value = params.get(name)
         if value is not None and value < least:
             raise InputError(f"nvidia_prebake_{name}: {value} is less than {least}")
-    defaults = BakeRequest(reference.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version")))
+    wanted = reference.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version"), "nvidia_prebake")
+    defaults = BakeRequest(wanted)
     return BakeRequest(
         wanted=defaults.wanted,
         kernels=params.get("kernels") or defaults.kernels,

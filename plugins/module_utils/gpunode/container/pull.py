@@ -45,13 +45,13 @@ class Tries:
     timeout_s: float = PULL["timeout_s"].default
 
     def require_possible(self) -> None:
-        """Raises InputError, which names the module's option and the bake's variable."""
+        """Raises InputError, which names the bake's variable."""
         if self.number < 1:
-            raise InputError(f"tries (nvidia_prebake_pull_tries): {self.number}: give 1 or more")
+            raise InputError(f"nvidia_prebake_pull_tries: {self.number}: give 1 or more")
         if not 0 <= self.delay_s < math.inf:
-            raise InputError(f"delay_s (nvidia_prebake_pull_delay_s): {self.delay_s:g}: give 0 or more seconds")
+            raise InputError(f"nvidia_prebake_pull_delay_s: {self.delay_s:g}: give 0 or more seconds")
         if not 0 < self.timeout_s < math.inf:
-            raise InputError(f"timeout_s (nvidia_prebake_pull_timeout_s): {self.timeout_s:g}: give more than 0 seconds")
+            raise InputError(f"nvidia_prebake_pull_timeout_s: {self.timeout_s:g}: give more than 0 seconds")
 
 
 DEFAULT_TRIES = Tries()

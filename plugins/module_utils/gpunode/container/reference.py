@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from ..options import IMAGE
 from ..util.expressions import expression
 
 KINDS = ("cuda", "grid")
@@ -35,7 +36,7 @@ def parse(text: Any, what: str = "driver image") -> ImageRef:
     """Parses a fully qualified reference. Raises InputError."""
     if not isinstance(text, str) or not text:
         example = "registry/aks/aks-gpu-cuda:580.126.09-20260430040408"
-        raise InputError(f"{what}: a reference such as {example} is needed, got {text!r}: set gpu_boot_image or nvidia_prebake_image")
+        raise InputError(f"{what}: a reference such as {example} is needed, got {text!r}")
     match = _REFERENCE.fullmatch(text)
     if not match or not (match["tag"] or match["digest"]):
         raise InputError(
@@ -99,40 +100,36 @@ class DriverWanted:
         return self.image.digest or self.pull.digest or ""
 
 
-def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None) -> DriverWanted:
+def wanted(image: Any, pull: Any = None, kind: Any = None, version: Any = None, role: str = "") -> DriverWanted:
     """The driver to install, from the canonical reference, an optional other reference to pull by, kind and version.
 
     Kind and version must agree with the reference if it contains them, and are needed if it does not. An image with a digest is pulled by
-    that digest, also by the other reference. Raises InputError.
+    that digest, also by the other reference. Raises InputError, which names the variable of ``role``, or the module's option if there is no
+    role.
     """
-    reference = parse(image)
-    pull_reference = _pinned(parse(pull, "reference to pull by"), reference) if pull else reference
+    names = {option: IMAGE[option].variable(role) for option in IMAGE}
+    reference = parse(image, names["image"])
+    pull_reference = _pinned(parse(pull, names["pull_image"]), reference, names["pull_image"]) if pull else reference
     if kind not in (None, ""):
-        kind = check_kind(kind)
+        kind = check_kind(kind, names["kind"])
         if reference.kind and reference.kind != kind:
-            raise InputError(f"driver kind: {kind} is asked for, but the image {reference.text} is of kind {reference.kind}")
+            raise InputError(f"{names['kind']}: {kind} is asked for, but the image {reference.text} is of kind {reference.kind}")
     if version not in (None, ""):
-        version = check_version(version)
+        version = check_version(version, names["version"])
         if reference.version and reference.version != version:
-            raise InputError(f"driver version: {version} is asked for, but the image {reference.text} carries {reference.version}")
+            raise InputError(f"{names['version']}: {version} is asked for, but the image {reference.text} carries {reference.version}")
     found_kind, found_version = kind or reference.kind, version or reference.version
     if not found_kind:
-        raise InputError(
-            f"driver kind: the image name {reference.text} does not contain it; "
-            "set gpu_boot_driver_kind or nvidia_prebake_driver_kind to cuda or grid"
-        )
+        raise InputError(f"{names['kind']}: the image name {reference.text} does not contain it: set this to cuda or grid")
     if not found_version:
-        raise InputError(
-            f"driver version: the image name {reference.text} does not contain it; "
-            "set gpu_boot_driver_version or nvidia_prebake_driver_version"
-        )
+        raise InputError(f"{names['version']}: the image name {reference.text} does not contain it: set this, in quotes")
     return DriverWanted(reference, pull_reference, found_kind, found_version)
 
 
-def _pinned(pull: ImageRef, image: ImageRef) -> ImageRef:
+def _pinned(pull: ImageRef, image: ImageRef, what: str) -> ImageRef:
     """The reference to pull by, with the digest of ``image`` if that has one."""
     if not image.digest or pull.digest == image.digest:
         return pull
     if pull.digest:
-        raise InputError(f"reference to pull by: {pull.text} has another digest than the image {image.text}: give one digest, or the same")
+        raise InputError(f"{what}: {pull.text} has another digest than the image {image.text}: give one digest, or the same")
     return parse(f"{pull.repository}@{image.digest}")

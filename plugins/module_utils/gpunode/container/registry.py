@@ -40,6 +40,8 @@ class ImageSource:
     ca: str = ""
     plain_http: bool = SOURCE["registry_plain_http"].default
     archive: str = ""
+    role: str = ""
+    """The role whose variables an error names. Without one, it names the module's options."""
 
     @contextlib.contextmanager
     def trust(self) -> Iterator[dict[str, str]]:
@@ -53,7 +55,7 @@ class ImageSource:
         text = self.ca
         if text.startswith("/"):
             text = read_text(Path(self.ca)) or ""
-            _check_pem(text, f"the file {self.ca} on this machine")
+            _check_pem(text, f"{SOURCE['registry_ca'].variable(self.role)}: the file {self.ca} on this machine")
         import tempfile  # noqa: PLC0415 - few nodes need it, and all would wait for the import
 
         # On a tmpfs if there is one, so that a killed process leaves nothing in an image.
@@ -66,7 +68,7 @@ class ImageSource:
         found = hosts_file(self.hosts_dir, repository.partition("/")[0]) if self.plain_http else None
         if found and _HTTPS_SERVER.search(read_text(found) or ""):
             raise InputError(
-                f"registry_plain_http: plain HTTP is set, but {found} says that this registry uses https: "
+                f"{SOURCE['registry_plain_http'].variable(self.role)}: plain HTTP is set, but {found} says that this registry uses https: "
                 "correct its line server =, or turn the option off"
             )
 
@@ -85,27 +87,31 @@ def hosts_file(hosts_dir: str, registry: str) -> Path | None:
     return None
 
 
-def source_from(params: Mapping[str, Any]) -> ImageSource:
-    """Validates the options about the image's source, as set by a role's variables. Raises InputError, which never shows the password."""
+def source_from(params: Mapping[str, Any], role: str = "") -> ImageSource:
+    """Validates the options about the image's source, as set by the variables of ``role``. Raises InputError, which never shows the
+    password."""
+    names = {option: SOURCE[option].variable(role) for option in SOURCE}
     username, password = params.get("registry_username") or "", params.get("registry_password") or ""
     if bool(username) != bool(password):
         given, missing = ("registry_username", "registry_password") if username else ("registry_password", "registry_username")
-        raise InputError(f"{missing}: {given} is set without it; a login needs both")
+        raise InputError(f"{names[missing]}: {names[given]} is set without it; a login needs both")
     if ":" in username or _CONTROL.search(username):
-        raise InputError("registry_username: it contains a colon or a control character, which a registry's user name cannot have")
+        raise InputError(
+            f"{names['registry_username']}: it contains a colon or a control character, which a registry's user name cannot have"
+        )
     if _CONTROL.search(password):
         raise InputError(
-            "registry_password: it contains a line break or another control character; give one line "
+            f"{names['registry_password']}: it contains a line break or another control character; give one line "
             "(a key file of several lines has a one-line form, as with the user _json_key_base64)"
         )
     if len(password.encode()) > _MAX_PASSWORD:
-        raise InputError(f"registry_password: it is longer than {_MAX_PASSWORD} bytes, more than containerd's ctr reads")
+        raise InputError(f"{names['registry_password']}: it is longer than {_MAX_PASSWORD} bytes, more than containerd's ctr reads")
     ca = (params.get("registry_ca") or "").strip()
     if ca and not ca.startswith("/"):
-        _check_pem(ca, "the given text")
+        _check_pem(ca, f"{names['registry_ca']}: the given text")
     archive = params.get("image_archive") or ""
     if archive and not archive.startswith("/"):
-        raise InputError(f"image_archive: {archive!r} is not an absolute path")
+        raise InputError(f"{names['image_archive']}: {archive!r} is not an absolute path")
     return ImageSource(
         hosts_dir=params.get("hosts_dir") or "",
         username=username,
@@ -113,6 +119,7 @@ def source_from(params: Mapping[str, Any]) -> ImageSource:
         ca=ca,
         plain_http=bool(params.get("registry_plain_http")),
         archive=archive,
+        role=role,
     )
 
 
@@ -129,4 +136,4 @@ def _check_pem(text: str, what: str) -> None:
         except (ssl.SSLError, ValueError) as error:
             problem = str(error)
     if problem:
-        raise InputError(f"registry_ca: {what} is not the PEM certificate of a certificate authority: {problem}")
+        raise InputError(f"{what} is not the PEM certificate of a certificate authority: {problem}")

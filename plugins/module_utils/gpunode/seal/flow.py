@@ -51,6 +51,9 @@ def _seal(root: Path, runner: Runner, containerd: Containerd | None, request: Se
     arch = host.require_supported(root, os.uname().machine)
     if not layers and not damaged and not request.must_be_baked:
         report.summary = "nothing was baked, so there is nothing to prove"
+        report.notes.append(
+            "nothing was baked into this image, and nothing was proven. If it should hold a driver, set nvidia_prebake_enabled"
+        )
         return report
     report.layers = [layer.layer for layer in layers]
     live = inertness.in_place(root, layers)

@@ -125,12 +125,12 @@ def test_a_full_filesystem_is_no_matter_of_the_reference(node: FakeNode) -> None
 @pytest.mark.parametrize(
     ("tries", "said"),
     [
-        (Tries(0), "nvidia_prebake_pull_tries.: 0"),
-        (Tries(-1), "nvidia_prebake_pull_tries.: -1"),
-        (Tries(delay_s=-10), "nvidia_prebake_pull_delay_s.: -10"),
-        (Tries(delay_s=float("inf")), "nvidia_prebake_pull_delay_s.: inf"),
-        (Tries(timeout_s=0), "nvidia_prebake_pull_timeout_s.: 0"),
-        (Tries(timeout_s=float("nan")), "nvidia_prebake_pull_timeout_s.: nan"),
+        (Tries(0), "nvidia_prebake_pull_tries: 0"),
+        (Tries(-1), "nvidia_prebake_pull_tries: -1"),
+        (Tries(delay_s=-10), "nvidia_prebake_pull_delay_s: -10"),
+        (Tries(delay_s=float("inf")), "nvidia_prebake_pull_delay_s: inf"),
+        (Tries(timeout_s=0), "nvidia_prebake_pull_timeout_s: 0"),
+        (Tries(timeout_s=float("nan")), "nvidia_prebake_pull_timeout_s: nan"),
     ],
 )
 def test_tries_that_cannot_be_are_a_mistake(node: FakeNode, tries: Tries, said: str) -> None:

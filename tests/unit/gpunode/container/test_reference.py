@@ -85,16 +85,33 @@ def test_normalises_the_kind(word: str, kind: str | None) -> None:
         pytest.param({"image": CUDA, "kind": "grid-v20"}, "grid is asked for, but the image .* is of kind cuda", id="kind"),
         pytest.param({"image": CUDA, "version": "580.1"}, "580.1 is asked for, but the image .* carries 580.159.04", id="version"),
         pytest.param({"image": "reg/own/driver:1"}, "the image name reg/own/driver:1 does not contain it", id="nobody says the kind"),
-        pytest.param(
-            {"image": "reg/own/driver:1", "kind": "cuda"}, "driver version: .* set gpu_boot_driver_version or", id="nobody says the version"
-        ),
+        pytest.param({"image": "reg/own/driver:1", "kind": "cuda"}, "^version: .* set this", id="nobody says the version"),
         pytest.param({"image": CUDA, "kind": "rocm"}, "'rocm' is unknown", id="unknown kind"),
-        pytest.param({"image": CUDA, "pull": "latest"}, "reference to pull by", id="pull reference"),
+        pytest.param({"image": CUDA, "pull": "latest"}, "^pull_image: ", id="pull reference"),
     ],
 )
 def test_what_contradicts_itself_is_refused(options: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         reference.wanted(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        pytest.param({"image": ""}, ("image", "gpu_boot_image", "nvidia_prebake_image"), id="no image"),
+        pytest.param({"image": CUDA, "pull": "x"}, ("pull_image", "gpu_boot_pull_image", "nvidia_prebake_pull_image"), id="pull reference"),
+        pytest.param({"image": "r/d:1"}, ("kind", "gpu_boot_driver_kind", "nvidia_prebake_driver_kind"), id="no kind"),
+        pytest.param({"image": CUDA, "kind": "x"}, ("kind", "gpu_boot_driver_kind", "nvidia_prebake_driver_kind"), id="unknown kind"),
+        pytest.param(
+            {"image": CUDA, "version": 5.1}, ("version", "gpu_boot_driver_version", "nvidia_prebake_driver_version"), id="a number"
+        ),
+    ],
+)
+def test_an_error_names_the_callers_own_variable_and_no_other(options: dict[str, str], names: tuple[str, ...]) -> None:
+    for role, name in zip(("", "gpu_boot", "nvidia_prebake"), names):
+        with pytest.raises(InputError, match=f"^{name}: ") as caught:
+            reference.wanted(**options, role=role)
+        assert [other for other in names[1:] if other != name and other in str(caught.value)] == []
 
 
 def test_what_is_wanted_has_a_pull_reference_of_its_own() -> None:

@@ -393,6 +393,7 @@ def test_an_image_that_need_not_be_baked_is_looked_at_only_with_a_layer(node: La
     shutil.rmtree(node.root / LAYERS)
     report = sealed(node, must_be_baked=False)
     assert (report.refusals, report.summary) == ([], "nothing was baked, so there is nothing to prove")
+    assert [note for note in report.notes if "set nvidia_prebake_enabled" in note], "notes become warnings"
 
 
 def test_a_kernel_that_boots_must_have_a_layer(node: LayerNode) -> None:
