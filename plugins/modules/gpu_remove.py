@@ -26,8 +26,10 @@ options:
     choices: [everything, driver]
     default: everything
   images:
-    description: Whether to remove from containerd also the driver images that our documents mention, under every name that they have there.
-      A later boot or bake then pulls again.
+    description:
+      - Whether to remove from containerd also the driver images that we have pulled or that our documents mention, under every name that
+        they have there. A later boot or bake then pulls again.
+      - With V(false) they stay. If everything else is removed, they are no longer pinned, so kubelet may delete them.
     type: bool
     default: false
   in_use:

@@ -456,8 +456,8 @@ SEAL = _table(
     ),
     IMAGE["image"]._replace(
         says=(
-            "The value that the bake had. The seal refuses an image with a layer that was baked from another driver image, as after a change of "
-            "this value that no bake has followed.",
+            "The value that the bake had. The seal refuses an image with a layer that was baked from another driver image, as after a "
+            "change of this value that no bake has followed.",
             "It may be empty only where nothing need be baked.",
         ),
         required=False,
@@ -712,8 +712,9 @@ REMOVE = _table(
     Option(
         "images",
         (
-            "Whether to remove from containerd also the driver images that our documents mention, under every name that they have there. A "
-            "later boot or bake then pulls again.",
+            "Whether to remove from containerd also the driver images that we have pulled or that our documents mention, under every name "
+            "that they have there. A later boot or bake then pulls again.",
+            "With V(false) they stay. If everything else is removed, they are no longer pinned, so kubelet may delete them.",
         ),
         type="bool",
         default=False,

@@ -47,8 +47,9 @@ _DROPIN_STAYS = (
 @dataclass(frozen=True)
 class Ours:
     """What was found. ``active`` are the captured layers in place, ``problems`` what is wrong with damaged documents, ``images`` the names
-    of our driver images in containerd, ``fetched`` our list of those that we brought there, ``history`` the folders of our store and logs, ``blacklist`` the state of the bake's file about
-    nouveau. ``interrupted``: an earlier removal or activation did not end, or only the manifests say what is in place.
+    of our driver images in containerd, ``fetched`` our list of those that we brought there, ``history`` the folders of our store and logs,
+    ``blacklist`` the state of the bake's file about nouveau. ``interrupted``: an earlier removal or activation did not end, or only the
+    manifests say what is in place.
     """
 
     root: Path

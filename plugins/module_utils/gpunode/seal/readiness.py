@@ -109,8 +109,8 @@ def _note_images_left(root: Path, containerd: Containerd, needed: set[str], repo
     report.images_left = left
     if left:
         report.notes.append(
-            f"{len(left)} driver images that no layer was baked from are in containerd, and ship: {', '.join(left)}: the next bake removes those "
-            f"that a bake has pulled; or run ctr -n k8s.io images rm {' '.join(left)}"
+            f"{len(left)} driver images that no layer was baked from are in containerd, and ship: {', '.join(left)}: the next bake removes "
+            f"those that a bake has pulled; or run ctr -n k8s.io images rm {' '.join(left)}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The list of the driver images that we brought into containerd (``driver-images.json``): fetches an image by it, and drops those not needed.
+"""The list of the driver images that we brought into containerd (``driver-images.json``): fetches by it, and drops those not needed.
 
 An image takes 1 to 2 GB, and kubelet keeps a pinned one for ever. containerd does not know who pulled an image, so its names are listed
 before the pull. An image is dropped when no layer, no node record and no caller names it any more.
@@ -46,7 +46,7 @@ class DriverImages:
 
 @dataclass(frozen=True)
 class Unneeded:
-    """Names on the list that nothing needs: ``pulled`` ones are removed, ``pinned`` ones unpinned, those that are ``gone`` only forgotten."""
+    """Names on the list that nothing needs: ``pulled`` ones are removed, ``pinned`` ones unpinned, ``gone`` ones only forgotten."""
 
     pulled: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
@@ -151,7 +151,8 @@ def pin(root: Path, containerd: Containerd, name: str, say: Say = lambda _: None
 
 
 def unneeded(root: Path, containerd: Containerd, wanted: Collection[str]) -> Unneeded:
-    """What of the list neither a document nor ``wanted`` names, under no name. Nothing, if a document cannot be read. Raises CommandError."""
+    """What of the list neither a document nor ``wanted`` names, by whatever name; nothing if a document cannot be read. Raises
+    CommandError."""
     try:
         known = read(root)
         if set(known.names) <= {*wanted}:
@@ -186,7 +187,7 @@ def drop(root: Path, containerd: Containerd, found: Unneeded, limit_s: float = _
 
 
 def drop_unneeded(root: Path, containerd: Containerd, wanted: Collection[str], limit_s: float = _DROP_S) -> tuple[Unneeded, str]:
-    """Drops what is not needed. Returns what that was, and what went wrong, in words: old images only take space, so no run fails of them."""
+    """Drops what is not needed. Returns what that was, and what went wrong, in words: old images only take space, so no run fails."""
     found = Unneeded()
     try:
         found = unneeded(root, containerd, wanted)

@@ -9,12 +9,14 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.report import release_note
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BuildError, GpuNodeError, ImageError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import BAKE_JOURNAL_OF_0_1, BAKE_REPORT
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import driver_images, layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import tree
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit.bake import COMPILE_LOG, bake, builds, outside, request
 from tests.kit.node import FakeNode, bake_layer
@@ -80,6 +82,54 @@ def test_another_driver_replaces_ours(node: FakeNode) -> None:
     assert baked_now
     assert [m.layer for m in layers.read_all(node.root)[0]] == [layer.layer]
     assert not [path for path in node.driver_tree() if VERSION in path]
+
+
+def fetched(node: FakeNode, image: str) -> None:
+    """The driver image, as the role fetches it before a bake."""
+    wanted = request(image=image).wanted
+    driver_images.fetch(node.root, Containerd(node), wanted, Deadline(600, node.clock, node.clock.sleep))
+    driver_images.pin(node.root, Containerd(node), image)
+
+
+def test_images_of_earlier_bakes_go_also_of_failed_ones(node: FakeNode) -> None:
+    node.images.clear()
+    fetched(node, IMAGE)
+    run(node)
+    others = [IMAGE.replace(VERSION, version) for version in ("580.159.04", "580.200.01")]
+    for other in others:  # a bake that fails, then one that succeeds
+        fetched(node, other)
+        node.scripts = [lambda n, _: Reply(1, "it failed\n")]
+        with pytest.raises(BuildError):
+            run(node, image=other)
+    assert node.pinned == {IMAGE, *others}
+    node.scripts = [builds(version="580.200.01")]
+    assert flow.would_change(node, request(mode="in_place", image=others[1]), node.root)
+    _, changed, report = run(node, image=others[1])
+    assert (set(node.images), node.pinned) == ({others[1]}, {others[1]})
+    (dropped,) = (step for step in report["steps"] if step["name"] == "drop-old-images")
+    assert (changed, set(dropped["images"])) == (True, {IMAGE, others[0]})
+    assert not run(node, image=others[1])[1]
+
+
+def test_an_old_image_that_cannot_be_removed_fails_no_bake(node: FakeNode) -> None:
+    other = IMAGE.replace(VERSION, "580.159.04")
+    fetched(node, other)
+    ctr = node.programs["ctr"]
+    node.programs["ctr"] = lambda n, words: Reply(1, err="in use\n") if words[2:4] == ["images", "rm"] else ctr(n, words)
+    _, _, report = run(node)
+    assert next(step for step in report["steps"] if step["name"] == "drop-old-images")["outcome"] == "left"
+    node.programs["ctr"] = ctr
+    assert run(node)[1]
+    assert set(node.images) == {IMAGE}
+
+
+def test_the_same_driver_under_another_name_is_baked_again(node: FakeNode) -> None:
+    """The seal compares the name, and a node finds the driver image in its containerd by it."""
+    run(node)
+    other = IMAGE.replace("registry.lab", "mirror.lab")
+    node.add_image(other)
+    layer, changed, _ = run(node, image=other)
+    assert (layer.image, changed) == (other, True)
 
 
 def test_check_mode_answers_and_writes_nothing(node: FakeNode) -> None:

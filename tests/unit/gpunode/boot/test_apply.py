@@ -15,7 +15,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy im
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.probe import probe
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers, node_record
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, driver_images, layers, node_record
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import Store, objects_of
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
@@ -350,3 +350,21 @@ def test_a_plan_that_becomes_an_error_after_the_pull_is_raised(node: FakeNode) -
         carry_out(run)
     assert caught.value.code == "signatures_enforced"
     assert node.driver_runs == []
+
+
+def test_an_image_of_an_earlier_boot_goes_when_nothing_names_it(node: FakeNode) -> None:
+    node.add_gpu()
+    node.images.clear()
+    boot(node)
+    other = IMAGE.replace(VERSION, "580.159.04")
+    node.scripts = [lambda n, _: (n.build(version="580.159.04"), n.insert("nvidia", "580.159.04"), Reply())[2]]
+    boot(node, policy(other))
+    assert set(node.images) == {other}
+    assert driver_images.read(node.root).pulled == (other,)
+
+
+def test_an_image_that_a_layer_names_stays(baked: FakeNode) -> None:
+    without_image(baked)
+    boot(baked)
+    assert driver_images.read(baked.root).pulled == (IMAGE,)
+    assert set(baked.images) == {IMAGE}

@@ -12,19 +12,23 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate, deactivate
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import report
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request import BakeRequest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders, nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
     ACTIVATION_JOURNAL,
     BAKE_JOURNAL_OF_0_1,
+    DRIVER_IMAGES,
     LOGS,
     NODE_RECORD,
     STORE,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed, RemoveRequest
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import installed_files, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import driver_images, installed_files, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit import layer as layernode
 from tests.kit.boot import boot
@@ -223,6 +227,57 @@ def test_driver_images_go_only_where_asked_for_by_every_name(node: FakeNode, bef
     assert sorted(done.images) == sorted([IMAGE, "mirror/x:1"])
     assert set(node.images) == {"other/y:1"}
     assert done.left == []
+
+
+def with_images(node: FakeNode) -> list[str]:
+    """Names of driver images that were fetched for bakes that failed, and so are in no other document."""
+    names = [IMAGE.replace(VERSION, version) for version in ("580.159.04", "580.200.01")]
+    for name in names:
+        wanted = reference.wanted(name)
+        driver_images.fetch(node.root, Containerd(node), wanted, Deadline(600, node.clock, node.clock.sleep))
+        driver_images.pin(node.root, Containerd(node), name)
+    return names
+
+
+@pytest.mark.parametrize("scope", ["everything", "driver"])
+def test_every_driver_image_of_ours_goes_where_that_is_asked_for(node: FakeNode, before: dict[str, str], scope: str) -> None:
+    names = with_images(node)
+    node.add_image("registry.k8s.io/pause:3.9")
+    node.add_image("theirs/driver:1")
+    driver_images.pin(node.root, Containerd(node), "theirs/driver:1")
+    done = take(node, images=True, scope=scope)
+    assert sorted(done.images) == sorted(names)
+    assert set(node.images) == {IMAGE, "registry.k8s.io/pause:3.9", "theirs/driver:1"}
+    if scope == "everything":
+        assert node.pinned == set()
+        assert all_files(node) == before
+    assert take(node, images=True, scope=scope).result == "nothing"
+
+
+def test_images_that_stay_are_unpinned_before_the_list_of_them_goes(node: FakeNode, before: dict[str, str]) -> None:
+    names = with_images(node)
+    done = take(node)
+    assert {item.what: item.why for item in done.left} == {
+        f"driver image {name}": "kept for a later boot or bake, and no longer pinned (gpu_remove_images removes it)" for name in names
+    }
+    assert (set(node.images), node.pinned) == ({IMAGE, *names}, set())
+    assert all_files(node) == before
+
+
+def test_with_the_scope_driver_images_stay_pinned_and_listed(node: FakeNode, before: dict[str, str]) -> None:
+    names = with_images(node)
+    bake_layer(node)
+    take(node, scope="driver")
+    assert node.pinned == {*names}
+    assert set(driver_images.read(node.root).pulled) == {*names}
+
+
+def test_a_damaged_list_of_images_stays_and_is_named(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    node.put(DRIVER_IMAGES, "{")
+    done = take(node, images=True)
+    assert any(DRIVER_IMAGES in item.why for item in done.left if item.what == "a damaged document")
+    assert (node.root / DRIVER_IMAGES).read_text() == "{"
 
 
 def test_scope_driver_keeps_the_history(node: FakeNode, before: dict[str, str]) -> None:
