@@ -131,6 +131,7 @@ PLANS = [
     row("marker alone, another kernel", baked(layers=(), layer_contents=None, marker=a_marker(kernel=NEWER)), "marker_mismatch",
         INSTALL, ANY_DIGEST),
     row("broken manifest", baked(layers=(), layer_problems=("m: bad",), layer_contents=None), "manifest_invalid", INSTALL),
+    row("somebody's manifest", baked(layers=(), layer_problems=("m: bad",), untrusted=("m: bad",)), "store_untrusted", INSTALL),
     row("contents", baked(layer_contents=("/usr/lib/x: its sha256 changed since it was recorded",)), "contents_mismatch", INSTALL),
     row("contents not verified", baked(layer_contents=None), "contents_unverified", INSTALL),
     row("proprietary modules, Blackwell", of_flavour("proprietary", gpu(device="2901")), "gpu_refuses_modules", INSTALL),
@@ -197,6 +198,7 @@ PLANS = [
 REFUSALS = [
     ("never_initialised", baked(), policy()),
     ("record_invalid", baked(record_problem="bad"), policy()),
+    ("store_untrusted", baked(record_problem="bad", untrusted=("bad",)), policy()),
     ("other_machine", ready(machine_id="other"), policy()),
     ("other_machine", ready(machine_id="", record=a_record(machine_id="")), policy()),
     ("interrupted", ready(record=a_record(state="started")), policy()),
