@@ -11,17 +11,20 @@ from tests.lab.bakery import Bakery
 TRY_S = 30  # four times what a successful try takes on an idle machine
 
 
-def test_a_killed_bake_in_place_leaves_nothing_and_the_next_one_succeeds(bakery: Bakery) -> None:
+def test_a_second_bake_is_refused_and_after_a_kill_of_the_first_the_next_one_succeeds(bakery: Bakery) -> None:
     before = bakery.files()
+    bakery.reference("standin")
     first = bakery.start("standin-build-hangs", nvidia_prebake_mode="in_place", nvidia_prebake_tries=1)
     end = time.monotonic() + 60
     while "make" not in bakery.processes():
         assert time.monotonic() < end
         time.sleep(0.3)
+    second = bakery.bake_in_place()
     bakery.ssh("pkill -9 -f prebake_layer")
     first.kill()
     first.wait()
     try:
+        assert "cannot begin: a bake (process" in second.message
         assert bakery.bake_in_place().rc == 0
         assert bakery.mounts() == bakery.processes() == ""
         report = json.loads((bakery.root / "var/lib/gpu-prebake/bake-report.json").read_text())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
 
 from tests.lab.bakery import Bakery
 
-TRY_S = 30  # the second bake must begin meanwhile, also on a busy machine
+TRY_S = 15  # long enough for the build to begin, also on a busy machine
 
 
 @pytest.mark.parametrize(
@@ -113,14 +112,7 @@ def test_a_full_disk_during_the_build_is_reported_and_not_retried(unchanged: Bak
     assert "try 2" not in unchanged.ssh("cat /var/log/gpu-prebake/bake.log")
 
 
-def test_a_hanging_build_is_killed_with_its_children_and_a_second_bake_meanwhile_is_refused(unchanged: Bakery) -> None:
-    first = unchanged.start("standin-build-hangs", nvidia_prebake_tries=1, nvidia_prebake_try_s=TRY_S)
-    end = time.monotonic() + 60
-    while "building for kernel" not in unchanged.ssh("cat /var/log/gpu-prebake/bake.log 2>/dev/null || true"):
-        assert time.monotonic() < end
-        time.sleep(0.3)
-    second = unchanged.bake()
-    assert "a bake cannot begin: a bake (process" in second.message
-    out, _ = first.communicate(timeout=120)
-    assert first.returncode != 0
-    assert f"did not end within {TRY_S} s" in " ".join(out.split())
+def test_a_hanging_build_is_killed_with_its_children(unchanged: Bakery) -> None:
+    ran = unchanged.bake("standin-build-hangs", nvidia_prebake_tries=1, nvidia_prebake_try_s=TRY_S)
+    assert ran.rc != 0
+    assert f"did not end within {TRY_S} s" in ran.message
