@@ -88,10 +88,11 @@ def is_newer(error: DataError, schema: int) -> bool:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _value in pairs]
-    if len(keys) != len(set(keys)):
-        raise ValueError("duplicate key")
-    return dict(pairs)
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _value in pairs]
+        raise ValueError(f"the key {shown(next(key for key in found if keys.count(key) > 1))} is there twice")
+    return found
 
 
 def get(document: dict[str, Any], key: str, kind: type[T], where: str, code: str) -> T:

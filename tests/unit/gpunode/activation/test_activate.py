@@ -453,7 +453,7 @@ def test_a_failure_about_a_name_that_is_not_utf_8_is_taken_back(node: LayerNode,
         activate.activate(node.root, node, replace(layer, indexes=()), ProgressLog(tmp_root := node.root.parent, "x.log"))
     assert snapshot(node.root) == before
     assert activation_record.read_journal(node.root) is None
-    assert "lib\\udcff.so: bad" in (tmp_root / LOGS / "x.log").read_text()
+    assert "lib?.so: bad" in (tmp_root / LOGS / "x.log").read_text()
 
 
 def test_what_cannot_be_taken_back_yet_is_taken_back_by_the_next_run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -217,9 +218,18 @@ def test_what_is_in_the_way_of_setting_aside_stops_nothing(node: LayerNode, acti
     assert activation_record.read(node.root) is activation_record.read_journal(node.root) is None
 
 
-def test_a_store_that_cannot_be_swept_is_an_error_with_a_code(node: LayerNode, active: activation_record.Activation) -> None:
-    left = node.root / STORE / ".activation-journal.json.12.tmp"
-    left.mkdir()
+def test_a_store_that_cannot_be_swept_is_an_error_with_a_code(
+    node: LayerNode, active: activation_record.Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = node.put(f"{STORE}/.activation-journal.json.12.tmp", "")
+    unlink = Path.unlink
+
+    def broken(path: Path, missing_ok: bool = False) -> None:
+        if path == left:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", broken)
     with pytest.raises(LayerError) as caught:
         deactivate.deactivate(node.root, node)
     assert caught.value.code == "os_error"
