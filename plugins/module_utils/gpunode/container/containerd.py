@@ -133,7 +133,7 @@ class Containerd:
     def _local_flag(self, command: str) -> list[str]:
         """``--local`` if ctr has it: since containerd 2.0 ctr otherwise leaves the work to the daemon, which lacks our environment."""
         shown = self.runner.run([*self.ctr, "images", command, "--help"], ok=None, timeout_s=_ASK_S).stdout
-        return ["--local"] if re.search(r"^\s+--local\b", shown, re.MULTILINE) else []
+        return ["--local"] if re.search(r"^[ \t]+--local\b", shown, re.MULTILINE) else []
 
     def discard(self, names: Sequence[str]) -> None:
         """Removes names of images; some may already be gone. Raises CommandError only if ``ctr`` does not end."""
@@ -166,7 +166,7 @@ class Containerd:
     def honours_pins(self) -> bool:
         """Whether this containerd keeps pinned images: from 1.6.25 on. Raises CommandError."""
         shown = self.runner.run(["containerd", "--version"], timeout_s=_ASK_S).stdout
-        match = re.search(r"\bv?(\d+)\.(\d+)\.(\d+)", shown)
+        match = re.search(r"\bv?(\d{1,9})\.(\d{1,9})\.(\d{1,9})", shown)
         return match is not None and tuple(map(int, match.groups())) >= (1, 6, 25)
 
     def read_file(self, reference: str, container: str, path: str) -> str:
