@@ -45,23 +45,23 @@ def test_a_role_passes_each_option_of_a_module_its_variable(role: str, name: str
     assert {option: template for option, template in given.items() if option in wanted} == wanted
 
 
-ENTRIES = {"nvidia_prebake": ("main", "seal"), "gpu_boot": ("main",), "gpu_remove": ("main",)}
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_takes_what_names_a_file_on_the_controller_once_before_it_asks_the_node(role: str) -> None:
     """A node's answer can set variables. So each entry begins with set_fact, and no later task uses the public name."""
     tables = [table for groups in ROLES[role].values() for table in groups]
     named = {v for t in tables for o in t.values() if o.controller for v in o.variables if v.startswith(role)}
     files = {path.stem: path.read_text(encoding="utf-8") for path in sorted((TOP / "roles" / role / "tasks").glob("*.yml"))}
-    taken: dict[str, str] = {}
-    for entry in ENTRIES[role] if named else ():
+    taken: dict[str, dict[str, str]] = {}
+    for entry in ROLES[role] if named else ():
         first = yaml.safe_load(files[entry])[0]
-        taken.update(first["ansible.builtin.set_fact"])
+        taken[entry] = first["ansible.builtin.set_fact"]
         assert first["tags"] == "always"
-    assert taken == {f"__{name}": f"{{{{ {name} }}}}" for name in named}
-    used = [name for text in files.values() for name in re.findall(r"\b[a-z_]+\b", text) if name in named]
-    assert sorted(used) == sorted(named), "only the first tasks name them"
+        assert taken[entry] == {private: f"{{{{ {private[2:]} }}}}" for private in taken[entry]}
+    assert {private[2:] for one in taken.values() for private in one} == named
+    for name, text in files.items():
+        values = re.sub(r"^\s*[a-z_]+:", "", text, flags=re.MULTILINE)
+        used = [word for word in re.findall(r"\b[a-z_]+\b", values) if word in named]
+        assert sorted(used) == sorted(private[2:] for private in taken.get(name, {})), "only the first tasks use them"
 
 
 def test_the_boot_playbook_takes_its_folder_and_its_hosts_name_once_before_it_asks_the_node() -> None:

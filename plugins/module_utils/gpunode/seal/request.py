@@ -63,7 +63,7 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
 
 
 def _wanted(params: Mapping[str, Any]) -> DriverWanted:
-    return reference.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version"))
+    return reference.wanted(params.get("image"), params.get("pull_image"), params.get("kind"), params.get("version"), "nvidia_prebake")
 
 
 def _choice(params: Mapping[str, Any], name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..errors import DataError
 from . import logs
 from .plaintext import clean_text
 
@@ -42,8 +43,7 @@ class ProgressLog:
     grows, and a program that follows the file can tell runs apart by its inode.
 
     A call never raises: what is reported may be the failure that is about to be rolled back, and a line that cannot be written, or not be
-    encoded, must not prevent that. Only the first call, before anything is done, raises DataError if something that is not ours is in the
-    file's place. The file stays below ``LIMIT`` bytes."""
+    encoded, must not prevent that. The file stays below ``LIMIT`` bytes."""
 
     LIMIT = 64 << 20
 
@@ -55,7 +55,7 @@ class ProgressLog:
         self._room = self.LIMIT
 
     def __call__(self, line: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, DataError):
             self._write(f"{time.monotonic() - self._start:8.2f} {clean_text(line)}\n")
 
     def _write(self, text: str) -> None:

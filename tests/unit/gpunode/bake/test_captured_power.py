@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,7 +141,7 @@ def cut_at(machine: Machine, number: int) -> Disk:
 @pytest.mark.parametrize("machine", [False], indirect=True)
 def test_the_power_cut_would_find_a_flush_that_is_missing(machine: Machine) -> None:
     """Without the flush before a manifest is written, one does name missing objects. This shows that the test above can fail."""
-    with mock.patch.object(layers, "os", SimpleNamespace(sync=lambda: None)):
+    with mock.patch.object(layers, "os", SimpleNamespace(sync=lambda: None, path=os.path)):
         total = machine.effects.count
         assert any(not survives(machine, cut_at(machine, number)) for number in range(total - 6, total - LAST, -1))
 
