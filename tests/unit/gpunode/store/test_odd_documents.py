@@ -42,7 +42,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 def test_a_document_that_is_no_file_is_invalid(tmp_path: Path, document: str, make: Callable[[Path], object]) -> None:
     (tmp_path / STORE).mkdir(parents=True)
     make(tmp_path / document)
-    with pytest.raises(DataError, match="cannot be read|it is a link"):
+    with pytest.raises(DataError, match=r"cannot be read|it is a link"):
         READERS[document](tmp_path)
 
 
