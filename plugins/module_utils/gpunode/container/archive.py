@@ -82,6 +82,8 @@ def check(path: str, wanted: DriverWanted, arch: str) -> Checked:
 def images_in(archive: ArchiveFile) -> Iterator[ArchivedImage]:
     """The images in an archive. Raises ImageError if it has both formats, and they are not the same image."""
     if "oci-layout" in archive:
+        if archive.links:
+            raise invalid(archive.path, f"{min(archive.links)}: a link, which containerd leaves out of a layout: use {HOW}")
         if archive.document("oci-layout", "imageLayoutVersion").get("imageLayoutVersion") != _VERSION:
             raise invalid(archive.path, f"oci-layout has no version {_VERSION}, so containerd does not read the layout: use {HOW}")
         index = archive.document("index.json", *_MANIFEST)
@@ -96,7 +98,8 @@ def images_in(archive: ArchiveFile) -> Iterator[ArchivedImage]:
 def _of_docker(archive: ArchiveFile) -> Iterator[ArchivedImage]:
     for item in archive.json("manifest.json"):
         entry = archive.require_object(item, "manifest.json", "Config", "RepoTags", "Layers")
-        yield ArchivedImage(tuple(entry.get("RepoTags") or ()), "", (_variant(archive, entry["Config"], tuple(entry["Layers"])),))
+        layers = tuple(archive.links.get(name, name) for name in entry["Layers"])
+        yield ArchivedImage(tuple(entry.get("RepoTags") or ()), "", (_variant(archive, entry["Config"], layers),))
 
 
 def _of_layout(archive: ArchiveFile, item: Any) -> ArchivedImage:

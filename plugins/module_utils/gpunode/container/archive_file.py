@@ -30,12 +30,16 @@ _SPARSE = "GNU.sparse."
 
 
 class ArchiveFile:
-    """The files of an open archive by name. Raises ImageError for an archive that containerd could read in another way."""
+    """The files of an open archive by name. Raises ImageError for an archive that containerd could read in another way.
+
+    ``links`` are symbolic links, and the names that they lead to. Docker before version 25 writes one for a layer that an image has twice.
+    """
 
     def __init__(self, path: str, tar: tarfile.TarFile) -> None:
         self.path = path
         self.tar = tar
         self._members: dict[str, tarfile.TarInfo] = {}
+        self.links: dict[str, str] = {}
         for number, member in enumerate(tar):  # to the end, which detects a truncated file
             if number == _MAX_MEMBERS:
                 raise invalid(path, f"it holds more than {_MAX_MEMBERS} files")
@@ -48,17 +52,20 @@ class ArchiveFile:
         if member.isdir():
             return
         problem = ""
-        if name in self._members:
+        if name in self._members or name in self.links:
             problem = "it is there twice"
-        elif member.islnk() or member.issym():
+        elif member.islnk():
             problem = "a link"
-        elif member.type not in _PLAIN or any(key.startswith(_SPARSE) for key in member.pax_headers):
+        elif (member.type not in _PLAIN and not member.issym()) or any(key.startswith(_SPARSE) for key in member.pax_headers):
             problem = "not a plain file"
         elif name != posixpath.normpath(name) or name.startswith(("/", "../")) or name in (".", ".."):
             problem = "not a plain name"
         if problem:
             raise invalid(self.path, f"{name}: {problem}, so containerd could read another image than was checked: use {HOW}")
-        self._members[name] = member
+        if member.issym():
+            self.links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+        else:
+            self._members[name] = member
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
