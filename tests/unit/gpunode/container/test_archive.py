@@ -239,3 +239,21 @@ def test_names_may_begin_with_the_folder_of_the_archive(tmp_path: Path) -> None:
     files = {"config.json": b'{"os": "linux", "architecture": "amd64"}', "layer.tar": b"x"}
     files["manifest.json"] = json.dumps([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]).encode()
     check(archives.write(tmp_path / "a.tar", files, prefix="./"))
+
+
+@pytest.mark.parametrize("target", ["there", "nowhere"])
+def test_a_layer_of_a_docker_archive_may_be_a_link_to_another(tmp_path: Path, target: str) -> None:
+    """containerd follows the links that Docker writes for a layer that an image has twice."""
+    path = tmp_path / "a.tar"
+    files = archives.contents(archives.docker(path, IMAGE))
+    listed = json.loads(files["manifest.json"])
+    to = {"there": listed[0]["Layers"][0], "nowhere": "elsewhere/layer.tar"}[target]
+    listed[0]["Layers"].append("again/layer.tar")
+    archives.write(
+        path, {**files, "manifest.json": json.dumps(listed).encode()}, more=[member("again/layer.tar", tarfile.SYMTYPE, f"../{to}")]
+    )
+    if target == "there":
+        check(path)
+        return
+    with pytest.raises(ImageError, match=r"elsewhere/layer\.tar is missing"):
+        check(path)
