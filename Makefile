@@ -101,11 +101,6 @@ test-part-fuzz: setup
 	rm -f build/fuzz/counts.txt
 	pytest tests/fuzz -n 2; status=$$?; sort -k4 build/fuzz/counts.txt; exit $$status
 
-# Odd inputs for every reader, GPU_PREBAKE_FUZZ_S seconds each; says how many. Finds go to tests/data/fuzz.
-test-part-fuzz: setup
-	rm -f build/fuzz/counts.txt
-	pytest tests/fuzz -n 2; status=$$?; sort -k4 build/fuzz/counts.txt; exit $$status
-
 # Builds the collection, installs it elsewhere and runs it from there; runs ansible-test sanity and Galaxy's importer on it.
 test-part-collection: setup
 	$(LAB) lab session -- pytest tests/collection --durations=5
