@@ -101,11 +101,11 @@ def _is_drivers(path: Path, folder: str, names: list[str]) -> bool:
 
 def _beginning(path: Path) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd, _size = files.open_regular(path, follow=False)
     except OSError:
         return b""
     try:
-        return os.read(fd, _SCRIPT_BYTES) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        return os.read(fd, _SCRIPT_BYTES)
     finally:
         os.close(fd)
 
@@ -114,7 +114,7 @@ def _noted(root: Path) -> set[tuple[object, ...]]:
     """Path, device and inode of each folder that we have made."""
     where = f"/{SCRATCH_NOTE}"
     try:
-        text = trust.document(root, SCRATCH_NOTE).read_text(encoding="utf-8")
+        text = files.read_document(trust.document(root, SCRATCH_NOTE))
         folders = jsondoc.get(jsondoc.load(text, _SCHEMA, where, _CODE), "folders", list, where, _CODE)
         return {(one["path"], one["device"], one["inode"]) for one in folders}
     except (OSError, ValueError, LookupError, TypeError, DataError):
