@@ -13,7 +13,7 @@ from lab.nodes import base, inventory
 from lab.nodes.native import NativeNode
 from tests.collection.conftest import Artifact
 
-CONTENT = ("plugins/", "roles/", "playbooks/", "docs/", "changelogs/", "meta/", "README.md", "LICENSE", "CHANGELOG.md")
+CONTENT = ("plugins/", "roles/", "playbooks/", "docs/", "changelogs/", "meta/", "README.md", "SECURITY.md", "LICENSE", "CHANGELOG.md")
 WRITTEN_BY_GALAXY = {"MANIFEST.json", "FILES.json"}
 
 

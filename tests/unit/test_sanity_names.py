@@ -1,5 +1,5 @@
-"""What no linter of `make check` finds in plugins: the name _, which `ansible-test sanity` refuses (it means gettext there), and names that
-Python 3.9, the oldest that a node may have, does not have."""
+"""What no linter of `make check` finds in plugins: what `ansible-test sanity` refuses (the name _, which means gettext there, and a
+comparison with `type(…)`), and names that Python 3.9, the oldest that a node may have, does not have."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ def test_no_plugin_binds_the_name_underscore() -> None:
         signatures = [node.args for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]  # a lambda may
         parameters = [a for s in signatures for a in (*s.posonlyargs, *s.args, *s.kwonlyargs) if a.arg == "_"]
         found += [f"{path.relative_to(PLUGINS)}:{node.lineno}" for node in (*names, *parameters)]
+    assert found == []
+
+
+def test_no_plugin_compares_with_the_type_of_a_value() -> None:
+    found = []
+    for path in sorted(PLUGINS.rglob("*.py")):
+        compared = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Compare)]
+        sides = [(node.lineno, side) for node in compared for side in (node.left, *node.comparators) if isinstance(side, ast.Call)]
+        found += [
+            f"{path.relative_to(PLUGINS)}:{line}" for line, side in sides if isinstance(side.func, ast.Name) and side.func.id == "type"
+        ]
     assert found == []
 
 

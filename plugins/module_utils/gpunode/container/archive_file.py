@@ -115,10 +115,15 @@ class ArchiveFile:
 class _Member(tarfile.TarInfo):
     """A member of an archive; one whose name alone would fill the memory is refused."""
 
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+    # pylint wants the parameter's name in the standard library, which hides the module.
+    def _proc_member(self, tarfile: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _NAMING and self.size > _MAX_NAME:
-            raise tarfile.ReadError(f"a name or an attribute of {self.size} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc, no-any-return]
+            raise _too_long(self.size)
+        return super()._proc_member(tarfile)  # type: ignore[misc, no-any-return]
+
+
+def _too_long(size: int) -> tarfile.ReadError:
+    return tarfile.ReadError(f"a name or an attribute of {size} bytes")
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def _words(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
 
 def _seconds(data: dict[str, Any], key: str, where: str) -> float:
     value: Any = data.get(key)
-    if type(value) not in (int, float) or not 0 <= value < _LONGEST_S:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LONGEST_S:
         raise DataError(f"{where}: {key} is {jsondoc.shown(value)}, not a number of seconds; the layer is not used", code=INVALID)
     return float(value)
 

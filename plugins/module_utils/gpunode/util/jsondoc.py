@@ -74,7 +74,7 @@ def load(text: str, schema: int, where: str, code: str, older: Collection[int] =
     if not isinstance(document, dict):
         raise DataError(f"{where}: not a JSON object; it is not used", code=code)
     found = document.get("schema")
-    if found not in (schema, *older) or type(found) is not int:
+    if found not in (schema, *older) or isinstance(found, (bool, float)):  # 1.0 and True equal 1
         newer = ": use the program that wrote it, or a later one" if isinstance(found, int) and found > schema else ""
         message = f"{where}: layout version {shown(found)}, this program reads {schema}; it is not used{newer}"
         raise DataError(message, code=code, details={"schema": found if isinstance(found, int) else None})
