@@ -11,6 +11,7 @@ lock() {
 
 lock lab 3.11
 lock galaxy-importer 3.11
+lock older-ansible 3.11
 for python in 3.10 3.11 3.12 3.13; do
   lock controller "$python"
 done

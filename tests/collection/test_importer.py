@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from lab.machine import cache, host, paths
+from lab.machine import host
 from tests.collection.conftest import Artifact
+from tests.collection.environments import environment
 
-PINS = paths.TOP / f"requirements/galaxy-importer-py{sys.version_info.major}.{sys.version_info.minor}.txt"
 SETTINGS = Path(__file__).with_name("galaxy-importer.cfg")
-INSTALL_S = 600.0
 TIMEOUT_S = 600.0
 LAST_LINES = 8
 COMPLAINT = re.compile(r"(ERROR|WARNING|CRITICAL)\b")
@@ -55,7 +52,7 @@ def test_what_counts_as_a_complaint(line: str, counts: bool) -> None:
 
 def run_importer(tarball: Path, folder: Path) -> host.Result:
     """Runs the importer in `folder`, which is its home too, so that no configuration of the machine is used."""
-    importer = environment()
+    importer = environment("galaxy-importer")
     temporary = folder / "temporary"
     temporary.mkdir()
     env = {
@@ -68,22 +65,6 @@ def run_importer(tarball: Path, folder: Path) -> host.Result:
     program = [str(importer / "bin/python"), "-m", "galaxy_importer.main", str(tarball)]
     argv = ["env", "-u", "PYTHONPATH", "-u", "ANSIBLE_CONFIG", f"--chdir={folder}", *program]
     return host.run(argv, timeout_s=TIMEOUT_S, check=False, env=env)
-
-
-def environment() -> Path:
-    """A Python environment for the importer alone: it needs other versions of some packages than the lab, such as attrs."""
-    parts = [PINS.read_text(), sys.base_prefix, platform.python_version()]
-
-    def build(folder: Path) -> None:
-        host.run([sys.executable, "-m", "venv", str(folder)], timeout_s=120)
-        options = ["--quiet", "--require-hashes", "--only-binary", ":all:"]
-        host.run([str(folder / "bin/pip"), "install", *options, "--requirement", str(PINS)], timeout_s=INSTALL_S)
-        # The cache renames the folder when it is complete, but each program contains the full path of its interpreter.
-        for program in (folder / "bin").iterdir():
-            if not program.is_symlink():
-                program.write_text(program.read_text().replace(str(folder), str(folder.with_name(cache.key(parts)))))
-
-    return cache.entry("galaxy-importer", parts, build)
 
 
 def complaints(output: str) -> list[str]:
