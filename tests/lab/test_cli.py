@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from lab.machine import host, paths
+from lab.machine import host, paths, ssh
 from tests.lab.bakery import ENVIRONMENT, Bakery
 
 
@@ -84,3 +85,27 @@ def test_a_killed_module_has_an_error_code_of_its_own(bakery: Bakery, tmp_path: 
     finally:
         assert bakery.bake().rc == 0, "the next bake rolls back what the killed one left"
         bakery.restore(before)
+
+
+def test_an_unknown_host_key_ends_without_a_question_and_a_known_one_logs_in(bakery: Bakery, tmp_path: Path) -> None:
+    """With a terminal, where ssh would ask, and with none of the lab's ssh settings, which accept every key."""
+    target, known = bakery.node.target, tmp_path / "known_hosts"
+    machine = {
+        "ansible_host": target.address,
+        "ansible_port": target.port,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(ssh.key()),
+        "ansible_ssh_common_args": f"-F /dev/null -o UserKnownHostsFile={known} -o GlobalKnownHostsFile=/dev/null -o IdentitiesOnly=yes",
+    }
+    (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"node": machine}}}))
+    words = ["boot", "--check", "-i", str(tmp_path / "hosts.json"), "-e", f"gpu_boot_image={bakery.reference('standin')}"]
+    argv = ["script", "--quiet", "--return", "--command", shlex.join([str(paths.TOP / "bin/gpu-prebake"), *words]), "/dev/null"]
+    unknown = host.run(argv, timeout_s=120, check=False)
+    assert unknown.rc == 5, unknown.stdout
+    assert "Host key verification failed" in unknown.stdout
+    assert "(yes/no" not in unknown.stdout
+    scanned = host.run(["ssh-keyscan", "-p", str(target.port), target.address], timeout_s=60).stdout
+    known.write_text(scanned)
+    logged_in = host.run(argv, timeout_s=120, check=False)
+    assert logged_in.rc == 0, logged_in.stdout
+    assert "no_gpu" in logged_in.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal.report import SCHEMA as SEAL_SCHEMA
 
 from lab.builds import booting, packerqemu
 from lab.builds.bakedimage import SEAL
@@ -73,7 +74,7 @@ def test_the_image_is_sealed_and_the_report_is_in_the_image_and_beside_it(built:
     )
     assert (beside["refusals"], beside["in_place"], beside["offline"]) == ([], [], False)
     assert {r["code"] for r in beside["replayed"]} == {"baked_layer_matches"}
-    assert {**beside, "schema": 1} == kept
+    assert {**beside, "schema": SEAL_SCHEMA} == kept
 
 
 def test_the_disk_boots_with_a_gpu_without_a_compile(built: Built, node: VM, tmp_path: Path) -> None:
