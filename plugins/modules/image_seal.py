@@ -64,6 +64,24 @@ options:
     type: bool
     default: false
     version_added: 0.2.0
+  signing_certificate:
+    description: The value that the bake had. The seal refuses a layer whose modules were signed with the key of another certificate, as
+      after a change of key that no bake has followed.
+    type: str
+    default: ""
+    version_added: 0.2.0
+  signing_remote_src:
+    description: The value that the bake had. If the certificate was on the machine and is no longer there, the seal does not compare it,
+      and says so.
+    type: bool
+    default: false
+    version_added: 0.2.0
+  signer:
+    description: SHA-256 of the certificate whose key must have signed the layers' modules, in hexadecimal. Set automatically from
+      O(signing_certificate) if that file is on the controller.
+    type: str
+    default: ""
+    version_added: 0.2.0
   kernels:
     description:
       - Kernels that must have a layer, besides the kernel that the boot loader takes by default. Give the value that the bake had.

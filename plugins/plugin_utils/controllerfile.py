@@ -1,10 +1,23 @@
-"""Whether a file on the controller can be written later, asked before the work whose result it is to hold."""
+"""Files on the controller: the contents of one, and whether one can be written later, asked before the work whose result it is to hold."""
 
 from __future__ import annotations
 
 import getpass
 import os
 from pathlib import Path
+
+from ansible.plugins.action import ActionBase
+
+_VAULT = b"$ANSIBLE_VAULT;"
+
+
+def contents(action: ActionBase, path: str) -> bytes:
+    """The contents of a file that a task names, searched for as Ansible does, and decrypted if Ansible Vault encrypted it. Raises
+    AnsibleError, OSError."""
+    data = Path(action._find_needle("files", path)).read_bytes()
+    if data.startswith(_VAULT):
+        return bytes(action._loader._vault.decrypt(data, filename=path))
+    return data
 
 
 def unwritable(path: str) -> str:

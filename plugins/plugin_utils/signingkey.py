@@ -10,16 +10,15 @@ from __future__ import annotations
 import base64
 import shlex
 import uuid
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake import signing_key
 
+from . import controllerfile
 from .followed import FollowedAction
 
-_VAULT = b"$ANSIBLE_VAULT;"
 _NOT_IN_MEMORY = 9
 # Standard input is base64, so that a shell or terminal on the way does not interpret any byte of it.
 _WRITE = """
@@ -61,19 +60,12 @@ class SigningKeyAction(FollowedAction):
         """The contents to send, each by the option that it belongs to."""
         found = {}
         if key and not is_remote and not key.startswith("pkcs11:"):
-            found["key"] = self._read(key)
+            found["key"] = controllerfile.contents(self, key)
         if certificate and not is_remote:
-            found["certificate"] = self._read(certificate)
+            found["certificate"] = controllerfile.contents(self, certificate)
         if pin and not pin.startswith(signing_key.PIN_FILE):
             found["pin"] = pin.encode()
         return found
-
-    def _read(self, path: str) -> bytes:
-        """The contents of a file on the controller, decrypted if Ansible Vault encrypted it."""
-        data = Path(self._find_needle("files", path)).read_bytes()
-        if data.startswith(_VAULT):
-            return bytes(self._loader._vault.decrypt(data, filename=path))
-        return data
 
     def _write(self, folder: str, name: str, content: bytes) -> dict[str, Any] | None:
         """Writes a secret into memory on the node; returns the failure as a result, or None."""

@@ -105,6 +105,12 @@ def test_a_key_from_the_controller_signs_for_every_kernel_and_is_deleted(pristin
     (layer,) = pristine.layers()
     assert layer.signer
     assert layer.signer.name == "Renewed"
+    _, sealed = pristine.seal()
+    assert not [one for one in sealed["refusals"] if one["check"] == "asked"]
+    refused, sealed = pristine.seal(**options(pair))
+    assert refused.rc != 0
+    (problem,) = [one["problem"] for one in sealed["refusals"] if one["check"] == "asked"]
+    assert "its modules are signed by Renewed" in problem
 
 
 def test_during_the_build_the_key_is_in_memory_only_and_the_next_bake_deletes_that_of_a_killed_one(pristine: Bakery, pair: Pair) -> None:

@@ -37,7 +37,7 @@ CALLS = [pytest.param(role, name, given, id=f"{role}-{name}") for role in ROLES 
 @pytest.mark.parametrize(("role", "name", "given"), CALLS)
 def test_a_role_passes_each_option_of_a_module_its_variable(role: str, name: str, given: dict[str, str]) -> None:
     variables = {option.name: [v for v in option.variables if v.startswith(f"{role}_")] for option in of_module(name).values()}
-    assert set(variables) - set(given) <= {"report_files"}, "a role without a report has no file to check"
+    assert set(variables) - set(given) <= {"report_files", "signer"}, "what a role without a report, and an action, set themselves"
     assert set(given) <= set(variables)
     table = of_module(name)
     taken = {option: f"__{names[0]}" if table[option].controller else names[0] for option, names in variables.items() if names}

@@ -522,6 +522,31 @@ SEAL = _table(
         fields=("SealRequest.signed",),
         since="0.2.0",
     ),
+    SIGNING["signing_certificate"]._replace(
+        says=(
+            "The value that the bake had. The seal refuses a layer whose modules were signed with the key of another certificate, as after "
+            "a change of key that no bake has followed.",
+        ),
+        fields=("SealRequest.certificate",),
+        since="0.2.0",
+    ),
+    SIGNING["signing_remote_src"]._replace(
+        says=(
+            "The value that the bake had. If the certificate was on the machine and is no longer there, the seal does not compare it, and "
+            "says so.",
+        ),
+        since="0.2.0",
+    ),
+    Option(
+        "signer",
+        (
+            "SHA-256 of the certificate whose key must have signed the layers' modules, in hexadecimal. Set automatically from "
+            "O(signing_certificate) if that file is on the controller.",
+        ),
+        default="",
+        fields=("SealRequest.signer",),
+        since="0.2.0",
+    ),
     BAKE["kernels"]._replace(
         says=(
             "Kernels that must have a layer, besides the kernel that the boot loader takes by default. Give the value that the bake had.",

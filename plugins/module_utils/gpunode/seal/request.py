@@ -21,8 +21,9 @@ IN_PLACE = SEAL["mode"].choices[1]
 class SealRequest:
     """``kernels`` as ``kernels.choices`` returns them; ``uncovered`` is what to do about any other bootable kernel without a layer;
     ``generations`` are the GPUs that the image is meant for, empty for all that a layer supports; ``must_be_baked`` refuses an image
-    without a layer, which is otherwise not checked; ``blacklist_nouveau`` is the choice of the bake. ``wanted``, ``flavour``, ``mode`` and
-    ``signed`` are what each layer must be. If ``wanted`` is None, none of these is compared."""
+    without a layer, which is otherwise not checked; ``blacklist_nouveau`` is the choice of the bake. ``wanted``, ``flavour``, ``mode``,
+    ``signed`` and ``signer`` are what each layer must be; ``certificate`` is a file on this machine with the signer's certificate. If
+    ``wanted`` is None, none of these is compared."""
 
     kernels: tuple[str, ...] = (SEAL["kernels"].default,)
     uncovered: str = SEAL["uncovered"].default
@@ -35,6 +36,8 @@ class SealRequest:
     flavour: str = SEAL["flavour"].default
     mode: str = SEAL["mode"].default
     signed: bool = SEAL["signed"].default
+    certificate: str = SEAL["signing_certificate"].default
+    signer: str = SEAL["signer"].default
 
 
 def request_from(params: Mapping[str, Any]) -> SealRequest:
@@ -59,6 +62,8 @@ def request_from(params: Mapping[str, Any]) -> SealRequest:
         flavour=_choice(params, "flavour"),
         mode=_choice(params, "mode"),
         signed=bool(params.get("signed")),
+        certificate=params.get("signing_certificate") or "",
+        signer=(params.get("signer") or "").lower(),
     )
 
 

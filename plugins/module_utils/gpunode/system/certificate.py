@@ -6,6 +6,8 @@ x509_public_key.c); /proc/keys has both in lower-case hexadecimal.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,6 +22,7 @@ from .module_signature import Signer
 _LIMIT_S = 30.0
 _LARGEST = 1 << 20  # bytes
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
+_END = b"-----END CERTIFICATE-----"
 _SHOWN = ("-noout", "-subject", "-nameopt", "sep_multiline,sname,utf8", "-serial", "-startdate", "-enddate", "-fingerprint", "-sha256")
 _SKID = expression(r"X509v3 Subject Key Identifier:[^\n]*\n[ \t]*([0-9A-Fa-f:]+)")
 _FINGERPRINT = expression(r"^sha256 Fingerprint=([0-9A-F:]+)$", re.MULTILINE | re.IGNORECASE)
@@ -57,6 +60,19 @@ def form_of(path: Path) -> str:
     if data[:1] != b"\x30":
         raise refused(path, "it is not an X.509 certificate in PEM or DER format")
     return "DER"
+
+
+def fingerprint_of(data: bytes) -> str:
+    """SHA-256 of the certificate in a file's contents, in hexadecimal, as ``Signer.fingerprint``; nothing else of it is checked. Raises
+    ValueError if the PEM text is damaged."""
+    begin, end = data.find(_BEGIN), data.find(_END)
+    der = base64.b64decode(b"".join(data[begin + len(_BEGIN) : end].split()), validate=True) if 0 <= begin < end else data
+    return hashlib.sha256(der).hexdigest()
+
+
+def fingerprint(path: Path) -> str:
+    """``fingerprint_of`` of a file. Raises OSError, ValueError."""
+    return fingerprint_of(read_bytes(path, _LARGEST))
 
 
 def read(runner: Runner, path: Path) -> Certificate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -455,6 +456,25 @@ def test_a_layer_that_is_not_what_the_variables_ask_for_is_refused(
         sealed(node, offline, **asked(**params))
     (refusal,) = (one for one in caught.value.details["report"]["refusals"] if one["check"] == "asked")
     assert said in refusal["problem"]
+
+
+@pytest.mark.parametrize("by", ["sha256", "file"])
+def test_a_layer_that_another_key_has_signed_is_refused(node: LayerNode, layer: Manifest, tmp_path: Path, by: str) -> None:
+    file = tmp_path / "fleet.der"
+    file.write_bytes(b"0 the certificate")
+    right, wrong = hashlib.sha256(file.read_bytes()).hexdigest(), "0f" * 32
+    given = {"signer": right.upper()} if by == "sha256" else {"signing_certificate": str(file)}
+    layers.write(node.root, replace(layer, signer=Signer("Fleet", "a1" * 20, right)))
+    assert sealed(node, **asked(signed=True, **given)).refusals == []
+    layers.write(node.root, replace(layer, signer=Signer("Old", "a1" * 20, wrong)))
+    said = f"signed by Old, certificate {wrong[:16]}…, and nvidia_prebake_signing_certificate is another one, {right[:16]}…"
+    assert said in refusals(node, **asked(signed=True, **given))["asked"]
+
+
+def test_a_certificate_that_is_no_longer_on_the_machine_is_not_compared_and_the_report_says_so(node: LayerNode, layer: Manifest) -> None:
+    layers.write(node.root, replace(layer, signer=Signer("Fleet", "a1" * 20, "0f" * 32)))
+    notes = sealed(node, **asked(signed=True, signing_certificate="/gone.pem")).notes
+    assert [note for note in notes if "which key signed the modules was not compared, because the certificate /gone.pem" in note]
 
 
 def test_a_live_layer_is_refused_where_an_inert_one_is_asked_for(node: LayerNode, layer: Manifest) -> None:
