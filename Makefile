@@ -4,6 +4,7 @@ VENV := $(shell lab/setup.sh --venv)
 export PATH := $(CURDIR)/bin:$(VENV)/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
+MAKEFLAGS += --no-print-directory
 # The lab needs root for namespaces, mounts and file owners. sudo would set its own PATH, so `env` sets ours.
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=HOME,ANSIBLE_CONFIG,PYTHONDONTWRITEBYTECODE,GPU_PREBAKE_CACHE,XDG_CACHE_HOME)
 LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
@@ -11,7 +12,7 @@ LAB := $(AS_ROOT) env "PATH=$(PATH)" python -m
 PACKER_BUILDERS := amazon-ebs azure-arm googlecompute qemu
 export CHECKPOINT_DISABLE := 1
 
-.PHONY: setup locks check lint types unit docs test test-lab test-vm test-power test-all demo bench clean
+.PHONY: setup locks check lint types unit docs test stream-lab stream-vm test-lab test-vm test-power test-all demo bench clean
 setup:
 	@lab/setup.sh
 
@@ -20,7 +21,9 @@ locks: setup
 	requirements/lock.sh
 
 # Run this before each commit: lint, types, unit tests.
-check: setup lint types unit
+check: setup
+	@$(MAKE) -j2 --output-sync lint types
+	@$(MAKE) unit
 
 # Writes what roles, modules and READMEs say about options, from plugins/module_utils/gpunode/options.py. `make lint` compares it.
 docs: setup
@@ -58,7 +61,15 @@ test-vm: setup
 test-power: setup
 	$(LAB) lab session -- pytest tests/power -s -k 'not twenty' --seed='$(or $(SEED),3506)'
 
-test: check test-lab test-vm test-power
+# With root's tests in two streams, each on one of two cores, in one session: those on native nodes, and those in VMs. A line says whose it is.
+test: check
+	@$(LAB) lab session -- $(MAKE) -j2 stream-lab stream-vm
+
+stream-lab stream-vm: setup
+stream-lab:
+	@set -o pipefail; $(MAKE) test-lab 2>&1 | sed -u 's/^/native | /'
+stream-vm:
+	@set -o pipefail; { $(MAKE) test-power && $(MAKE) test-vm; } 2>&1 | sed -u 's/^/vm     | /'
 
 # All tests, in parts of at most 40 minutes: core (make test), nvidia (the real driver, the demo and its refusals), collection (the built
 # collection), packer (the qemu builder), page (the demo's page in a browser), faults (every fault of the series of which the unit tests take

@@ -215,15 +215,15 @@ def captures(node: FakeNode) -> object:
 @pytest.mark.parametrize(
     ("prepare", "work", "at_least", "stride"),
     [
-        pytest.param(baked, boots, 40, 5, id="fast path"),
-        pytest.param(from_an_image_in_place, boots, 40, 5, id="fast path over a layer that the image has in place"),
-        pytest.param(gpu, boots, 40, 5, id="full install"),
-        pytest.param(baked_with_another_version, boots, 60, 5, id="another version out, a full install"),
-        pytest.param(newer_kernel, bakes, 100, 9, id="bake in place"),
-        pytest.param(another_in_place, bakes, 100, 9, id="bake in place over another"),
-        pytest.param(brought_up, removes, 60, 5, id="removal after the fast path"),
-        pytest.param(brought_up_by_install, removes, 60, 5, id="removal after a full install"),
-        pytest.param(captured_before, captures, 200, 23, id="captured bake for two kernels over another"),
+        pytest.param(baked, boots, 40, 11, id="fast path"),
+        pytest.param(from_an_image_in_place, boots, 40, 11, id="fast path over a layer that the image has in place"),
+        pytest.param(gpu, boots, 40, 11, id="full install"),
+        pytest.param(baked_with_another_version, boots, 60, 11, id="another version out, a full install"),
+        pytest.param(newer_kernel, bakes, 100, 29, id="bake in place"),
+        pytest.param(another_in_place, bakes, 100, 29, id="bake in place over another"),
+        pytest.param(brought_up, removes, 60, 11, id="removal after the fast path"),
+        pytest.param(brought_up_by_install, removes, 60, 11, id="removal after a full install"),
+        pytest.param(captured_before, captures, 200, 59, id="captured bake for two kernels over another"),
     ],
 )
 def test_killed_at_every_effect_the_next_run_recovers(
