@@ -18,4 +18,4 @@ def test_actions_and_playbooks_work_with_the_oldest_ansible_core() -> None:
     argv = ["env", f"PATH={python.parent}:/usr/bin:/bin", f"--chdir={paths.TOP}", str(python), "-m", "pytest", *TESTS]
     ran = host.run(argv, timeout_s=TIMEOUT_S, check=False, env={"ANSIBLE_CONFIG": str(paths.TOP / "ansible.cfg"), "PYTHONPATH": ""})
     assert ran.rc == 0, host.tail(ran.stdout + ran.stderr)
-    assert int(re.findall(r"(\d+) passed", ran.stdout)[-1]) > 100
+    assert int(re.findall(r"(\d+) passed", ran.stdout)[-1]) > 50
