@@ -32,13 +32,13 @@ def log_before(root: Path, runner: Runner) -> str:
 
 
 def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
-    """The lines of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which the driver does not drive."""
+    """The messages of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which the driver does not drive."""
     if log.startswith(before):
         log = log[len(before) :]
     elif before.rstrip("\n"):  # the kernel has dropped its oldest lines
         log = log.partition(before.rstrip("\n").rpartition("\n")[2])[2] or log
     slots = [address.rpartition(".")[0] for address in passed]
-    return "\n".join(line for line in log.split("\n") if not any(slot in line for slot in slots))
+    return driver_log.without(log, slots) if slots else log
 
 
 def gather(
