@@ -32,7 +32,7 @@ def log_before(root: Path, runner: Runner) -> str:
 
 
 def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
-    """The messages of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which the driver does not drive."""
+    """The messages of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which belong to others."""
     if log.startswith(before):
         log = log[len(before) :]
     elif before.rstrip("\n"):  # the kernel has dropped its oldest lines

@@ -50,7 +50,7 @@ WINDOW = "NVRM: This PCI I/O region assigned to your NVIDIA device is invalid:"
         pytest.param("\n".join(f"[5.5] {line}" for line in NOT_SUPPORTED), ONE.removeprefix(f"{GPU} "), id="the first line is lost"),
         pytest.param("\n".join(f"[5.5] {line}" for line in [GPU, *OPEN]), "not supported by open nvidia.ko because", id="open modules"),
         pytest.param(
-            f"[5.5] {GPU}\n[5.5] NVRM: installed in this system is not supported by the 304.116\n[5.5] NVRM: NVIDIA Linux driver release.  See",
+            f"[5.5] {GPU}\n[5.5] {NOT_SUPPORTED[0]} 304.116\n[5.5] NVRM: NVIDIA Linux driver release.  See",
             "not supported by the 304.116 NVIDIA Linux driver release",
             id="an older form",
         ),
