@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from ..driver import control, fabric, kmod, nvidia_smi
 from ..errors import BootError, ImageError, LayerError
 from ..store import driver_images, node_record
 from ..store.objects import Store
-from . import recording
+from . import evidence, recording
 from .attempts import run_container
 from .context import BootRun
 from .decide import decide
@@ -21,6 +23,8 @@ from .ladder import driven, install_refusal
 from .plan import Action, Outcome, Plan, Step
 from .probe import with_image
 
+# Errors of which the kernel's log may have the cause.
+_EXPLAINED = ("module_not_loaded", "no_device", "hardware", "no_answer", "gpu_silent")
 _DROP_S = 30.0  # for each old driver image
 
 
@@ -100,16 +104,33 @@ def _refuse_layer(run: BootRun, reason: str) -> None:
 
 def load_modules(run: BootRun) -> None:
     """Loads the driver's modules and makes its device nodes. Raises BootError."""
-    with run.events.step(Step.LOAD_MODULES.value):
+    with run.events.step(Step.LOAD_MODULES.value), _explained(run):
         run.outcome.warnings += control.load(run.root, run.runner, run.deadline, run.version, run.kver)
 
 
 def check_driver(run: BootRun) -> None:
     """Checks the versions, and that the driver answers for every GPU that it drives. Raises BootError."""
-    with run.events.step(Step.CHECK_DRIVER.value) as event:
+    with run.events.step(Step.CHECK_DRIVER.value) as event, _explained(run):
         gpus = len(driven(run.facts))
         run.outcome.device_check = nvidia_smi.check(run.root, run.runner, run.deadline, run.arch, run.version, gpus, run.waives_device())
         event["answer"] = run.outcome.device_check
+
+
+@contextlib.contextmanager
+def _explained(run: BootRun) -> Iterator[None]:
+    """Adds to an error of the body what the kernel's log says of its cause, with the code of that cause if it is more exact. After a reboot
+    no driver container fails, so that nothing else reads that log."""
+    try:
+        yield
+    except BootError as error:
+        if error.code not in _EXPLAINED:
+            raise
+        driven_by = {gpu.address for gpu in driven(run.facts)}
+        found = evidence.explain(run.runner, run.version, [gpu.address for gpu in run.facts.gpus if gpu.address not in driven_by])
+        if found is None:
+            raise
+        code = error.code if found.code == "hardware" else found.code
+        raise BootError(f"{found.reason} ({error})", code=code) from error
 
 
 def restart_containerd(run: BootRun) -> None:

@@ -115,11 +115,17 @@ def judge(evidence: Evidence) -> Diagnosis:
     return Diagnosis(Verdict.DRIVER_GOOD, "the module is loaded and the libraries are of its version, so only device initialisation failed")
 
 
+def cause(kernel_log: str, version: str) -> Diagnosis | None:
+    """What the kernel's log alone says of why the driver, of this version, does not work and would not in another try; None if nothing."""
+    log = driver_log.records(kernel_log)
+    return _refused_by_host(log) or _certain(log) or _not_supported(version, log) or _held(log)
+
+
 def _of_gpus(evidence: Evidence, log: Sequence[str], certain: Diagnosis | None) -> Diagnosis | None:
     """What log and nvidia-smi say of the GPUs, where the wanted driver is loaded; None if nothing."""
     if certain and certain.code != "hardware":  # a cause with a code of its own
         return certain
-    misfit = _not_supported(evidence, log)
+    misfit = _not_supported(evidence.wanted_version, log)
     if misfit:
         return misfit
     line = _first(_HARDWARE, log)
@@ -139,7 +145,7 @@ def _not_loaded(evidence: Evidence, log: Sequence[str]) -> Diagnosis:
     module = _wrong_module(evidence)
     if module:
         return Diagnosis(Verdict.DRIVER_BAD, f"the module cannot be loaded: {evidence.modprobe_says.strip() or module}")
-    found = _wrong_flavour(log) or _refused_by_host(log) or _certain(log) or _not_supported(evidence, log)
+    found = _wrong_flavour(log) or _refused_by_host(log) or _certain(log) or _not_supported(evidence.wanted_version, log)
     if found:
         return found
     line, held = _first(_HARDWARE, log) or _first(_NO_GPU, log), _held(log)
@@ -197,17 +203,17 @@ def _refused_by_host(log: Sequence[str]) -> Diagnosis | None:
     return None
 
 
-def _not_supported(evidence: Evidence, log: Sequence[str]) -> Diagnosis | None:
+def _not_supported(version: str, log: Sequence[str]) -> Diagnosis | None:
     """A GPU that this version of the driver does not know. One that it should know cannot be read, which is the hardware's fault."""
     line = _first(_NOT_SUPPORTED, log)
     if not line:
         return None
     match = _NOT_SUPPORTED.match(line)
     generation = gpus.of_device(match[1]) if match and match[1] else None
-    if generation and generation.supports_version(evidence.wanted_version):
-        reason = f"driver {evidence.wanted_version} supports this GPU, but cannot recognise it, so its registers cannot be read"
+    if generation and generation.supports_version(version):
+        reason = f"driver {version} supports this GPU, but cannot recognise it, so its registers cannot be read"
         return Diagnosis(Verdict.HARDWARE, f"{reason}: {line}", "hardware")
-    return Diagnosis(Verdict.MISFIT, f"driver {evidence.wanted_version} does not support this GPU: {line}", code="gpu_not_supported")
+    return Diagnosis(Verdict.MISFIT, f"driver {version} does not support this GPU: {line}", code="gpu_not_supported")
 
 
 def _held(log: Sequence[str]) -> Diagnosis | None:

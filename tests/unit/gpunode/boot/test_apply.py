@@ -317,6 +317,40 @@ def test_a_switch_without_fabric_manager_is_an_error_that_the_next_run_finds_aga
         assert len(baked.driver_runs) == containers
 
 
+RESET = "[9.0] NVRM: Xid (PCI:0000:01:00): 154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)\n"
+GONE = "[9.0] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "word"),
+    [
+        pytest.param(RESET, "gpu_reset_needed", "GPU Reset Required", id="a cause with a code"),
+        pytest.param(GONE, "no_device", "fallen off the bus", id="a cause without one"),
+        pytest.param("", "no_device", "exit status 6", id="nothing"),
+        pytest.param(f"{RESET}[9.1] nvidia-nvlink: Nvlink Core is being initialized, major 240\n", "no_device", "status 6", id="of before"),
+    ],
+)
+def test_a_ready_node_whose_gpu_does_not_answer_says_why(
+    baked: FakeNode, monkeypatch: pytest.MonkeyPatch, log: str, code: str, word: str
+) -> None:
+    boot(baked)
+    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.host.boot_id", lambda: "next")
+    baked.smi, baked.dmesg = Reply(6, "No devices were found\n"), log
+    error = failed(baked)
+    assert error.code == code
+    assert word in str(error)
+    assert len(baked.driver_runs) == 1
+
+
+def test_a_module_that_cannot_be_loaded_after_a_reboot_says_why(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot(baked)
+    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.host.boot_id", lambda: "next")
+    (baked.root / "proc/modules").write_text("")
+    baked.insert_error = "No such device"
+    baked.dmesg = "[9.0] NVRM: GPU 0000:01:00.0: GPU does not have the necessary power cables connected.\n"
+    assert failed(baked).code == "gpu_power"
+
+
 def with_switch(node: FakeNode, *states: str) -> FakeNode:
     """A node with an NVSwitch and fabric manager; ``nvidia-smi -q`` shows one state after the other, the last for ever."""
     node.add_gpu("0x22a3", "0x068000", address="0000:05:00.0")
