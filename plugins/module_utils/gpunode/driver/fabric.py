@@ -1,4 +1,4 @@
-"""NVLink's fabric: the switches of a node, fabric manager, and the GPUs that must join before CUDA starts.
+"""NVLink's fabric: the switches of a node, fabric manager, and the GPUs that must join before CUDA starts (I18).
 
 Up to NVLink 4 (A100, H100), a switch is a PCI function of NVIDIA. With NVLink 5 (HGX B200, B300) it is none: a node reaches its switches
 through ConnectX functions, which are InfiniBand devices whose vital product data say SW_MNG, and NVLSM manages them. The switches of GB200
