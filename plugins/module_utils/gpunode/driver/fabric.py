@@ -68,10 +68,12 @@ class Managed:
 
 def look(root: Path, runner: Runner, deadline: Deadline, functions: Sequence[PciFunction]) -> Found:
     """Looks for the node's switches. Product data are read only where a GPU may have switches of NVLink 5: each read takes a while."""
+    gpus = [f.device for f in functions if f.is_gpu]
+    if any(device in _RACK for device in gpus):
+        return Found(Switches.NONE)
     if any(f.is_nvswitch for f in functions):
         return Found(Switches.PCI)
-    gpus = [f.device for f in functions if f.is_gpu]
-    if any(device in _RACK for device in gpus) or not any(_may_have_nvlink5(device) for device in gpus):
+    if not any(_may_have_nvlink5(device) for device in gpus):
         return Found(Switches.NONE)
     unknown = [_without_device(root, one.address) for one in pci.infiniband_functions(root)]
     for name, folder in _infiniband(root):

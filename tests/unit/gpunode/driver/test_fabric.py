@@ -236,6 +236,7 @@ def test_up_to_nvlink_4_nvlsm_is_not_started(node: FakeNode) -> None:
 @pytest.mark.parametrize("device", [GB200, GB300])
 def test_on_a_node_of_a_rack_fabric_manager_is_never_started(node: FakeNode, device: str) -> None:
     units(hgx(node, device), nvidia_fabricmanager="enabled")
+    node.add_gpu("0x22a3", "0x068000", address="0000:f0:00.0")
     assert manage(node).disabled == ("nvidia-fabricmanager",)
     assert asked(node, "start") == []
 
