@@ -23,6 +23,8 @@ look marker cat /opt/azure/aks-gpu/dkms-marker
 look manifests find /var/lib/gpu-prebake/layers -name manifest.json
 look built_since_boot find /lib/modules/"$(uname -r)"/updates /var/lib/dkms -newer /etc/machine-id -name '*.ko*'
 look services sh -c 'systemctl is-active nvidia-persistenced nvidia-fabricmanager'
+look fabric sh -c 'nvidia-smi -q | grep -A2 " Fabric$"'
+look fabric_manager systemctl is-enabled nvidia-fabricmanager
 look logs sh -c 'ls /var/log/gpu-prebake'
 look failed_units systemctl list-units --failed --plain --no-legend nvidia-cdi-refresh.service containerd.service
 echo "@@ end"

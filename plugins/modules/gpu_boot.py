@@ -93,6 +93,14 @@ options:
     description: Seconds to wait for GPUs that are expected and not yet on the PCI bus. With O(expected_gpus=auto), there is no wait.
     type: float
     default: 30
+  fabric_s:
+    description:
+      - Seconds that each GPU may take, on a node with NVSwitches, until C(nvidia-smi) says that it has joined the NVLink fabric.
+      - Until all have, CUDA ends with error 802. GPUs join one after the other, so the limit grows with their number.
+      - V(0) does not look at it.
+    type: float
+    default: 30
+    version_added: 0.2.0
   restart_containerd:
     description:
       - What to do if containerd's configuration has changed. V(auto) restarts containerd, once.

@@ -73,6 +73,13 @@ def systemctl(node: FakeNode, words: list[str]) -> Reply:
     return Reply()
 
 
+def od(node: FakeNode, words: list[str]) -> Reply:
+    """As coreutils prints a file's first bytes in hexadecimal."""
+    assert words[:3] == ["-An", "-v", "-tx1"], words
+    data = Path(words[4]).read_bytes()[: int(words[3].removeprefix("-N"))]
+    return Reply(out="".join(f" {data[at : at + 16].hex(' ')}\n" for at in range(0, len(data), 16)))
+
+
 def depmod(node: FakeNode, words: list[str]) -> Reply:
     return Reply(err=node.depmod_says) if "-e" in words else Reply()
 
@@ -148,6 +155,7 @@ PROGRAMS: Mapping[str, Program] = {
     "nsenter": sandbox.nsenter,
     "nvidia-modprobe": nvidia_modprobe,
     "nvidia-smi": nvidia_smi,
+    "od": od,
     "sh": sh,
     "systemctl": systemctl,
     "udevadm": udevadm,

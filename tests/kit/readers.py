@@ -17,7 +17,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container impo
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms, foreign, kmod, modules, nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms, foreign, kmod, modules, nouveau_blacklist, nvidia_smi
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
     ACTIVATION_JOURNAL,
@@ -42,6 +42,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
     module_signature,
     mounts,
     toolchain,
+    vpd,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import jsondoc
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
@@ -49,6 +50,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run impor
 from gpu_prebake import nodes
 from tests.kit import archives
 from tests.kit.values import DATA, IMAGE, KVER, MARKER, VERSION, digest
+from tests.kit.vpd import product_data
 
 BOOTED = DATA / "documents-0.1.0/captured-booted"
 LAYER = f"cuda-{VERSION}-open-{KVER}"
@@ -272,6 +274,10 @@ READERS: Mapping[str, Reader] = {
     "dpkg-list": at("var/lib/dpkg/info/x.list", _owned, "/.\n/usr\n/usr/x\n/lib/y\n"),
     "dpkg-sums": at("var/lib/dpkg/info/x.md5sums", _owned, "d41d8cd98f00b204e9800998ecf8427e  usr/x\n"),
     "kernel-log": printed(_log, DMESG, XID),
+    "vpd": Reader(lambda _root, data: vpd.read_only_fields(data), (product_data({"PN": "x", "VA": "MLX:SMDL=SW_MNG"}),)),
+    "nvidia-smi": printed(
+        nvidia_smi.parse_fabric, "GPU 00000000:01:00.0\n    Fabric\n        State : Completed\n        Status : Success\n    ECC\n"
+    ),
     "ld.so.cache": at("etc/ld.so.cache", foreign.cached_libraries, b"glibc-ld.so.cache1.1\0\1\0libcuda.so\0/opt/x/libcuda.so.580.1\0"),
     "containerd-config": at("etc/containerd/config.toml", containerd.imports_dropins, FLAGS),
     "hosts.toml": at(

@@ -22,11 +22,13 @@ Collector = Callable[[ast.Module], set[str]]
 
 
 def text_of(node: ast.expr | None) -> set[str]:
-    """The texts that an expression can have as its value: a constant, or either side of a conditional expression."""
+    """The texts that an expression can have as its value: a constant, or either side of a conditional expression or of ``or``."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return {node.value}
     if isinstance(node, ast.IfExp):
         return text_of(node.body) | text_of(node.orelse)
+    if isinstance(node, ast.BoolOp):
+        return {text for value in node.values for text in text_of(value)}
     return set()
 
 

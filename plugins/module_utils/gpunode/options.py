@@ -720,6 +720,19 @@ BOOT = _table(
         variables=("gpu_boot_late_gpus_s",),
         fields=("Policy.late_gpus_s",),
     ),
+    Option(
+        "fabric_s",
+        (
+            "Seconds that each GPU may take, on a node with NVSwitches, until C(nvidia-smi) says that it has joined the NVLink fabric.",
+            "Until all have, CUDA ends with error 802. GPUs join one after the other, so the limit grows with their number.",
+            "V(0) does not look at it.",
+        ),
+        type="float",
+        default=30.0,
+        since="0.2.0",
+        variables=("gpu_boot_fabric_s",),
+        fields=("Policy.fabric_s",),
+    ),
     _RESTART_CONTAINERD,
     _MARKER_PATH,
     Option(

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from ..activation import activate
 from ..container import scratch
-from ..driver import control, kmod, nvidia_smi
+from ..driver import control, fabric, kmod, nvidia_smi
 from ..errors import BootError, ImageError, LayerError
 from ..store import driver_images, node_record
 from ..store.objects import Store
-from . import recording
+from . import evidence, recording
 from .attempts import run_container
 from .context import BootRun
 from .decide import decide
 from .driver_removal import remove_driver, unload_modules
 from .facts import Active
-from .ladder import install_refusal
+from .ladder import driven, install_refusal
 from .plan import Action, Outcome, Plan, Step
 from .probe import with_image
 
+# Errors of which the kernel's log may have the cause.
+_EXPLAINED = ("module_not_loaded", "no_device", "hardware", "no_answer", "gpu_silent")
 _DROP_S = 30.0  # for each old driver image
 
 
@@ -100,16 +104,33 @@ def _refuse_layer(run: BootRun, reason: str) -> None:
 
 def load_modules(run: BootRun) -> None:
     """Loads the driver's modules and makes its device nodes. Raises BootError."""
-    with run.events.step(Step.LOAD_MODULES.value):
+    with run.events.step(Step.LOAD_MODULES.value), _explained(run):
         run.outcome.warnings += control.load(run.root, run.runner, run.deadline, run.version, run.kver)
 
 
 def check_driver(run: BootRun) -> None:
     """Checks the versions, and that the driver answers for every GPU that it drives. Raises BootError."""
-    with run.events.step(Step.CHECK_DRIVER.value) as event:
-        gpus = sum(gpu.driver != "vfio-pci" for gpu in run.facts.gpus)
+    with run.events.step(Step.CHECK_DRIVER.value) as event, _explained(run):
+        gpus = len(driven(run.facts))
         run.outcome.device_check = nvidia_smi.check(run.root, run.runner, run.deadline, run.arch, run.version, gpus, run.waives_device())
         event["answer"] = run.outcome.device_check
+
+
+@contextlib.contextmanager
+def _explained(run: BootRun) -> Iterator[None]:
+    """Adds to an error of the body what the kernel's log says of its cause, with the code of that cause if it is more exact. After a reboot
+    no driver container fails, so that nothing else reads that log."""
+    try:
+        yield
+    except BootError as error:
+        if error.code not in _EXPLAINED:
+            raise
+        driven_by = {gpu.address for gpu in driven(run.facts)}
+        found = evidence.explain(run.runner, run.version, [gpu.address for gpu in run.facts.gpus if gpu.address not in driven_by])
+        if found is None:
+            raise
+        code = error.code if found.code == "hardware" else found.code
+        raise BootError(f"{found.reason} ({error})", code=code) from error
 
 
 def restart_containerd(run: BootRun) -> None:
@@ -145,10 +166,16 @@ def _drop_old_images(run: BootRun) -> None:
 
 
 def start_services(run: BootRun) -> None:
-    """Starts the driver's services; last of all, records that they run."""
-    switches = any(f.is_nvswitch for f in run.facts.functions)
+    """Starts the driver's services and waits until the GPUs have joined the fabric of a node that has one; last of all, records that."""
     with run.events.step(Step.START_SERVICES.value) as event:
-        started, warnings = control.start_services(run.root, run.runner, run.deadline, switches)
-        event["started"] = started
-    run.outcome.warnings += warnings
+        managed = fabric.manage(run.root, run.runner, run.deadline, run.facts.functions)
+        started, warnings = control.start_services(run.root, run.runner, run.deadline)
+        event["started"] = [*managed.started, *started]
+        if managed.disabled:
+            event["disabled"] = list(managed.disabled)
+            run.events.say(f"disabled, because this node has no NVSwitch: {', '.join(managed.disabled)}")
+        run.outcome.warnings += [*managed.warnings, *warnings]
+        limit_s = run.policy.fabric_s * len(driven(run.facts))
+        if managed.must_join and limit_s and run.outcome.device_check == "answered":
+            run.outcome.warnings += fabric.wait(run.runner, run.deadline, managed.found, limit_s, run.events.say)
     recording.write_services_started(run)

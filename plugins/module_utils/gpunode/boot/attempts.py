@@ -156,7 +156,7 @@ class _Attempts:
         how = f"timed out after {ran.seconds:.0f} s" if ran.timed_out else f"failed (exit status {ran.rc})"
         run.events.say(f"{outcome.action.value} {how}; the node's state shows: {verdict.value}: {reason}")
         run.events.steps[-1].update(verdict=verdict.value, reason=reason)
-        if verdict is Verdict.HARDWARE:
+        if found.stops:
             raise BootError(f"{outcome.action.value} failed, and a compile would not help: {reason}. Log: {ran.log}", code=found.code)
         outcome.warnings.append(f"try {number} {how}: {reason}")
         compile_error = build_log.first_error(ran.output, dkms.build_log(run.root, run.version))
@@ -172,7 +172,7 @@ class _Attempts:
         elif verdict is Verdict.DRIVER_BAD and not ran.timed_out and module_files(run.root, run.kver):
             raise BootError(
                 f"the driver that was compiled here cannot be used, and another compile would give the same: {reason}. Log: {ran.log}",
-                code="driver_bad",
+                code=found.code or "driver_bad",
             )
         return False
 

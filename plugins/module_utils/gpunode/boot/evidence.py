@@ -12,7 +12,7 @@ from ..util.bounded import LONGEST_LINE
 from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import driver_log
-from .diagnosis import Evidence
+from .diagnosis import Diagnosis, Evidence, cause
 
 # A time limit of its own, apart from the boot's deadline: the cause is found also where that has passed.
 _LOOK_S = 60.0
@@ -26,19 +26,29 @@ def log_before(root: Path, runner: Runner) -> str:
     log = control.kernel_log(runner)
     if not kmod.loaded(root, ["nvidia"]):
         return log
+    return _at_last_load(log)[0]
+
+
+def _at_last_load(log: str) -> tuple[str, str]:
+    """The log before the driver was loaded last, and the rest; "" and all of it if the log does not say when that was."""
     whole = log.split("\n")
     loads = [number for number, line in enumerate(whole) if driver_log.message(line[:LONGEST_LINE]).startswith(_LOADING)]
-    return "".join(f"{line}\n" for line in whole[: loads[-1]]) if loads else ""
+    return ("".join(f"{line}\n" for line in whole[: loads[-1]]), "\n".join(whole[loads[-1] :])) if loads else ("", log)
+
+
+def explain(runner: Runner, version: str, passed: Collection[str]) -> Diagnosis | None:
+    """What the kernel's log says, since the driver was loaded last, of why it cannot be loaded or does not answer; None if nothing."""
+    return cause(log_since(_at_last_load(control.kernel_log(runner))[1], "", passed), version)
 
 
 def log_since(log: str, before: str, passed: Collection[str] = ()) -> str:
-    """The lines of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which the driver does not drive."""
+    """The messages of ``log`` after ``before``, without those about the GPUs at the addresses ``passed``, which belong to others."""
     if log.startswith(before):
         log = log[len(before) :]
     elif before.rstrip("\n"):  # the kernel has dropped its oldest lines
         log = log.partition(before.rstrip("\n").rpartition("\n")[2])[2] or log
     slots = [address.rpartition(".")[0] for address in passed]
-    return "\n".join(line for line in log.split("\n") if not any(slot in line for slot in slots))
+    return driver_log.without(log, slots) if slots else log
 
 
 def gather(

@@ -14,7 +14,7 @@ def check_figures(policy: Policy) -> None:
     for name in ("deadline_s", "try_s", "tries"):
         if getattr(policy, name) <= 0:
             raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is not valid; it must be greater than zero")
-    for name in ("delay_s", "fallback_s", "late_gpus_s"):
+    for name in ("delay_s", "fallback_s", "late_gpus_s", "fabric_s"):
         if getattr(policy, name) < 0:
             raise InputError(f"gpu_boot_{name}: {getattr(policy, name)} is not valid; it must not be negative")
     if policy.fallback_s >= policy.deadline_s:
@@ -40,6 +40,7 @@ class Policy:
     delay_s: float = BOOT["delay_s"].default
     fallback_s: float = BOOT["fallback_s"].default
     late_gpus_s: float = BOOT["late_gpus_s"].default
+    fabric_s: float = BOOT["fabric_s"].default
     restart_containerd: str = BOOT["restart_containerd"].default
 
 

@@ -19,7 +19,7 @@ _SERVICE_PROCESSES = ("nvidia-persiste", "nv-fabricmanage", "nvidia-imex", "nv-h
 # What a caller may choose for a driver that is to be removed and is in use.
 REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
 _CDI = "nvidia-cdi-refresh"
-_FABRIC_MANAGER = "nvidia-fabricmanager"
+_PERSISTENCED = "nvidia-persistenced"
 _LOAD_S = 120.0
 _SERVICE_S = 60.0
 
@@ -150,25 +150,12 @@ def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Colle
         unloaded.append(name)
 
 
-def start_services(root: Path, runner: Runner, deadline: Deadline, has_nvswitch: bool) -> tuple[list[str], list[str]]:
-    """Starts fabric manager if there is an NVSwitch, and persistenced if it is installed, and refreshes CDI (I17).
-
-    Returns what was started, and warnings. Raises BootError if there is an NVSwitch and no fabric manager: CUDA would not start.
-    """
-    wanted = ([_FABRIC_MANAGER] if has_nvswitch else []) + ["nvidia-persistenced"]
+def start_services(root: Path, runner: Runner, deadline: Deadline) -> tuple[list[str], list[str]]:
+    """Starts persistenced if it is installed, and refreshes CDI (I17). Returns what was started, and warnings."""
     started: list[str] = []
     warnings: list[str] = []
-    for service in wanted:
-        if not (root / f"lib/systemd/system/{service}.service").exists():
-            if service == _FABRIC_MANAGER:
-                raise BootError(
-                    f"an NVSwitch is on the bus, but {service} is not installed: CUDA will not start; use a driver image that contains it",
-                    code="fabric_manager",
-                )
-            continue
-        _service(runner, deadline, "start", service, started, warnings)
-        if service == _FABRIC_MANAGER and service not in started:
-            raise BootError(f"an NVSwitch is on the bus, but {warnings[-1]}: CUDA will not start", code="fabric_manager")
+    if (root / f"lib/systemd/system/{_PERSISTENCED}.service").exists():
+        _service(runner, deadline, "start", _PERSISTENCED, started, warnings)
     if (root / f"lib/systemd/system/{_CDI}.service").exists():
         # At boot it ran before the modules were loaded, failed, and may have reached its limit of starts (I5).
         runner.run(["systemctl", "reset-failed", _CDI], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"resetting {_CDI}"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import BootError, CommandError
+from ..util.bounded import lines
 from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import libraries
@@ -55,6 +57,50 @@ def check(root: Path, runner: Runner, deadline: Deadline, arch: str, version: st
     }
     reason, code = reasons.get(status, (f"exit status {status}", "no_answer"))
     raise BootError(f"nvidia-smi does not answer: {reason}", code=code)
+
+
+@dataclass(frozen=True)
+class FabricState:
+    """How far a GPU is with joining the NVLink fabric. ``state``: ``Not Started``, ``In Progress``, ``Completed``, or ``N/A`` and the like
+    for a GPU that joins none. ``status``: ``Success`` or an error, once it is completed."""
+
+    gpu: str
+    state: str
+    status: str
+
+
+def fabric_states(runner: Runner, deadline: Deadline) -> tuple[FabricState, ...]:
+    """The state of each GPU of which nvidia-smi says one; a driver older than 525 says none. Raises BootError if nvidia-smi fails.
+
+    ``nvidia-smi -q`` is read and not ``--query-gpu=fabric.state``, which does not give the state on every GPU that ``-q`` gives it on.
+    """
+    try:
+        shown = runner.run(["nvidia-smi", "-q"], timeout_s=deadline.cut_s(_SMI_S, "asking nvidia-smi for the fabric's state")).stdout
+    except CommandError as error:
+        raise BootError(f"nvidia-smi does not say the NVLink fabric's state: {error}", code="no_answer") from error
+    return parse_fabric(shown)
+
+
+def parse_fabric(shown: str) -> tuple[FabricState, ...]:
+    """The section ``Fabric`` of each GPU in the output of ``nvidia-smi -q``."""
+    found: list[FabricState] = []
+    gpu, depth = "", -1  # depth: of the heading "Fabric" while its lines follow, else -1
+    for line in lines(shown):
+        text = line.strip()
+        indent = len(line) - len(line.lstrip(" "))
+        name, colon, value = (part.strip() for part in text.partition(":"))
+        if indent == 0 and text.startswith("GPU "):
+            gpu, depth = text[4:], -1
+        elif text == "Fabric":
+            depth = indent
+        elif indent <= depth:
+            depth = -1
+        elif depth >= 0 and colon and name == "State":
+            found.append(FabricState(gpu, value, ""))
+        elif depth >= 0 and colon and name == "Status" and found:
+            found[-1] = replace(found[-1], status=value)
+            depth = -1
+    return tuple(found)
 
 
 def _all_answer(runner: Runner, deadline: Deadline, gpus: int) -> None:

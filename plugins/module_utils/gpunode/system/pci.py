@@ -1,4 +1,4 @@
-"""GPUs and NVSwitches, found by their PCI ids in sysfs, without a metadata service or the VM's name (D15)."""
+"""GPUs, NVSwitches and InfiniBand controllers, found by their PCI ids in sysfs, without a metadata service or the VM's name (D15)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from ..util.files import read_text
 
 NVIDIA = "10de"
+_MELLANOX, _MELLANOX_VIRTUAL = "15b3", "101e"  # the vendor; "mlx5Gen Virtual Function", which in a VM has no physfn
+_INFINIBAND = "0207"
 _DISPLAY = ("0300", "0302")  # VGA controller, 3D controller
 _BRIDGE_OTHER = "0680"  # NVSwitch
 
@@ -46,6 +48,22 @@ def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
         if function.is_gpu or function.is_nvswitch:
             found.append(function)
     return tuple(found)
+
+
+def infiniband_functions(root: Path) -> tuple[PciFunction, ...]:
+    """The InfiniBand controllers of Mellanox (now NVIDIA) on the bus, by address, without the virtual functions of others."""
+    found = []
+    for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
+        if is_mellanox(folder) and _hex(folder / "class")[:4] == _INFINIBAND:
+            function = PciFunction(folder.name, _hex(folder / "device"), _hex(folder / "class"), None)
+            if function.device != _MELLANOX_VIRTUAL and not (folder / "physfn").exists():
+                found.append(function)
+    return tuple(found)
+
+
+def is_mellanox(folder: Path) -> bool:
+    """Whether the PCI function with this folder in sysfs is one of Mellanox (now NVIDIA)."""
+    return _hex(folder / "vendor") == _MELLANOX
 
 
 def modalias(root: Path, function: PciFunction) -> str:

@@ -33,6 +33,10 @@ class Deadline:
             raise DeadlineError(f"the deadline of {self.total_s:.0f} s has passed; no time is left for: {doing}")
         return min(wanted_s, left)
 
+    def within(self, limit_s: float) -> Deadline:
+        """A deadline for a part of the run: ``limit_s`` from now, or what is left of this one if that is less."""
+        return Deadline(min(limit_s, self.left_s()), self._clock, self._sleep)
+
     def pause(self, wanted_s: float, keep_s: float = 0.0) -> bool:
         """Sleeps for ``wanted_s`` seconds; returns False, without sleeping, if no more than that is left."""
         if self.left_s(keep_s) <= wanted_s:

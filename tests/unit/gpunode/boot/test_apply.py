@@ -255,7 +255,8 @@ def test_the_device_check_is_waived_only_where_both_sides_say_so(node: FakeNode,
     node.smi = Reply(6, "No devices were found\n")
     want = policy(accept_no_device=accepted)
     if accepted and test_image:
-        assert boot(node, want).device_check == "waived"
+        with_switch(node, "In Progress")
+        assert boot(node, want).device_check == "waived"  # then nobody waits for a fabric either
     else:
         assert failed(node, want).code == "no_device"
     assert node.driver_runs == [SKIP]
@@ -314,6 +315,84 @@ def test_a_switch_without_fabric_manager_is_an_error_that_the_next_run_finds_aga
     for containers in (1, 1):
         assert failed(baked).code == "fabric_manager"
         assert len(baked.driver_runs) == containers
+
+
+RESET = "[9.0] NVRM: Xid (PCI:0000:01:00): 154, GPU recovery action changed from 0x0 (None) to 0x1 (GPU Reset Required)\n"
+GONE = "[9.0] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "word"),
+    [
+        pytest.param(RESET, "gpu_reset_needed", "GPU Reset Required", id="a cause with a code"),
+        pytest.param(GONE, "no_device", "fallen off the bus", id="a cause without one"),
+        pytest.param("", "no_device", "exit status 6", id="nothing"),
+        pytest.param(f"{RESET}[9.1] nvidia-nvlink: Nvlink Core is being initialized, major 240\n", "no_device", "status 6", id="of before"),
+    ],
+)
+def test_a_ready_node_whose_gpu_does_not_answer_says_why(
+    baked: FakeNode, monkeypatch: pytest.MonkeyPatch, log: str, code: str, word: str
+) -> None:
+    boot(baked)
+    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.host.boot_id", lambda: "next")
+    baked.smi, baked.dmesg = Reply(6, "No devices were found\n"), log
+    error = failed(baked)
+    assert error.code == code
+    assert word in str(error)
+    assert len(baked.driver_runs) == 1
+
+
+def test_a_module_that_cannot_be_loaded_after_a_reboot_says_why(baked: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot(baked)
+    monkeypatch.setattr("ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.host.boot_id", lambda: "next")
+    (baked.root / "proc/modules").write_text("")
+    baked.insert_error = "No such device"
+    baked.dmesg = "[9.0] NVRM: GPU 0000:01:00.0: GPU does not have the necessary power cables connected.\n"
+    assert failed(baked).code == "gpu_power"
+
+
+def with_switch(node: FakeNode, *states: str) -> FakeNode:
+    """A node with an NVSwitch and fabric manager; ``nvidia-smi -q`` shows one state after the other, the last for ever."""
+    node.add_gpu("0x22a3", "0x068000", address="0000:05:00.0")
+    node.put("usr/lib/systemd/system/nvidia-fabricmanager.service")
+    rest = list(states)
+
+    def smi(_: FakeNode, words: list[str]) -> Reply:
+        if words != ["-q"]:
+            return node.smi
+        state = rest.pop(0) if len(rest) > 1 else rest[0]
+        return Reply(out=f"GPU 00000000:01:00.0\n    Fabric\n        State  : {state}\n        Status : Success\n")
+
+    node.programs["nvidia-smi"] = smi
+    return node
+
+
+def test_a_node_is_ready_when_its_gpus_have_joined_the_fabric(baked: FakeNode) -> None:
+    assert boot(with_switch(baked, "In Progress", "In Progress", "Completed")).result == "fast"
+    assert len(baked.called("nvidia-smi", "-q")) == 3
+    assert baked.called("systemctl", "start") == [["systemctl", "start", "nvidia-fabricmanager"]]
+
+
+def test_gpus_that_do_not_join_are_an_error_that_the_next_run_finds_again(baked: FakeNode) -> None:
+    with_switch(baked, "In Progress")
+    for _ in range(2):
+        before = baked.clock.now
+        assert failed(baked, policy(fabric_s=20.0)).code == "fabric_pending"
+        assert baked.clock.now - before >= 18.0
+    assert len(baked.driver_runs) == 1
+
+
+def test_the_fabric_is_not_asked_for_where_nobody_wants_it(baked: FakeNode) -> None:
+    with_switch(baked, "In Progress")
+    assert boot(baked, policy(fabric_s=0.0)).result == "fast"
+    assert baked.called("nvidia-smi", "-q") == []
+
+
+def test_fabric_manager_of_a_node_without_a_switch_is_disabled_and_named(baked: FakeNode) -> None:
+    baked.put("usr/lib/systemd/system/nvidia-fabricmanager.service")
+    baked.programs["systemctl"] = lambda _, words: Reply(out="enabled\n" if words[0] == "is-enabled" else "")
+    (step,) = (one for one in boot(baked).steps if one["name"] == "start-services")
+    assert step["disabled"] == ["nvidia-fabricmanager"]
 
 
 # --- the driver image ------------------------------------------------------------------------------------------------

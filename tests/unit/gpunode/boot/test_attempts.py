@@ -169,6 +169,14 @@ def test_hardware_evidence_stops_before_a_second_container(baked: FakeNode, log:
     assert baked.driver_runs == [SKIP]
 
 
+def test_an_image_that_the_host_of_a_vgpu_refuses_is_not_tried_again(baked: FakeNode) -> None:
+    baked.scripts = [
+        fails(before=logs("[5.0] NVRM: Xid (PCI:0000:00:05): 78, pid=1, name=x, Guest driver is incompatible with host driver\n"))
+    ]
+    assert failed(baked).code == "host_driver_mismatch"
+    assert baked.driver_runs == [SKIP]
+
+
 OFF_THE_BUS = "[5.0] NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n"
 LOADING = "[4.0] nvidia-nvlink: Nvlink Core is being initialized, major device number 511\n"
 
