@@ -51,6 +51,12 @@ def left_by_others(root: Path, others: Iterable[str]) -> list[Left]:
     return [Left(f"/{path}", why) for path in unpackaged(root, others)]
 
 
+def installers_logs(root: Path) -> list[Left]:
+    """Logs that NVIDIA's installer wrote in driver containers (docs/contract.md, step 2)."""
+    found = sorted(path.name for path in (root / "var/log").glob("nvidia-installer-*.log"))
+    return [Left(f"/var/log/{name}", "a log of NVIDIA's installer; delete it if nobody needs it") for name in found]
+
+
 def unpackaged(root: Path, paths: Iterable[str]) -> list[str]:
     """Those of ``paths`` that exist and that no package owns, with merged /usr resolved."""
     there = [files.relative(root, root / path) for path in paths if os.path.lexists(root / path)]

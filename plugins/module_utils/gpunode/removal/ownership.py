@@ -153,7 +153,8 @@ class Ours:
         known |= installed_files.unfinished(self.root, self.placed)
         why = "none of our documents says that a driver container wrote it"
         found = [path for path in leftovers.unpackaged(self.root, _FIXED) if path not in known and path not in named]
-        return [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else why) for path in found]
+        named_here = [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else why) for path in found]
+        return [*named_here, *leftovers.installers_logs(self.root)]
 
 
 def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:

@@ -229,6 +229,11 @@ def test_on_a_fast_path_second_copies_are_left_to_their_contents(node: FakeNode)
     assert found.paths == {f"{LOADER}/libnvfm.so.1"}
 
 
+def test_the_installers_log_is_named(node: FakeNode) -> None:
+    ran(node, puts("var/log/nvidia-installer-1795577719.log"), compiles=True)
+    assert left(removed(node)) == {"/var/log/nvidia-installer-1795577719.log"}
+
+
 def test_the_list_of_other_things_does_not_grow_without_end(node: FakeNode) -> None:
     found = ran(node, puts(*(f"usr/bin/tool-{number}" for number in range(300))))
     assert len(found.others) == 200
