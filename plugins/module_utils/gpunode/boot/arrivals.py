@@ -67,6 +67,11 @@ def packaged(root: Path, before: Names) -> set[str]:
     return dpkg.owned_by_dpkg(root, [name for name, stamp in now.items() if before.lists.get(name) != stamp])
 
 
+def packages(root: Path, before: Names) -> set[str]:
+    """The names of the packages that were installed since."""
+    return {name.removesuffix(".list").partition(":")[0] for name in dpkg.list_stamps(root).keys() - before.lists.keys()}
+
+
 def _folders(root: Path) -> list[str]:
     units = [f"{_UNITS}/{name}" for name in _names(root / _UNITS) if (root / _UNITS / name).is_dir()]
     there = (path for path in (*_FOLDERS, _UNITS, *units) if (root / path).is_dir())

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from ..container.leftovers import is_containers_package
 from ..driver import footprint
 from ..driver.footprint import CONTRACT_LIBRARIES
 from ..store.installed_files import completed, read_or_empty, write, written_now
@@ -55,7 +56,9 @@ class FileRecorder:
         old = (entry for entry in self._old.entries if entry.path not in paths and os.path.lexists(self.root / entry.path))
         new = (entry for entry in tree.describe(self.root, sorted(paths)) if entry.type != "other")
         others = self._others(came, paths)
-        write(self.root, replace(self._old, entries=(*old, *new), others=others, unfinished=False))
+        packages = {*self._old.packages, *filter(is_containers_package, arrivals.packages(self.root, self._names))}
+        recorded = replace(self._old, entries=(*old, *new), others=others, packages=tuple(sorted(packages)), unfinished=False)
+        write(self.root, recorded)
 
     def _came(self) -> set[str]:
         """The paths that came, and those of ours that were written again, without the files of packages."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from ..system.host import TRIPLETS
 from ..util import files
 from ..util.expressions import expression
 
-# Packages that a driver container installs with dpkg. Nothing records who installed them, so they stay.
+# Packages that a driver container installs with dpkg. They stay: the toolkit's runtime is the default one, so the containers that run need
+# it until they end, and others may have come to need it too.
 _CONTAINERS_PACKAGE = expression(
     r"(nvidia-container-toolkit|libnvidia-container|nvidia-container-runtime|nvidia-fabricmanager|nvidia-persistenced|nvidia-imex"
     r"|libnvidia-nscq|nvlsm)[a-z0-9.+-]*"
@@ -64,7 +65,13 @@ def unpackaged(root: Path, paths: Iterable[str]) -> list[str]:
     return [path for path in there if path not in owned]
 
 
-def packages_left(root: Path) -> list[Left]:
-    why = "a driver container may have installed it; remove it with apt-get purge if nothing else needs it"
-    names = sorted(name for name, _version in dpkg.installed_packages(root) if _CONTAINERS_PACKAGE.fullmatch(name))
-    return [Left(f"package {name}", why) for name in names]
+def is_containers_package(name: str) -> bool:
+    """Whether a package is one of those that driver containers install."""
+    return bool(_CONTAINERS_PACKAGE.fullmatch(name))
+
+
+def packages_left(root: Path, came: Collection[str] = ()) -> list[Left]:
+    """The installed packages of a driver container; of those that ``came``, a record says that one of ours installed them."""
+    who = {True: "a driver container of ours installed it", False: "a driver container may have installed it"}
+    names = sorted(name for name, _version in dpkg.installed_packages(root) if is_containers_package(name))
+    return [Left(f"package {name}", f"{who[name in came]}; remove it with apt-get purge if nothing else needs it") for name in names]

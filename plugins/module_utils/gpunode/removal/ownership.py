@@ -117,7 +117,7 @@ class Ours:
         others = self.placed.others if self.placed else ()
         found += leftovers.left_by_others(self.root, others)
         found += self._fixed({*kept, *others})
-        found += packages_left(self.root)
+        found += packages_left(self.root, self.placed.packages if self.placed else ())
         if self.blacklist == nouveau_blacklist.CHANGED:
             found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is no longer ours"))
         if not without_images:

@@ -31,12 +31,14 @@ _CODE = "placed_invalid"
 class InstalledFiles:
     """``entries`` are the files, links and folders that only a driver container can have written; those from version 1 have only their
     contents until ``completed``. ``others`` are paths that came while a driver container ran, and that no package owns: nothing says whose
-    they are. ``absent`` are the files and folders of device initialisation that did not exist before the driver container ran. While a run
-    is ``unfinished``, those of them that exist now were written by the driver container."""
+    they are. ``packages`` are names of packages that it installed. ``absent`` are the files and folders of device initialisation that did
+    not exist before the driver container ran. While a run is ``unfinished``, those of them that exist now were written by the driver
+    container."""
 
     entries: tuple[Entry, ...] = ()
     absent: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
     unfinished: bool = False
 
     @property
@@ -48,8 +50,8 @@ def write(root: Path, installed: InstalledFiles) -> None:
     """Writes the document durably."""
     make_private(trust.below(root, STORE))
     plain = [plain_entry(entry) for entry in installed.entries]
-    paths = {"absent": list(installed.absent), "others": list(installed.others)}
-    data = {"schema": SCHEMA, "entries": plain, **paths, "unfinished": installed.unfinished}
+    names = {name: list(getattr(installed, name)) for name in ("absent", "others", "packages")}
+    data = {"schema": SCHEMA, "entries": plain, **names, "unfinished": installed.unfinished}
     write_atomic(trust.below(root, INSTALLED_FILES), jsondoc.dump(data), 0o600)
 
 
@@ -64,12 +66,18 @@ def read(root: Path) -> InstalledFiles | None:
         raise DataError(f"{where}: cannot be read ({error}); it is not used", code=_CODE) from error
     data = jsondoc.load(text, SCHEMA, where, _CODE, older=(1,))
     try:
-        data = {"others": [], "unfinished": False, **data}  # not in a document of version 1, nor in an early one of version 2
+        data = {
+            "others": [],
+            "packages": [],
+            "unfinished": False,
+            **data,
+        }  # not in a document of version 1, nor in an early one of version 2
         entries = _version_1(data, where) if data["schema"] == 1 else _entries(data, where)
     except TypeError as error:
         raise DataError(f"{where}: incomplete or of the wrong shape ({error}); it is not used", code=_CODE) from error
     unfinished = jsondoc.get(data, "unfinished", bool, where, _CODE)
-    return InstalledFiles(entries, _paths(data, "absent", where), _paths(data, "others", where), unfinished)
+    packages = tuple(_texts(data, "packages", where))
+    return InstalledFiles(entries, _paths(data, "absent", where), _paths(data, "others", where), packages, unfinished)
 
 
 def _entries(data: dict[str, Any], where: str) -> tuple[Entry, ...]:
@@ -88,10 +96,14 @@ def _version_1(data: dict[str, Any], where: str) -> tuple[Entry, ...]:
 
 
 def _paths(data: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    return tuple(jsondoc.check_path(path, ALL_ROOTS, where, _CODE) for path in _texts(data, key, where))
+
+
+def _texts(data: dict[str, Any], key: str, where: str) -> list[str]:
     found = jsondoc.get(data, key, list, where, _CODE)
-    if not all(isinstance(path, str) for path in found):
+    if not all(isinstance(text, str) for text in found):
         raise DataError(f"{where}: contains a path that is not text; it is not used", code=_CODE)
-    return tuple(jsondoc.check_path(path, ALL_ROOTS, where, _CODE) for path in found)
+    return found
 
 
 def completed(root: Path, installed: InstalledFiles) -> InstalledFiles:

@@ -94,11 +94,14 @@ BOTH = pytest.mark.parametrize("compiles", [False, True], ids=["fast path", "ful
 def test_nothing_of_fabric_manager_stays(node: FakeNode, compiles: bool) -> None:
     node.put("usr/share/doc/README", "on every system")
     before, folders = there(node), sorted(str(p) for p in node.root.rglob("*") if p.is_dir())
+    node.put("var/lib/dpkg/status", "Package: nvidia-container-toolkit-base\nVersion: 1\nStatus: install ok installed\n\n")
     found = ran(node, fabric_manager, toolkit, compiles=compiles)
+    assert found.packages == ("nvidia-container-toolkit-base",)
     assert {HEADER, FABRIC_MANAGER_LINK, f"usr/{FABRIC_MANAGER_UNIT}", "usr/share/nvidia/nvswitch/inside"} <= found.paths
     assert found.others == ()
     done = removed(node)
-    assert left(done) == set()
+    assert left(done) == {"package nvidia-container-toolkit-base"}
+    assert any("of ours installed it" in item.why for item in done.left)
     assert there(node) - before == {"usr/bin/nvidia-ctk", TOOLKIT_UNIT, f"{WANTS}/nvidia-cdi-refresh.service"}
     stay = {str(node.root / path) for path in ("usr/lib/systemd", "usr/lib/systemd/system", "etc/systemd", "etc/systemd/system", WANTS)}
     assert {str(p) for p in node.root.rglob("*") if p.is_dir()} - {*folders, *stay} <= {
