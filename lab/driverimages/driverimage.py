@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.driverimages import driverparts, ocilayout
+from lab.driverimages import driverparts, ocilayout, publicparts
 from lab.machine import cache, host
 from lab.machine.errors import LabError
 from lab.machine.progress import step
@@ -37,6 +38,8 @@ class Recipe:
     known_actions: tuple[str, ...] = ALL_ACTIONS
     refuse_skip: bool = False
     accept_no_device: bool = False
+    is_public: bool = False
+    """Whether its scripts do all that those of the public images do (lab/images/public)."""
 
     @property
     def kind(self) -> str:
@@ -74,6 +77,7 @@ RECIPES = {
         Recipe("standin-refuses-skip", refuse_skip=True),
         Recipe("standin-proprietary", licence="NVIDIA"),
         Recipe("standin-accept-no-device", accept_no_device=True),
+        Recipe("standin-public", is_public=True, stamp="20260602000000"),
         # The GPU of the lab's VMs never answers nvidia-smi: this image accepts that, the strict one does not.
         Recipe("nvidia", version="", is_standin=False, licence="NVIDIA", accept_no_device=True),
         Recipe("nvidia-strict", version="", is_standin=False, licence="NVIDIA"),
@@ -150,7 +154,10 @@ def _build(out: Path, recipe: Recipe, version: str, lower: list[Path]) -> None:
     with step(f"driver image {recipe.name} {version}"):
         top = out / "top"
         top.mkdir()
-        driverparts.build_top(top, version, config_sh(recipe, version), "build-only" not in recipe.known_actions)
+        if recipe.is_public:
+            publicparts.build_top(top, version, recipe.kind)
+        else:
+            driverparts.build_top(top, version, config_sh(recipe, version), "build-only" not in recipe.known_actions)
         name = reference(recipe, version)
         tag = name.rpartition(":")[2]
         written = ocilayout.write_layout(out / "layout", tag, [*lower, top], labels(recipe, version), ["/entrypoint.sh"])
@@ -159,4 +166,4 @@ def _build(out: Path, recipe: Recipe, version: str, lower: list[Path]) -> None:
 
 
 def _source() -> str:
-    return Path(__file__).read_text() + Path(ocilayout.__file__).read_text()
+    return "".join(Path(str(module.__file__)).read_text() for module in (sys.modules[__name__], ocilayout, publicparts))

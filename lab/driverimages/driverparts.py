@@ -167,6 +167,11 @@ def _package(name: str, program: str, version: str, tree: Path, folder: Path) ->
     if program:
         (tree / "usr/bin").mkdir(parents=True)
         _compile(program, tree / "usr/bin" / program, version)
+    pack_package(tree, folder)
+
+
+def pack_package(tree: Path, folder: Path) -> None:
+    """Build the Debian package of `tree` into `folder`, named by its name and version."""
     folder.mkdir(parents=True, exist_ok=True)
     argv = ["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", str(tree), str(folder)]
     host.run(argv, timeout_s=TIMEOUT_S, env={"SOURCE_DATE_EPOCH": str(ocilayout.EPOCH_S)})

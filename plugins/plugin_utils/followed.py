@@ -1,5 +1,5 @@
 """An action that runs its module asynchronously, shows the lines of the module's progress log on the node as they arrive, and returns the
-module's own result.
+module's own result. The traces of a driver container's scripts are among these lines; they are shown only with ``-v``.
 
 If the connection is lost, the module continues and the action finds it again. On an interrupt the action sends the module a signal to stop,
 and the module rolls back what it has begun. No job file stays on the node, unless the connection never comes back; then the next run
@@ -22,6 +22,7 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.utils.display import Display
 
 from ..module_utils.gpunode.util.plaintext import LONGEST, clean, clean_data
+from ..module_utils.gpunode.util.traces import is_trace
 from . import jobscript
 from .hostfile import file_name
 from .nodeaction import NodeAction, limited
@@ -44,6 +45,7 @@ INTERRUPTED_FOLDER = "GPU_PREBAKE_INTERRUPTED"
 """Environment variable: a folder on the controller for the answers of interrupted modules, because Ansible itself no longer reads them."""
 
 _EMPTY = re.compile(r"\s*(?:\d+\.\d\d)?\s*")  # nothing, or only the time that begins each line
+_TIME = re.compile(r" *\d+\.\d\d ")  # begins each line of a progress log
 _ASYNC_KEYS = ("ansible_job_id", "finished", "results_file", "started")
 
 Answer = TypeVar("Answer")
@@ -67,6 +69,11 @@ class Lines:
         """The incomplete line that is left at the end, if any."""
         pending, self._pending = self._pending, ""
         return [] if _EMPTY.fullmatch(pending) else [clean(pending)]
+
+
+def to_show(lines: list[str], verbosity: int) -> list[str]:
+    """Those of ``lines`` that are shown: without ``-v``, no traces of a script."""
+    return [line for line in lines if verbosity or not is_trace(_TIME.sub("", line, count=1) if _TIME.match(line) else line)]
 
 
 def _last_line(error: Exception) -> str:
@@ -140,7 +147,7 @@ class FollowedAction(NodeAction):
                 lines, offset = Lines(), 0
             inode = seen.inode if seen.inode != passed_inode else ""
             offset += len(seen.data.encode("utf-8", "surrogateescape"))
-            fresh = lines.take(seen.data)
+            fresh = to_show(lines.take(seen.data), display.verbosity)
             if not fresh and time.monotonic() - spoke > SILENCE_S:
                 fresh = ["still running, no output for a while"]
             if fresh:
@@ -148,7 +155,7 @@ class FollowedAction(NodeAction):
                 self._show(fresh)
             dead = dead + 1 if seen.state == "dead" else 0
             if dead == DEAD_LOOKS or (seen.state == "done" and not seen.data):
-                self._show(lines.rest())
+                self._show(to_show(lines.rest(), display.verbosity))
                 return seen.state
             if len(seen.data) < jobscript.MOST_BYTES and seen.state != "done":
                 time.sleep(POLL_S)

@@ -26,6 +26,10 @@ ROOT_MOUNT = "28 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
 ENTRYPOINT = 'case "$1" in\n  copy|install|build-only|install-skip-build) run "$1" ;;\nesac\n'
 
 
+# A part of fabric manager's files, which are in no package.
+FABRIC_MANAGER = ("usr/bin/nv-fabricmanager", "usr/share/nvidia/nvswitch/topology")
+
+
 class FakeClock:
     """Seconds that pass only when somebody sleeps or a fake program takes its time."""
 
@@ -109,6 +113,7 @@ class FakeNode:
             "usr/lib/modules",
             LOADER,
             "usr/bin",
+            "usr/share",
             "usr/src",
             "boot",
             "etc",
@@ -192,13 +197,15 @@ class FakeNode:
             self.put(MARKER, "".join(f"{key}={value}\n" for key, value in lines.items()))
 
     def initialise_device(self, version: str = VERSION, dropin: str = "runtime") -> None:
-        """What the contract's device initialisation leaves: second copies of the libraries, the runtime drop-in."""
+        """What the contract's device initialisation leaves: second copies of the libraries, the runtime drop-in, fabric manager."""
         for name in ("libcuda", "libnvidia-ml"):
             self.put(f"{LOADER}/{name}.so.{version}", f"{name} {version}")
             self.link(f"{LOADER}/{name}.so.1", f"{name}.so.{version}")
         if dropin:
             self.put(DROPIN, dropin)
             self.put("usr/lib/udev/rules.d/71-nvidia-dev-char.rules", "rules")
+            for path in FABRIC_MANAGER:
+                self.put(path, f"fabric manager {version}")
 
     # containerd
 

@@ -72,3 +72,19 @@ def test_an_edited_file_stays_and_is_named_and_the_driver_image_is_removed_on_re
         assert bakery.reference("standin") not in bakery.ssh("ctr -n k8s.io images ls -q").split()
     finally:
         bakery.restore(before)
+
+
+def test_a_bake_of_an_image_that_does_all_that_the_public_images_do_is_removed_without_a_trace(bakery: Bakery) -> None:
+    remove(bakery)
+    shutil.rmtree(bakery.root / LOGS, ignore_errors=True)
+    before = bakery.files()
+    baked = bakery.capture("standin-public")
+    assert baked.rc == 0, baked.out
+    assert "| + " not in baked.out  # its traces are shown only with -v, and the log keeps them
+    log = next((bakery.root / LOGS).glob("gpuprebuild-*.log")).read_text()
+    assert " + " in log
+    assert [layer.identity.version for layer in bakery.layers()] == ["580.126.09"]
+    assert bakery.mounts() == ""
+    removed = remove(bakery)
+    assert removed.rc == 0, removed.out
+    assert different(before, bakery.files()) == set()

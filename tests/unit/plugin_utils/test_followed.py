@@ -143,3 +143,12 @@ def test_a_line_without_an_end_and_an_answer_of_any_size_are_not_kept() -> None:
 @pytest.mark.parametrize("text", ["", "[1]", "x", "[" * 100_000, '{"msg": "\\u001b[31mred\\ud800"}'])
 def test_an_interrupted_modules_answer_is_an_object_and_clean_or_nothing(text: str) -> None:
     assert followed._answer_of(text) in ({}, {"msg": "red?"})
+
+
+TRACES = ["   12.34 + cp -a /opt/gpu/. /mnt/gpu/", "    0.01 ++ uname -r", "    3.00 + 2026-06-01T12:00:00 dkms status"]
+SAID = ["    1.00 pull-image: ok in 1.00 s", "    2.00 nvidia.c:1:2: error: x + y", "unreachable, its work continues", "    2.00 1 + 1"]
+
+
+@pytest.mark.parametrize(("verbosity", "shown"), [(0, SAID), (1, [*TRACES, *SAID])])
+def test_traces_are_shown_only_with_v(verbosity: int, shown: list[str]) -> None:
+    assert followed.to_show([*TRACES, *SAID], verbosity) == shown

@@ -5,14 +5,16 @@ Any of the steps may have been done already, so an interrupted run is simply rep
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from ..driver import dkms
+from ..errors import CommandError
 from ..store.activation_record import DEPMOD, Derived, Kept
 from ..store.objects import Store
-from ..system import kernels
+from ..system import kernels, unit_links
 from ..system.tree import Entry
 from ..util.run import Runner
 from . import generated_files, steps, take_away_plan
@@ -21,6 +23,8 @@ from .steps import Say
 from .take_away_plan import Listed, NotRestored, Stays, TakeAwayPlan
 
 _STAGED = "staged"
+_SYSTEMD = "run/systemd/system"  # there while systemd runs (sd_booted(3))
+_RELOAD_S = 30.0
 
 
 @dataclass
@@ -99,6 +103,7 @@ class _Taking:
         self._begin("restore")
         self._restore(restore)
         self._make_generated()
+        self._forget_units()
         self._begin("folders")
         self._folders()
         self.placing.label(self.runner, self.done.restored, self.say)
@@ -195,6 +200,12 @@ class _Taking:
             self._begin(one.program)
             for kver in self.listed.kvers if one.program == DEPMOD else ("",):
                 generated_files.make(self.root, self.runner, one, kver)
+
+    def _forget_units(self) -> None:
+        """Makes a running systemd forget units that went. It may be asked again, and its answer changes nothing here."""
+        if unit_links.units_in(self.done.removed) and (self.root / _SYSTEMD).is_dir():
+            with contextlib.suppress(CommandError):
+                self.runner.run(["systemctl", "daemon-reload"], _RELOAD_S)
 
     def _folders(self) -> None:
         listed = self.listed

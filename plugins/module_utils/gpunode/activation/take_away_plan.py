@@ -17,7 +17,7 @@ from ..driver.dkms import Made
 from ..driver.modules import module_files
 from ..store.activation_record import DEPMOD, Activation, Derived, Kept
 from ..store.objects import Store
-from ..system import kernels, tree
+from ..system import kernels, tree, unit_links
 from ..system.dpkg import as_packaged, owned_by_dpkg
 from ..system.host import TRIPLETS
 from ..system.tree import Entry
@@ -107,7 +107,7 @@ class Renewal:
 @dataclass(frozen=True)
 class TakeAwayPlan:
     """``remove`` are the listed files in the order of removal; ``made`` is what DKMS made of them, ``second_copies`` and ``links`` are what
-    device initialisation and ldconfig made. ``restore`` are the backups to restore."""
+    device initialisation, ldconfig and ``systemctl enable`` made. ``restore`` are the backups to restore."""
 
     listed: Listed
     remove: tuple[str, ...] = ()
@@ -182,7 +182,8 @@ class _Planning:
         paths = made.paths
         remove = [e.path for e in reversed(self.listed.placed) if e.path not in paths and self._is_removed(e, theirs)]
         copies = tuple(self._second_copies())
-        links = self._dangling_links({*made.all_files, *remove, *copies, *self.gone})
+        going = {*made.all_files, *remove, *copies, *self.gone}
+        links = (*self._dangling_links(going), *self._unit_links(going))
         return TakeAwayPlan(self.listed, tuple(remove), made, copies, links, restore, renewals, tuple(self.not_restored), tuple(self.stays))
 
     def _keep(self, path: str, why: str) -> None:
@@ -351,6 +352,13 @@ class _Planning:
             names |= {path.rpartition("/")[2] for path in more}
             is_more = bool(more)
         return tuple(found)
+
+    def _unit_links(self, going: Collection[str]) -> Iterable[str]:
+        """Links that enable units which go: nothing else removes them, and they would lead nowhere."""
+        units = unit_links.units_in(going)
+        for path in unit_links.leading_to(self.root, units) if units else ():
+            if path not in going and path not in self.spared and path not in self.owned:
+                yield path
 
     def _dangles(self, path: str, gone: Collection[str]) -> bool:
         link = self.root / path

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..activation import deactivate
 from ..activation.take_away import TakenAway
-from ..container.leftovers import left_by_initialisation
+from ..container.leftovers import left_by_initialisation, left_by_others
 from ..driver import control
 from ..errors import BootError
 from ..removal import uninstall
@@ -41,7 +41,7 @@ def remove_driver(run: BootRun) -> None:
     facts, outcome = run.facts, run.outcome
     config_before(run)  # now, because the node record that may have it is removed
     none_follows = outcome.action is Action.NONE
-    baked = tuple(layer for layer in facts.layers if not layer.stored)
+    baked, placed = tuple(layer for layer in facts.layers if not layer.stored), installed_files.read_if_valid(run.root)
     uninstall.begin(run.root, f"{outcome.code}: {outcome.reason}")
     with run.events.step(Step.REMOVE_DRIVER.value, versions=sorted(own_versions(facts))) as event:
         layer_may_be = facts.active.layer or facts.active.problem
@@ -51,7 +51,7 @@ def remove_driver(run: BootRun) -> None:
             run.arch,
             baked,
             facts.record,
-            installed_files.read_if_valid(run.root),
+            placed,
             facts.marker.version if facts.marker and is_marker_ours else None,
             run.marker_path if is_marker_ours else None,
             captured=tuple(layer for layer in facts.layers if layer.stored),
@@ -69,7 +69,8 @@ def remove_driver(run: BootRun) -> None:
         outcome.warnings.append(f"kept: {'; '.join(kept)}")
     if none_follows:
         outcome.result = "removed"
-        left = [f"{item.what}: {item.why}" for item in left_by_initialisation(run.root)]
+        others = left_by_others(run.root, placed.others if placed else ())
+        left = [f"{item.what}: {item.why}" for item in (*left_by_initialisation(run.root), *others)]
         outcome.warnings += [f"left: {'; '.join(left)}"] if left else []
     inert = tuple(layer for layer in facts.layers if layer not in baked)
     run.facts = replace(facts, record=None, layers=inert, active=Active())

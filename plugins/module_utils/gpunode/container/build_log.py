@@ -12,6 +12,7 @@ from pathlib import Path
 from ..util.bounded import LONGEST_LINE, cut, lines
 from ..util.expressions import expression
 from ..util.files import open_regular
+from ..util.traces import is_trace, without_traces
 
 # Each is searched for in one line, cut to _LONGEST characters, and begins with a single character or a word: an expression that may begin
 # anywhere in a long name takes the square of the line's length.
@@ -34,11 +35,11 @@ _EVERY_S = 0.5
 
 
 def first_error(*texts: str | None) -> str | None:
-    """The first compiler, modpost or make error in the texts, in that order of preference; None if there is none."""
+    """The first compiler, modpost or make error in the texts, in that order of preference; None if there is none. A trace is none."""
     for is_error in (_is_compilers, _is_modposts, _MAKE_ERROR.match):
         for text in texts:
             for line in lines(text, _LONGEST):
-                if is_error(line):
+                if is_error(line) and not is_trace(line):
                     return line.strip()
     return None
 
@@ -56,23 +57,30 @@ def _is_modposts(line: str) -> bool:
 
 def is_out_of_space(*texts: str | None) -> bool:
     """Whether the build failed because a filesystem or a quota was full."""
-    return any(_NO_SPACE.search(text or "") for text in texts)
+    return any(_is_said(_NO_SPACE, text or "") for text in texts)
 
 
 def is_transient(output: str) -> bool:
     """Whether a failed build may succeed if it is repeated unchanged."""
-    return bool(_TRANSIENT.search(output)) and first_error(output) is None
+    return _is_said(_TRANSIENT, output) and first_error(output) is None
+
+
+def _is_said(words: re.Pattern[str], output: str) -> bool:
+    """Whether an output has these words, apart from traces, which quote them."""
+    return bool(words.search(output) and words.search(without_traces(output)))
 
 
 def deleted_library(output: str) -> str:
     """The deleted library whose whiteout a build in a sandbox could not copy; "" if the build did not fail for this reason."""
-    match = _WHITEOUT.search(output)
+    match = _WHITEOUT.search(output) and _WHITEOUT.search(without_traces(output))
     return match[1].rpartition("/")[2] if match else ""
 
 
 def last_lines(text: str, count: int = 15) -> str:
-    """The end of an output, for a message."""
-    return "\n".join(cut(line) for line in text.rstrip()[-_LAST:].lstrip().split("\n")[-count:])
+    """The end of an output, for a message, without traces, unless there is nothing else."""
+    end = text.rstrip()[-_LAST:].lstrip()
+    said = [line for line in end.split("\n") if not is_trace(line)]
+    return "\n".join(cut(line) for line in (said if any(map(str.strip, said)) else end.split("\n"))[-count:])
 
 
 @contextlib.contextmanager

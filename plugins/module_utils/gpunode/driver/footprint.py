@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..system.tree import Entry, signature, walk
 from ..util.expressions import expression
+from .modules import is_driver_file
 
 # Where the driver container puts libraries; it adds that folder to the loader's path (docs/contract.md).
 CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
@@ -24,7 +24,22 @@ _DRIVER_PLACES = expression(
     r"(usr/)?lib/modules/[^/]+/(updates|extra|weak-updates)(/|$)|(usr/)?lib/firmware/nvidia|var/lib/dkms(/|$)|var/lib/shim-signed/mok(/|$)"
     r"|usr/bin/lib64(/|$)|opt/azure(/|$)"
 )
-_DRIVER_NAME = expression(r"nvidia|nouveau|cuda", re.IGNORECASE)
+# A driver container's run may write here too: in this folder NVIDIA's installer lists what it has installed. No layer contains it.
+ALL_ROOTS = (*ROOTS, "var/lib/nvidia")
+# What only a driver container writes: the contract's own files (docs/contract.md), and the places and names of NVIDIA's installer. A name
+# alone, anywhere else, says nothing: others have files that are named after the driver too.
+_CONTAINERS = expression(
+    r"usr/bin/lib64/.+|opt/azure/aks-gpu(/.+)?|var/lib/dkms/nvidia(/.+)?|var/lib/nvidia(/.+)?|usr/src/nvidia-[^/]+(/.+)?"
+    r"|(usr/)?lib/firmware/nvidia/.+|(usr/)?lib/nvidia(/.+)?|usr/share/nvidia(/.+)?|usr/share/doc/(NVIDIA_GLX-|nvidia-)[^/]+(/.+)?"
+    r"|usr/s?bin/(nvidia-[^/]+|nv-fabricmanager|nvswitch-audit)|usr/include/nv_fm_(agent|types)\.h"
+    r"|usr/lib/[^/]+-linux-gnu/(lib(nvidia|cuda|nvfm|nvcuvid|nvoptix|nvsdm)[^/]*\.so[^/]*|(gbm|vdpau)/(lib)?[^/]*nvidia[^/]*)"
+    r"|(usr/)?lib/(systemd/(system|system-sleep)|udev/rules\.d|modprobe\.d|xorg/modules/(drivers|extensions))/[^/]*nvidia[^/]*"
+    r"|usr/share/(applications|pixmaps|dbus-1/system\.d|X11/xorg\.conf\.d|man/man\d)/nvidia-[^/]+"
+    r"|(etc|usr/share)/(vulkan|glvnd|egl|OpenCL)/([^/]+/)*[^/]*nvidia[^/]*"
+    r"|etc/modprobe\.d/(blacklist-nouveau|nvidia-installer-[^/]+)\.conf|etc/ld\.so\.conf\.d/nvidia\.conf"
+    r"|etc/containerd/config\.d/10-nvidia-runtime\.toml|etc/nvidia-container-runtime(/.+)?|etc/cdi/nvidia\.yaml"
+)
+_MODULES = expression(r"(?:usr/)?lib/modules/[^/]+/(?:updates|extra|weak-updates)/(?:[^/]+/)*([^/]+)")
 _DECIDING = ("lib/", "usr/lib/", "usr/bin/", "usr/sbin/", "usr/local/")
 
 
@@ -56,15 +71,26 @@ def is_drivers_place(path: str) -> bool:
     return bool(_DRIVER_PLACES.match(path)) and path not in ROOTS
 
 
-def drivers_part(paths: Iterable[str]) -> list[str]:
-    """Those of ``paths`` that can be a driver's: in the driver container's places, or with a driver's name; and the folders that contain
-    nothing else. Other files that appeared during a build are somebody else's."""
-    everything = sorted(paths)
-    mine = {path for path in everything if _DRIVER_PLACES.match(path) or _DRIVER_NAME.search(path)}
-    others = [path for path in everything if path not in mine]
-    parents = {str(parent) for path in mine for parent in Path(path).parents}
-    holds_others = {str(parent) for path in others if path not in parents for parent in Path(path).parents}
-    return sorted(mine | {path for path in others if path in parents and path not in holds_others})
+def is_containers(path: str) -> bool:
+    """Whether a file or link that came while a driver container ran can only be from it."""
+    module = _MODULES.fullmatch(path)
+    return is_driver_file(module[1]) if module else bool(_CONTAINERS.fullmatch(path))
+
+
+def folders_of(mine: Iterable[str], others: Iterable[str], folders: Iterable[str]) -> set[str]:
+    """Those of ``folders`` that contain something of ``mine`` and nothing of ``others``."""
+    above, taken = _parents(mine), _parents(others)
+    return {path for path in folders if path in above and path not in taken}
+
+
+def topmost(paths: Iterable[str]) -> list[str]:
+    """``paths`` without those that are inside another of them."""
+    found = set(paths)
+    return sorted(path for path in found if found.isdisjoint(_parents([path])))
+
+
+def _parents(paths: Iterable[str]) -> set[str]:
+    return {str(parent) for path in paths for parent in Path(path).parents if parent.name}
 
 
 def decides(entry: Entry) -> bool:

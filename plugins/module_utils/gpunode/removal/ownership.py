@@ -28,13 +28,12 @@ from ..store.layers import read_all
 from ..store.manifest import Manifest
 from ..store.node_record import Record
 from ..system import host
-from ..util import files, trust
+from ..util import trust
 from .uninstall import Accounted
 
 # Files that driver containers write under fixed names. Those that are still there after a removal are reported.
 _FIXED = (
-    leftovers.DROPIN,
-    "lib/udev/rules.d/71-nvidia-dev-char.rules",
+    *leftovers.INITIALISATION,
     "etc/modprobe.d/blacklist-nouveau.conf",
     "etc/cdi/nvidia.yaml",
     "var/lib/dkms/mok.key",
@@ -115,8 +114,10 @@ class Ours:
             found += [Left(f"/{path}", "the build replaced it, and the original was not kept") for path in layer.replaced]
             found += [Left(f"/{path}", "the build deleted it, and it cannot be restored") for path in layer.deleted]
         found += [Left("a damaged document", f"{problem}; look at it, then delete it") for problem in self.problems]
-        found += self._fixed(kept)
-        found += packages_left(self.root)
+        others = self.placed.others if self.placed else ()
+        found += leftovers.left_by_others(self.root, others)
+        found += self._fixed({*kept, *others})
+        found += packages_left(self.root, self.placed.packages if self.placed else ())
         if self.blacklist == nouveau_blacklist.CHANGED:
             found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is no longer ours"))
         if not without_images:
@@ -149,13 +150,11 @@ class Ours:
             return []
         known = self.placed.paths if self.placed else set()
         known |= {entry.path for layer in self.in_place for entry in layer.files}
-        found = []
-        for path in _FIXED:
-            real = files.relative(self.root, self.root / path) if (self.root / path).exists() else ""
-            if real and real not in known and real not in named:
-                why = _DROPIN_STAYS if path == leftovers.DROPIN else "none of our documents says that a driver container wrote it"
-                found.append(Left(f"/{real}", why))
-        return found
+        known |= installed_files.unfinished(self.root, self.placed)
+        why = "none of our documents says that a driver container wrote it"
+        found = [path for path in leftovers.unpackaged(self.root, _FIXED) if path not in known and path not in named]
+        named_here = [Left(f"/{path}", _DROPIN_STAYS if path == leftovers.DROPIN else why) for path in found]
+        return [*named_here, *leftovers.installers_logs(self.root)]
 
 
 def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:

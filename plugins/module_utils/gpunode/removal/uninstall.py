@@ -17,7 +17,7 @@ from ..container import marker
 from ..driver import dkms, foreign, libraries
 from ..driver.footprint import CONTRACT_LIBRARIES
 from ..paths import BOOT_REMOVAL_JOURNAL, INSTALLED_FILES, NODE_RECORD, STORE
-from ..store import node_record
+from ..store import installed_files, node_record
 from ..store.activation_record import DEPMOD, LDCONFIG, Derived
 from ..store.installed_files import InstalledFiles
 from ..store.layers import drop_layer_folder, path_of
@@ -124,7 +124,10 @@ def _listed(root: Path, runner: Runner, ours: Accounted, gone: Collection[str]) 
             files[entry.path] = whole
     unlisted = _Unlisted(root, ours, {path for path, entry in files.items() if present.get(path) not in (None, entry)})
     found, more = unlisted.find(runner)
-    files |= {e.path: e for e in tree.describe_present(root, [path for path in found if path not in gone]).values() if e}
+    found |= installed_files.unfinished(root, ours.placed)
+    there = [e for e in tree.describe_present(root, [path for path in found if path not in gone]).values() if e]
+    files |= {e.path: e for e in there if e.type != "folder"}
+    folders |= {e.path for e in there if e.type == "folder"}
     return Listed(
         layer="",
         arch=ours.arch,

@@ -172,9 +172,9 @@ def plain_entry(entry: Entry) -> dict[str, Any]:
     return plain
 
 
-def read_entry(item: Any, where: str, code: str, linked: Collection[str] | None = None) -> Entry:
+def read_entry(item: Any, where: str, code: str, linked: Collection[str] | None = None, roots: Collection[str] = ROOTS) -> Entry:
     """Parses one file, link or folder in one of our documents; ``linked`` are the paths that the document lists as such, or None if it has
-    no such list. Raises DataError; TypeError for a wrong shape."""
+    no such list; all paths are below ``roots``. Raises DataError; TypeError for a wrong shape."""
     if not isinstance(item, dict):
         raise TypeError(f"{jsondoc.shown(item)} is not an entry")
     if [type(item.get(name)) for name in _ENTRY_FIELDS] != _ENTRY_KINDS:
@@ -187,7 +187,7 @@ def read_entry(item: Any, where: str, code: str, linked: Collection[str] | None 
         raise TypeError(f"{jsondoc.shown(sorted(set(item) - set(_ENTRY_FIELDS)))}: unknown")
     is_linked = None if linked is None else item["path"] in linked
     entry = Entry(**{**item, "attributes": tuple((name, value) for name, value in pairs)}, linked=is_linked)
-    jsondoc.check_path(entry.path, ROOTS, where, code)
+    jsondoc.check_path(entry.path, roots, where, code)
     if entry.type not in ("file", "link", "folder"):
         raise DataError(f"{where}: /{entry.path} has the unknown type {jsondoc.shown(entry.type)}; it is not used", code=code)
     wrong = _wrong_fields(entry)

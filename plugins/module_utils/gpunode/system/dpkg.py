@@ -7,7 +7,7 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from ..errors import BusyError
@@ -17,6 +17,7 @@ from ..util.expressions import expression
 from ..util.files import md5, read_text
 
 LOCK = "var/lib/dpkg/lock-frontend"
+_LISTS = "var/lib/dpkg/info"
 # struct flock of Linux on 64-bit: type, whence, padding, start, length, pid, padding
 _FLOCK = "hh4xqqi4x"
 # Fields of dpkg's status file, compiled once: each is searched for in about a thousand paragraphs.
@@ -79,14 +80,27 @@ def installed_packages(root: Path) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def owned_by_dpkg(root: Path) -> set[str]:
-    """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names."""
+def owned_by_dpkg(root: Path, lists: Collection[str] | None = None) -> set[str]:
+    """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names. With ``lists``, only those in
+    the lists of these names."""
     owned: set[str] = set()
-    for listed in (root / "var/lib/dpkg/info").glob("*.list"):
+    folder = root / _LISTS
+    for listed in folder.glob("*.list") if lists is None else (folder / name for name in lists):
         # A line is an absolute path. A system has some hundred thousand of them, so Python does not look at each.
         owned.update(f"\n{read_text(listed) or ''}".replace("\n/", "\n").split("\n"))
     owned.update([f"usr/{path}" for path in owned if path.startswith(("bin/", "lib/", "lib64/", "sbin/"))])
     return owned
+
+
+def list_stamps(root: Path) -> dict[str, tuple[int, ...]]:
+    """The names of dpkg's file lists, each with what changes when dpkg writes it again."""
+    found: dict[str, tuple[int, ...]] = {}
+    with contextlib.suppress(OSError), os.scandir(root / _LISTS) as entries:
+        for entry in entries:
+            if entry.name.endswith(".list"):
+                status = entry.stat(follow_symlinks=False)
+                found[entry.name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+    return found
 
 
 def as_packaged(root: Path, path: str) -> bool:
@@ -95,7 +109,7 @@ def as_packaged(root: Path, path: str) -> bool:
     if file.is_symlink():
         return True
     names = {path, path.removeprefix("usr/")}
-    for sums in (root / "var/lib/dpkg/info").glob("*.md5sums"):
+    for sums in (root / _LISTS).glob("*.md5sums"):
         for line in lines(read_text(sums)):
             digest, name = line.partition("  ")[::2]
             if name in names:

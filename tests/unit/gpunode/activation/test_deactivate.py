@@ -34,6 +34,7 @@ from tests.kit.layer import (
     set_aside,
     snapshot,
 )
+from tests.kit.node import FABRIC_MANAGER
 from tests.kit.values import DROPIN, KVER, LIBRARIES, LOADER, NEWER, VERSION
 
 DKMS_COPY = f"var/lib/dkms/nvidia/{VERSION}/{KVER}/x86_64/module/nvidia.ko"
@@ -142,7 +143,7 @@ def test_second_copies_are_found_by_name_and_content(node: LayerNode, layer: Man
     other.unlink()
     after = snapshot(node.root)
     left = {path for path in {*before, *after} if before.get(path) != after.get(path) and after.get(path, (0,))[0] != stat.S_IFDIR}
-    assert left == {DROPIN, "usr/lib/udev/rules.d/71-nvidia-dev-char.rules"}
+    assert left == {DROPIN, "usr/lib/udev/rules.d/71-nvidia-dev-char.rules", *FABRIC_MANAGER}
 
 
 def test_a_second_copy_with_another_content_or_of_a_package_stays(node: LayerNode, active: activation_record.Activation) -> None:

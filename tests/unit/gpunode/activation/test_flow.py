@@ -186,7 +186,9 @@ def test_what_device_initialisation_brought_stays_and_is_named(node: LayerNode, 
     node.initialise_device()
     node.put("var/lib/dpkg/status", "Package: nvidia-container-toolkit\nVersion: 1\nStatus: install ok installed\n\n")
     left = wants(node, INACTIVE).left
-    assert [sentence.partition(": ")[0] for sentence in left] == ["package nvidia-container-toolkit", f"/{DROPIN}", f"/{RULES}"]
+    fabric_manager = ["/usr/bin/nv-fabricmanager", "/usr/share/nvidia/nvswitch"]
+    named = [sentence.partition(": ")[0] for sentence in left]
+    assert named == ["package nvidia-container-toolkit", f"/{DROPIN}", f"/{RULES}", *fabric_manager]
     assert (node.root / DROPIN).exists()
 
 

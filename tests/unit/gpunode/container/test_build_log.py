@@ -69,6 +69,32 @@ def test_the_end_of_an_output() -> None:
     assert build_log.last_lines("a\nb\nc\n", 2) == "b\nc"
 
 
+# --- traces, which quote what they are about to do -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("before", ["+ ", "++ ", "+ 2026-06-01T12:00:00 ", "[2026-06-01T12:00:00] + "])
+def test_a_trace_is_no_error(before: str) -> None:
+    quoted = ("No space left on device", GCC, "make: *** [a] Error 2", "Could not get lock", "ERROR: modpost: x")
+    output = "".join(f"{before}grep -q '{words}' log\n" for words in quoted) + f"{before}make: *** x\n"
+    output += f"{before}echo cp: cannot create special file '/usr/bin/lib64/lib64/libx.so': Operation not permitted\n"
+    assert build_log.first_error(output) is None
+    assert not build_log.is_out_of_space(output)
+    assert not build_log.is_transient(output)
+    assert build_log.deleted_library(output) == ""
+
+
+def test_an_error_among_traces_is_found() -> None:
+    output = f"+ make modules\n{GCC}\ncp: No space left on device\n++ rm -r /tmp/overlay\n"
+    assert build_log.first_error(output) == GCC
+    assert build_log.is_out_of_space(output)
+
+
+def test_the_end_of_an_output_is_what_was_said() -> None:
+    output = "+ nvidia-smi\nNo devices were found\n++ drop_overlay\n++ umount -l /usr/lib/x86_64-linux-gnu\n"
+    assert build_log.last_lines(output, 2) == "No devices were found"
+    assert build_log.last_lines("+ set -e\n+ false\n", 1) == "+ false"
+
+
 # --- make.log while it is written ---------------------------------------------------------------------------------------
 
 

@@ -122,20 +122,16 @@ def test_what_decides(path: str, decides: bool) -> None:
     assert not footprint.decides(entry(path, type="folder"))
 
 
-def test_what_somebody_else_put_there_during_a_build_is_not_the_drivers() -> None:
-    mine = [
+def test_a_folder_belongs_with_what_alone_is_in_it() -> None:
+    mine, others = ["etc/OpenCL/vendors/nvidia.icd", "usr/lib/nvidia/a"], ["usr/lib/b"]
+    assert footprint.folders_of(mine, others, ["etc/OpenCL", "etc/OpenCL/vendors", "usr/lib", "usr/share"]) == {
         "etc/OpenCL",
         "etc/OpenCL/vendors",
-        "etc/OpenCL/vendors/nvidia.icd",
-        "etc/modprobe.d/blacklist-nouveau.conf",
-        "opt/azure/aks-gpu/dkms-marker",
-        "usr/bin/lib64/lib64/libGLX.so.0",
-        "usr/lib/firmware/nvidia/580.1/gsp_ga10x.bin",
-        "usr/lib/modules/6.1.0/updates/dkms/nvidia.ko",
-        "var/lib/dkms/mok.pub",
-    ]
-    others = ["etc/netplan/50-x.yaml", "etc/alternatives/cc", "opt/app/run", "usr/local/bin/mytool", "usr/lib/modules/6.1.0/kernel/x.ko"]
-    assert footprint.drivers_part([*others, *mine]) == sorted(mine)
+    }
+
+
+def test_the_topmost_of_paths() -> None:
+    assert footprint.topmost(["a/b", "a/b/c", "a/bc", "d"]) == ["a/b", "a/bc", "d"]
 
 
 def test_a_pipe_in_place_of_a_recorded_file_is_a_problem_and_nobody_waits_for_it(node: FakeNode) -> None:

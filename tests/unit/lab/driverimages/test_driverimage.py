@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.driverimages import driverimage, driverparts, ocilayout
+from lab.driverimages import driverimage, driverparts, ocilayout, publicparts
 from lab.machine.errors import LabError
 
 NAMES = (
@@ -27,6 +27,7 @@ NAMES = (
     "standin-no-build-only",
     "standin-other-version",
     "standin-proprietary",
+    "standin-public",
     "standin-refuses-skip",
 )
 
@@ -90,6 +91,21 @@ def test_image_has_no_entrypoint_because_ctr_would_put_it_before_the_command() -
 def test_compile_fault_is_in_the_module_header() -> None:
     assert "STANDIN_FAULT_COMPILE" in driverparts.config_header("NVIDIA", "compile")
     assert "STANDIN_FAULT_COMPILE" not in driverparts.config_header("NVIDIA", "hang")
+
+
+@pytest.mark.parametrize(("kind", "end"), [("cuda", ""), ("grid", "-grid-azure")])
+def test_the_public_images_folder_of_the_installer_is_named_after_kind_and_version(kind: str, end: str) -> None:
+    assert publicparts.runfile("580.126.09", kind) == f"NVIDIA-Linux-x86_64-580.126.09{end}"
+
+
+def test_the_public_images_configuration_names_the_toolkits_packages() -> None:
+    assert publicparts.config_sh("580.126.09", "cuda").splitlines() == [
+        "DRIVER_VERSION=580.126.09",
+        "DRIVER_KIND=cuda",
+        "NVIDIA_CONTAINER_TOOLKIT_VER=1.17.8-1",
+        "NVIDIA_PACKAGES='libnvidia-container1 libnvidia-container-tools nvidia-container-toolkit-base nvidia-container-toolkit'",
+        "GPU_DEST=/usr/bin/lib64",
+    ]
 
 
 def _tree(folder: Path) -> Path:
