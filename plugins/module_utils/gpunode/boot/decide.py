@@ -56,9 +56,9 @@ def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
         return _gpu_missing(facts, policy)
     for gpu in driven(facts):
         generation = gpus.of_device(gpu.device)
-        if generation and not generation.supports_version(policy.wanted.version):
-            refusals = "; ".join(sorted({generation.refusal(flavour, policy.wanted.version) for flavour in generation.flavours}))
-            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}) needs another driver image: {refusals}")
+        reason = generation.unsupported(policy.wanted.version) if generation else ""
+        if reason:
+            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}) needs another driver image: {reason}")
     if not facts.containerd_ready and ready_refusal(facts, policy) is not None:
         return _failure(
             "containerd_unavailable",

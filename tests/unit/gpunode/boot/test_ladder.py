@@ -65,6 +65,8 @@ PLANS = [
     # errors before anything
     row("gpu newer than the driver", baked(functions=(gpu(device="2901"),)), "gpu_not_supported", NONE, policy(OLD), fails=True),
     row("gpu older than the driver", baked(functions=(gpu(device="1db4"),)), "gpu_not_supported", NONE, policy(NEW), fails=True),
+    row("K80, dropped by the driver", baked(functions=(gpu(device="102d"),)), "gpu_not_supported", NONE, fails=True),
+    row("K80, dropped by the driver, never baked", never_baked(functions=(gpu(device="102d"),)), "gpu_not_supported", NONE, fails=True),
     row("gpu newer than the driver, passed through", baked(functions=(gpu(), gpu("vfio-pci", "0000:02:00.0", device="2901"))),
         "version_mismatch", INSTALL, policy(OLD)),
     row("gpu expected, none there", baked(functions=()), "gpu_missing", NONE, policy(expected_gpus=1), fails=True),

@@ -535,7 +535,7 @@ def test_check_mode_writes_no_report(node: LayerNode) -> None:
     ("params", "said"),
     [
         pytest.param({"uncovered": "ignore"}, "neither report nor fail", id="uncovered"),
-        pytest.param({"gpu_generations": ["hoper"]}, "hoper unknown; known are maxwell", id="generation"),
+        pytest.param({"gpu_generations": ["hoper"]}, "hoper unknown; known are kepler-grid, kepler, maxwell", id="generation"),
         pytest.param({}, "nvidia_prebake_image: a reference such as", id="no image"),
         pytest.param({"image": IMAGE, "mode": "in-place"}, "nvidia_prebake_mode: 'in-place' is not one of", id="mode"),
         pytest.param({"image": IMAGE, "flavour": "closed"}, "nvidia_prebake_flavour: 'closed' is not one of", id="flavour"),
