@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
 import tarfile
@@ -17,7 +19,16 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container impo
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms, foreign, kmod, modules, nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import (
+    dkms,
+    foreign,
+    gpu_list,
+    kmod,
+    modules,
+    nouveau_blacklist,
+    supported_gpus,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.gpu_list import Driver
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
     ACTIVATION_JOURNAL,
@@ -47,7 +58,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import js
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
 
 from gpu_prebake import nodes
-from tests.kit import archives
+from tests.kit import archives, gpu_lists
 from tests.kit.values import DATA, IMAGE, KVER, MARKER, VERSION, digest
 
 BOOTED = DATA / "documents-0.1.0/captured-booted"
@@ -168,6 +179,13 @@ def _log(text: str) -> None:
             judge(Evidence(VERSION, resident, text[:300], (), 0, since))
 
 
+def _gpu_list(_root: Path, data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        found = supported_gpus.read(data, "x")
+        assert all(map(gpu_list.are_ranges, (found.supported, found.kernelopen, found.gsp_proprietary, *dict(found.legacy).values())))
+        Driver("cuda", VERSION, "open", found).refusal("2330")
+
+
 def _build(text: str) -> None:
     build_log.first_error(text)
     build_log.is_transient(text)
@@ -201,6 +219,11 @@ def _tar(make: Callable[[Path], Path]) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         return make(Path(folder, "a.tar")).read_bytes()
+
+
+def _both(data: bytes) -> tuple[bytes, bytes]:
+    """Plain and packed."""
+    return data, gzip.compress(data, mtime=0)
 
 
 def _pax() -> bytes:
@@ -265,6 +288,9 @@ READERS: Mapping[str, Reader] = {
     ),
     "dkms": at("etc/dkms/framework.conf", dkms.own_keys, FRAMEWORK),
     "build": printed(_build, DATA / "dkms/make-3.0.10-pci_resize_resource.log"),
+    "supported-gpus": Reader(
+        _gpu_list, tuple(each for rows in (gpu_lists.OLDER, gpu_lists.NEWER) for each in _both(gpu_lists.document(*rows).encode()))
+    ),
     "compiler": at(
         "usr/src/h/.kernelvariables", lambda root: toolchain.kernel_compiler(root / "usr/src/h"), "override CC = $(if x,gcc-12)\n"
     ),

@@ -24,6 +24,7 @@ from .modules import OPEN, PROPRIETARY
 
 _OPEN_SINCE = 515
 _NEVER = 10**6
+_HIGHEST_ID = 0xFFFF
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ def branch(version: str) -> int:
 def number_of(device: str) -> int | None:
     """A PCI device id in hex, such as 2330, as a number; None if it is none."""
     try:
-        return int(device, 16)
+        number = int(device, 16)
     except ValueError:
         return None
+    return number if 0 <= number <= _HIGHEST_ID else None
 
 
 def of_device(device: str) -> Generation | None:
