@@ -6,12 +6,12 @@ gaps, so what it does not name is judged by our table. For the kind ``grid`` the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from ..util.expressions import expression
-from .gpus import Generation, number_of, of_device
+from .gpus import GENERATIONS, Generation, number_of, of_device
 from .modules import OPEN, PROPRIETARY
 
 NONE = "none"
@@ -49,12 +49,14 @@ UNKNOWN = GpuList()
 
 @dataclass(frozen=True)
 class Driver:
-    """Kernel modules and what their driver says of itself: ``flavour`` is "" where it is not known, ``listed`` ``UNKNOWN`` without a list."""
+    """Kernel modules, and what their driver says about GPUs. ``flavour`` is "" if it is unknown. Without ``list_refuses``, and for the kind
+    ``grid``, the list only adds to our table."""
 
     kind: str
     version: str
     flavour: str = ""
     listed: GpuList = UNKNOWN
+    list_refuses: bool = True
 
     def refusal(self, device: str) -> str | None:
         """Why its modules do not drive the GPU with this device id; "" if they do, None if neither the list nor our table knows."""
@@ -73,8 +75,27 @@ class Driver:
             return ""
         return self._legacy_refusal(number) or (generation.unsupported(self.version) if generation else "")
 
+    def generations(self) -> tuple[Generation, ...]:
+        """The generations that its modules drive, each judged by ``example``."""
+        return tuple(generation for generation in GENERATIONS if self.refusal(self.example(generation)) == "")
+
+    def example(self, generation: Generation) -> str:
+        """The device id of a GPU of that generation: one that the list has, if it has any, and if possible one that the modules drive."""
+        ids = _within(self.listed.supported, generation) or [n for _last, ids in self.listed.legacy for n in _within(ids, generation)]
+        devices = [f"{number:04x}" for number in ids or [generation.ids[0][0]]]
+        return next((device for device in devices if self.refusal(device) == ""), devices[0])
+
+    def beyond_table(self) -> str:
+        """The device id of a GPU that its modules drive by the list, and that our table does not have; "" if there is none."""
+        devices = (f"{number:04x}" for number in _numbers(self.listed.supported))
+        return next((device for device in devices if not of_device(device) and self.refusal(device) == ""), "")
+
+    @property
+    def _refuses_by_list(self) -> bool:
+        return self.list_refuses and self.kind != _GRID
+
     def _legacy_refusal(self, number: int) -> str:
-        last = self.listed.legacy_branch(number) if self.kind != _GRID else ""
+        last = self.listed.legacy_branch(number) if self._refuses_by_list else ""
         return f"driver branch {last} is the last for it by the list in driver {self.version}, which no longer supports it" if last else ""
 
     def _flavour_refusal(self, number: int, generation: Generation | None, by_table: str | None) -> str | None:
@@ -89,7 +110,7 @@ class Driver:
             refusal = f"{says} support by proprietary kernel modules (gsp_proprietary_supported)"
         else:  # an older file, which does not say
             return "" if generation and PROPRIETARY in generation.flavours else by_table
-        return by_table if refusal and self.kind == _GRID else refusal
+        return refusal if self._refuses_by_list else refusal and by_table
 
 
 def are_ranges(text: str) -> bool:
@@ -102,8 +123,12 @@ def is_branch(text: str) -> bool:
     return bool(_BRANCH.fullmatch(text))
 
 
-def numbers(text: str) -> Iterator[int]:
-    """The device ids in compact ranges."""
+def _within(text: str, generation: Generation) -> list[int]:
+    """The device ids in compact ranges that are of a generation."""
+    return [number for number in _numbers(text) if any(low <= number <= high for low, high in generation.ids)]
+
+
+def _numbers(text: str) -> Iterator[int]:
     for part in text.split():
         low, _dash, high = part.partition("-")
         yield from range(int(low, 16), int(high or low, 16) + 1)
@@ -115,6 +140,6 @@ def _has(text: str, number: int) -> bool:
     return any(part[:4] <= wanted <= part[-4:] for part in text.split())
 
 
-def plain(listed: GpuList) -> Mapping[str, Any]:
+def plain(listed: GpuList) -> dict[str, Any]:
     """The list as JSON values."""
     return {**vars(listed), "legacy": dict(listed.legacy)}

@@ -97,8 +97,3 @@ def of_device(device: str) -> Generation | None:
     """The generation of a GPU by its PCI device id in hex, such as 2330; None if it is not known."""
     number = number_of(device)
     return None if number is None else next((g for g in GENERATIONS if any(low <= number <= high for low, high in g.ids)), None)
-
-
-def supported(flavour: str, version: str) -> tuple[Generation, ...]:
-    """All generations that modules of this flavour and version drive."""
-    return tuple(g for g in GENERATIONS if not g.refusal(flavour, version))

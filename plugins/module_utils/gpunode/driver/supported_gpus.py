@@ -26,7 +26,7 @@ _DEVICE = expression(r"0[xX][0-9a-fA-F]{4}")
 def read(data: bytes, source: str) -> GpuList:
     """Reads the file, plain or gzip. Raises ValueError for anything else, and for one that is larger than any real one."""
     try:
-        rows = jsondoc.parse(_unpacked(data), LARGEST)["chips"]
+        rows = _parsed(_unpacked(data))["chips"]
         if not rows or not isinstance(rows, list):
             raise ValueError("it has no list of chips")
         listed = [_row(row) for row in rows]
@@ -44,6 +44,13 @@ def read(data: bytes, source: str) -> GpuList:
         ranges(_marked(listed, "gsp_proprietary_supported")),
         tuple((last, ranges(ids)) for last, ids in sorted(legacy.items())),
     )
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return jsondoc.parse(text, LARGEST)
+    except ValueError as error:
+        raise ValueError(f"it is not valid JSON ({error})") from error
 
 
 def _unpacked(data: bytes) -> str:

@@ -23,12 +23,9 @@ OLD, NEW = listed(*OLDER), listed(*NEWER)
 
 
 def test_a_list_becomes_compact_ranges() -> None:
-    assert OLD == GpuList(
-        PATH,
-        supported="13f2 1db4 1e09 2330 2342 26b1",
-        kernelopen="2330 2342 26b1",
-        legacy=(("367.xx", "0ff2"), ("470.xx", "102d")),
-    )
+    assert (OLD.source, OLD.supported, OLD.kernelopen) == (PATH, "13f2 1db4 1e09 2330 2342 26b1", "2330 2342 26b1")
+    assert OLD.legacy == (("367.xx", "0ff2"), ("470.xx", "102d"))
+    assert NEW.gsp_proprietary == "1eb8 2330"
     assert listed(*(row(device, OPEN) for device in ("2331", "2330", "2332", "2334"))).kernelopen == "2330-2332 2334"
 
 
@@ -62,9 +59,9 @@ PACKED = gzip.compress(document(*OLDER).encode())
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        pytest.param(b"", "Expecting value", id="empty"),
-        pytest.param(b"<html>", "Expecting value", id="not JSON"),
-        pytest.param(document(*OLDER).encode()[:-5], "Expecting", id="cut off"),
+        pytest.param(b"", "not valid JSON", id="empty"),
+        pytest.param(b"<html>", "not valid JSON", id="not JSON"),
+        pytest.param(document(*OLDER).encode()[:-5], "not valid JSON", id="cut off"),
         pytest.param(PACKED[:-20], "it is cut off", id="packed and cut off"),
         pytest.param(PACKED[:10] + b"\xff" * 40, "it is malformed", id="packed and damaged"),
         pytest.param(gzip.compress(b" " * (supported_gpus.LARGEST + 1)), "it is larger", id="huge once unpacked"),
@@ -164,6 +161,24 @@ def test_a_gpu_that_no_modules_of_a_version_drive(driver: Driver, device: str, s
     assert driver.unsupported(device) == said
 
 
+@pytest.mark.parametrize(
+    ("driver", "names", "beyond"),
+    [
+        pytest.param(modules("open", by=UNKNOWN), "turing ampere hopper grace-hopper ada", "", id="no list"),
+        pytest.param(modules("proprietary", by=UNKNOWN), "maxwell pascal volta turing ampere hopper ada", "", id="no list, proprietary"),
+        pytest.param(modules("open"), "ampere hopper grace-hopper ada", "", id="of Turing, the list has a chip without open modules alone"),
+        pytest.param(modules("open", by=listed(*OLDER, row("1e30", OPEN))), "turing ampere hopper grace-hopper ada", "", id="and another"),
+        pytest.param(modules("open", "610.57.04", NEW), "turing ampere hopper grace-hopper ada blackwell rubin", "4000", id="newer"),
+        pytest.param(modules("proprietary", "610.57.04", NEW), "turing ampere hopper ada", "", id="newer, proprietary"),
+        pytest.param(modules("open", "650.10", listed(row("1e30", legacy="640.xx"))), "ampere hopper grace-hopper ada blackwell rubin", "",
+            id="a generation that was dropped later than our table"),
+    ],
+)  # fmt: skip
+def test_the_generations_that_modules_drive(driver: Driver, names: str, beyond: str) -> None:
+    assert " ".join(generation.name for generation in driver.generations()) == names
+    assert driver.beyond_table() == beyond
+
+
 DEVICES = st.sampled_from(["102d", "13f2", "1db4", "1e09", "1eb8", "2330", "2342", "2901", "3041", "4000", "ffff"])
 ROWS = st.lists(
     st.builds(
@@ -208,8 +223,9 @@ def test_what_a_list_says_of_a_gpu_is_what_its_rows_say(rows: list[dict[str, Any
 def test_ranges_are_exactly_their_ids(ids: set[int]) -> None:
     text = supported_gpus.ranges(ids)
     assert gpu_list.are_ranges(text)
-    assert set(gpu_list.numbers(text)) == ids
-    assert all(GpuList(supported=text).supports(number) is (number in ids) for number in [*ids, 0, 0x2330, 0xFFFF])
+    assert all(
+        GpuList(supported=text).supports(number) is (number in ids) for number in [*ids, *(n + 1 for n in ids if n < 0xFFFF), 0, 0x2330]
+    )
 
 
 @pytest.mark.parametrize("text", [" ", "233", "2330 ", "2330-", "2330,2331", "2330-2331-2332", "23G0", "2330\n", "2330  2331", "0x2330"])
