@@ -15,7 +15,14 @@ from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.diagnosis import Evidence, judge
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive, build_log, containerd, marker, reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import (
+    archive,
+    build_log,
+    containerd,
+    image_files,
+    marker,
+    reference,
+)
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
@@ -158,6 +165,11 @@ def _registry(text: str) -> None:
     jsondoc.get({"x": asked._content("x")}, "x", dict, "here", "bad_data")
 
 
+def _image_files(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        image_files.parse(text)
+
+
 def _listing(text: str) -> None:
     asked = Containerd(Answers(text))
     asked.target_digest(IMAGE)
@@ -273,6 +285,7 @@ READERS: Mapping[str, Reader] = {
         ),
     ),
     "registry": printed(_registry, json.dumps(INDEX), json.dumps({"config": {"digest": digest("c"), "size": 7}, "layers": []})),
+    "image-files": printed(_image_files, "/opt/gpu/supported-gpus.json\neyJjaGlwcyI6IFtdfQ==\n/x\n\n"),
     "images": printed(_listing, LISTING),
     "grub.cfg": at(bootloader.CONFIG, _grub, DATA / "grub/debian12-two-cloud-kernels.cfg"),
     "grubenv": at(bootloader.ENVIRONMENT, _grubenv, DATA / "grub/debian12-saved-entry.grubenv"),
