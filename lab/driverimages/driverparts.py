@@ -30,6 +30,7 @@ NVIDIA_PACKAGES = (
     "libnvidia-cfg1",
     "libnvidia-ml1",
     "libnvidia-ptxjitcompiler1",
+    "nvidia-driver",  # NVIDIA's list of supported GPUs is in its documentation
     "nvidia-kernel-dkms",
     "nvidia-modprobe",
     "nvidia-smi",
@@ -221,6 +222,8 @@ def _arrange(unpacked: Path, driver: Path) -> None:
     (unpacked / "usr/lib/nvidia/current/nvidia-smi").rename(driver / "bin/nvidia-smi")
     (unpacked / "usr/bin/nvidia-modprobe").rename(driver / "bin/nvidia-modprobe")
     (driver / "bin/nvidia-modprobe").chmod(0o4755)
+    supported = _only(unpacked / "usr/share/doc/nvidia-driver", "supported-gpus.json*")
+    supported.rename(driver / supported.name)
 
 
 def _only(folder: Path, pattern: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import driver_of
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects import key, objects_of
 
 from lab.driverimages import driverimage
@@ -33,4 +34,7 @@ def test_the_real_driver_is_captured_completely_and_the_image_is_unchanged(prist
     assert (files["usr/bin/nvidia-modprobe"].mode, files["usr/bin/nvidia-smi"].mode) == (0o4755, 0o755)
     assert [p for p, e in files.items() if e.type == "file" and e.mode & 0o6000] == ["usr/bin/nvidia-modprobe"]
     assert {p.split("/")[-1] for p in (i.path for i in layer.indexes)} >= {"modules.dep.bin", "modules.alias.bin", "modules.symbols.bin"}
+    assert layer.gpus.source == "/opt/gpu/driver/supported-gpus.json.gz in the driver image"
+    assert driver_of(layer).refusal("2330") == "", "H100 is in the list"
+    assert "470.xx is the last" in driver_of(layer).unsupported("102d"), "so is K80, and no longer supported"
     assert not [p for p in files if "mok" in p or "nouveau" in p or p.startswith(("boot/", "var/lib/initramfs"))]

@@ -36,6 +36,8 @@ def _in_namespace(node: FakeNode, words: list[str]) -> Reply:
         node.containers.remove(words[2])
         return Reply()
     if what == ["run", "--rm"]:
+        if words[3:6] == ["gpuask", "bash", "-c"]:
+            return node.gpu_lists
         return Reply(out=node.entrypoint) if words[3:] == ["gpuask", "cat", "/entrypoint.sh"] else Reply(1, err="no such file")
     if what == ["run", "--privileged"]:
         source = next(word for word in words if "dst=/mnt/gpu" in word).split("src=")[1].split("/opt/gpu")[0]

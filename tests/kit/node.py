@@ -76,6 +76,7 @@ class FakeNode:
         self.content: dict[str, dict[str, Any]] = {}
         self.containers: list[str] = []
         self.entrypoint = ENTRYPOINT
+        self.gpu_lists = Reply()  # what a search of the driver image for lists of GPUs prints
         self.pulls: list[Reply] = []
         self.imports: list[Reply] = []
         self.archive_names: list[str] = []
@@ -307,7 +308,7 @@ def behave(node: FakeNode, action: str) -> Reply:
 
 def write_as_0_1_0(root: Path, layer: manifest.Manifest) -> None:
     """Writes a manifest as version 0.1.0 did. Only that version baked layers that are not stored."""
-    document = {name: value for name, value in asdict(layer).items() if name != "stored"}
+    document = {name: value for name, value in asdict(layer).items() if name not in ("stored", "gpus")}
     document.update({name: [manifest.plain_entry(entry) for entry in getattr(layer, name)] for name in ("files", "originals")})
     document["indexes"] = [{**vars(index), "after": manifest.plain_entry(index.after)} for index in layer.indexes]
     path = layers.path_of(root, layer.layer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import json
 import tarfile
@@ -13,11 +15,28 @@ from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.diagnosis import Evidence, judge
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive, build_log, containerd, marker, reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import (
+    archive,
+    build_log,
+    containerd,
+    image_files,
+    marker,
+    reference,
+)
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms, foreign, kmod, modules, nouveau_blacklist, nvidia_smi
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import (
+    dkms,
+    foreign,
+    gpu_list,
+    kmod,
+    modules,
+    nouveau_blacklist,
+    nvidia_smi,
+    supported_gpus,
+)
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.gpu_list import Driver
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
     ACTIVATION_JOURNAL,
@@ -48,7 +67,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import js
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.run import Result
 
 from gpu_prebake import nodes
-from tests.kit import archives
+from tests.kit import archives, gpu_lists
 from tests.kit.values import DATA, IMAGE, KVER, MARKER, VERSION, digest
 from tests.kit.vpd import product_data
 
@@ -149,6 +168,11 @@ def _registry(text: str) -> None:
     jsondoc.get({"x": asked._content("x")}, "x", dict, "here", "bad_data")
 
 
+def _image_files(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        image_files.parse(text)
+
+
 def _listing(text: str) -> None:
     asked = Containerd(Answers(text))
     asked.target_digest(IMAGE)
@@ -168,6 +192,13 @@ def _log(text: str) -> None:
         since = evidence.log_since(text, before, ["0000:02:00.0"])
         for resident in ("", VERSION):
             judge(Evidence(VERSION, resident, text[:300], (), 0, since))
+
+
+def _gpu_list(_root: Path, data: bytes) -> None:
+    with contextlib.suppress(ValueError):
+        found = supported_gpus.read(data, "x")
+        assert all(map(gpu_list.are_ranges, (found.supported, found.kernelopen, found.gsp_proprietary, *dict(found.legacy).values())))
+        Driver("cuda", VERSION, "open", found).refusal("2330")
 
 
 def _build(text: str) -> None:
@@ -203,6 +234,11 @@ def _tar(make: Callable[[Path], Path]) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         return make(Path(folder, "a.tar")).read_bytes()
+
+
+def _both(data: bytes) -> tuple[bytes, bytes]:
+    """Plain and packed."""
+    return data, gzip.compress(data, mtime=0)
 
 
 def _pax() -> bytes:
@@ -252,6 +288,7 @@ READERS: Mapping[str, Reader] = {
         ),
     ),
     "registry": printed(_registry, json.dumps(INDEX), json.dumps({"config": {"digest": digest("c"), "size": 7}, "layers": []})),
+    "image-files": printed(_image_files, "/opt/gpu/supported-gpus.json\neyJjaGlwcyI6IFtdfQ==\n/x\n\n"),
     "images": printed(_listing, LISTING),
     "grub.cfg": at(bootloader.CONFIG, _grub, DATA / "grub/debian12-two-cloud-kernels.cfg"),
     "grubenv": at(bootloader.ENVIRONMENT, _grubenv, DATA / "grub/debian12-saved-entry.grubenv"),
@@ -267,6 +304,9 @@ READERS: Mapping[str, Reader] = {
     ),
     "dkms": at("etc/dkms/framework.conf", dkms.own_keys, FRAMEWORK),
     "build": printed(_build, DATA / "dkms/make-3.0.10-pci_resize_resource.log"),
+    "supported-gpus": Reader(
+        _gpu_list, tuple(each for rows in (gpu_lists.OLDER, gpu_lists.NEWER) for each in _both(gpu_lists.document(*rows).encode()))
+    ),
     "compiler": at(
         "usr/src/h/.kernelvariables", lambda root: toolchain.kernel_compiler(root / "usr/src/h"), "override CC = $(if x,gcc-12)\n"
     ),

@@ -569,7 +569,7 @@ SEAL = _table(
     Option(
         "gpu_generations",
         (
-            "GPU generations that the image is meant for, such as V(ampere). V(maxwell) is the oldest and V(blackwell) the newest.",
+            "GPU generations that the image is meant for, such as V(ampere). V(kepler) is the oldest and V(rubin) the newest.",
             "The seal refuses an image if the modules of a layer do not drive one of them. Empty means all that the modules drive.",
         ),
         type="list",

@@ -23,7 +23,7 @@ from ..store.manifest import Manifest, layer_name
 from ..store.objects import Store, objects_of
 from ..util import files, trust
 from ..util.deadline import Deadline
-from . import overlay_diff, sandbox
+from . import gpu_support, overlay_diff, sandbox
 from .builder import judge_failure, module_facts, modules_in
 from .checks import Checked, check, require_signed
 from .context import Bake, Build
@@ -178,6 +178,10 @@ def _layer(build: Build, box: Sandbox, checked: Checked, run: ContainerRun, trie
         event.update(files=len(found.files), bytes=sum(e.size for e in found.files))
         event.update(replaced=list(found.replaced), deleted=list(found.deleted), left_out=list(found.left_out))
     require_signed(build.signer, found.files)
+    with bake.events.step("gpu-list", kernel=checked.identity.kver) as event:
+        gpus, unusable = gpu_support.find(bake.containerd, bake.request.wanted.image.text, box.merged, found.files)
+        warnings += unusable
+        event["source"] = gpus.source
     made = Manifest(
         layer=layer_name(checked.identity),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -194,5 +198,6 @@ def _layer(build: Build, box: Sandbox, checked: Checked, run: ContainerRun, trie
         tries=tries,
         warnings=tuple(warnings),
         signer=build.signer.certificate.signer if build.signer else None,
+        gpus=gpus,
     )
     return replace(made, module_facts=module_facts(bake.runner, box.merged, made.modules))

@@ -12,7 +12,7 @@ from ..errors import DataError
 from ..paths import BAKE_REPORT, OBJECTS
 from ..store import activation_record
 from ..store.activation_record import COPY
-from ..store.manifest import Manifest
+from ..store.manifest import Manifest, driver_of
 from ..store.reports import setuid_before
 from ..system import setuid
 from ..util import files, jsondoc, trust
@@ -88,6 +88,7 @@ def _layer_report(layer: Manifest, mode: str, baked_now: bool) -> dict[str, Any]
         "replaced": list(layer.replaced),
         "deleted": list(layer.deleted),
         "signer": asdict(layer.signer) if layer.signer else None,
+        "gpus": {"source": layer.gpus.source, "generations": [one.name for one in driver_of(layer).generations()]},
     }
 
 

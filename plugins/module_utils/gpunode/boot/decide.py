@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..driver import gpus, modules
+from ..driver import modules
+from ..driver.gpu_list import Driver
 from ..driver.modules import NEEDED_MODULES, NOUVEAU
 from ..store.manifest import Manifest
 from .facts import Facts
-from .ladder import driven, install_refusal, layer_refusal, nearest_layer, ready_refusal, target
+from .ladder import driven, install_refusal, layer_refusal, listed, nearest_layer, ready_refusal, target
 from .plan import Action, Plan, Refusal, Step
 from .policy import Policy
 
@@ -54,11 +55,12 @@ def _cannot_begin(facts: Facts, policy: Policy) -> Plan | None:
         return _failure("activation_invalid", reason)
     if policy.expected_gpus and len(facts.gpus) < policy.expected_gpus:
         return _gpu_missing(facts, policy)
+    wanted = policy.wanted
+    driver = Driver(wanted.kind, wanted.version, listed=listed(facts, wanted.kind, wanted.version))
     for gpu in driven(facts):
-        generation = gpus.of_device(gpu.device)
-        if generation and not generation.supports_version(policy.wanted.version):
-            refusals = "; ".join(sorted({generation.refusal(flavour, policy.wanted.version) for flavour in generation.flavours}))
-            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}) needs another driver image: {refusals}")
+        reason = driver.unsupported(gpu.device)
+        if reason:
+            return _failure("gpu_not_supported", f"GPU {gpu.address} (device {gpu.device}) needs another driver image: {reason}")
     if not facts.containerd_ready and ready_refusal(facts, policy) is not None:
         return _failure(
             "containerd_unavailable",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..container.marker import differences
-from ..driver import gpus
+from ..driver.gpu_list import UNKNOWN, Driver, GpuList
 from ..driver.modules import ModuleInfo
 from ..store.manifest import Identity, Manifest
 from ..store.node_record import Record
@@ -82,7 +82,8 @@ def _state_refusal(facts: Facts, policy: Policy, record: Record) -> Refusal | No
     resident = facts.is_loaded("nvidia")
     if resident and resident.version != wanted.version:
         return Refusal(READY, "other_version_loaded", f"nvidia {resident.version} is loaded, and {wanted.version} is wanted")
-    return _gpu_refusal(facts, READY, record.identity.flavour, record.identity.version) or _installed_signature_refusal(facts, record)
+    identity = record.identity
+    return _gpu_refusal(facts, READY, identity.kind, identity.flavour, identity.version) or _installed_signature_refusal(facts, record)
 
 
 def _installed_signature_refusal(facts: Facts, record: Record) -> Refusal | None:
@@ -187,7 +188,7 @@ def layer_refusal(facts: Facts, policy: Policy, layer: Manifest | None) -> Refus
         or _signature_refusal(facts, BAKED, layer)
         or (registered if facts.is_in_place(layer) else _activation_refusal(facts, layer))
         or _contents_refusal(facts)
-        or _gpu_refusal(facts, BAKED, layer.identity.flavour, layer.identity.version)
+        or _gpu_refusal(facts, BAKED, layer.identity.kind, layer.identity.flavour, layer.identity.version)
     )
 
 
@@ -217,7 +218,7 @@ def _no_layer_refusal(facts: Facts, policy: Policy) -> Refusal | None:
         _module_refusal(facts, policy.wanted.version, policy.flavour)
         or _signature_refusal(facts, BAKED, None)
         or _dkms_refusal(facts, policy.wanted.version)
-        or _gpu_refusal(facts, BAKED, flavour or "", policy.wanted.version)
+        or _gpu_refusal(facts, BAKED, policy.wanted.kind, flavour or "", policy.wanted.version)
     )
 
 
@@ -320,19 +321,26 @@ def driven(facts: Facts) -> tuple[PciFunction, ...]:
     return tuple(gpu for gpu in facts.gpus if gpu.driver != "vfio-pci")
 
 
-def _gpu_refusal(facts: Facts, rung: str, flavour: str, version: str) -> Refusal | None:
-    """Refuses modules that do not drive every GPU of the node (rule D16). A GPU of unknown generation accepts none (rule D3), except on
-    a node that is already right: there the driver is known to work."""
+def listed(facts: Facts, kind: str, version: str) -> GpuList:
+    """What the driver says about the GPUs that it supports: the same for each kernel, so any layer of the driver has it."""
+    asked = (facts.arch, kind, version)
+    same = (m.gpus for m in facts.layers if (m.identity.arch, m.identity.kind, m.identity.version) == asked)
+    return next((gpus for gpus in same if gpus.is_known), UNKNOWN)
+
+
+def _gpu_refusal(facts: Facts, rung: str, kind: str, flavour: str, version: str) -> Refusal | None:
+    """Refuses modules that do not drive every GPU of the node (rule D16). A GPU that neither the driver's list nor our table knows accepts
+    none (rule D3), except on a node that is already right: there the driver is known to work, and a mark that its list lacks would not be
+    there after another install either."""
+    driver = Driver(kind, version, flavour, listed(facts, kind, version), list_refuses=rung != READY)
     for gpu in driven(facts):
         where = f"GPU {gpu.address} (device {gpu.device})"
-        generation = gpus.of_device(gpu.device)
-        if generation is None and rung != READY:
-            return Refusal(
-                rung, "gpu_unknown", f"{where} is of a generation that this release does not know, so it is unknown which modules drive it"
-            )
-        refusal = generation.refusal(flavour, version) if generation else ""
+        refusal = driver.refusal(gpu.device)
         if refusal:
             return Refusal(rung, "gpu_refuses_modules", f"{where}: {refusal}")
+        if refusal is None and rung != READY:
+            reason = f"neither the driver's list of GPUs nor this release knows {where}, so it is unknown which modules drive it"
+            return Refusal(rung, "gpu_unknown", reason)
     return None
 
 

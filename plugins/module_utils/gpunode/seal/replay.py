@@ -12,10 +12,9 @@ from ..boot.policy import Policy
 from ..boot.probe import probe
 from ..container.containerd import Containerd
 from ..container.reference import wanted as wanted_image
-from ..driver import gpus
-from ..driver.gpus import Generation
+from ..driver.gpus import GENERATIONS
 from ..errors import CommandError, DataError
-from ..store.manifest import Manifest
+from ..store.manifest import Manifest, driver_of
 from ..system.pci import PciFunction
 from ..util.run import Runner
 from .report import Report
@@ -26,11 +25,13 @@ _ADDRESS, _CLASS = "0000:00:00.0", "030200"
 # --- right -----------------------------------------------------------------------------------------------------------
 
 
-def accepted(layer: Manifest, request: SealRequest) -> tuple[Generation, ...]:
-    """The GPU generations that an image with this layer is meant for."""
-    if not request.generations:
-        return gpus.supported(layer.identity.flavour, layer.identity.version)
-    return tuple(g for g in gpus.GENERATIONS if g.name in request.generations)
+def examples(layer: Manifest, request: SealRequest) -> dict[str, str]:
+    """The device id of a GPU of each generation that an image with this layer is meant for, by the generation's name; also of one that is
+    of no generation that we know, if the driver's list has any."""
+    driver = driver_of(layer)
+    asked = [g for g in GENERATIONS if g.name in request.generations] if request.generations else driver.generations()
+    beyond = "" if request.generations else driver.beyond_table()
+    return {**{generation.name: driver.example(generation) for generation in asked}, **({f"device {beyond}": beyond} if beyond else {})}
 
 
 def replay(root: Path, runner: Runner, containerd: Containerd | None, request: SealRequest, layer: Manifest, report: Report) -> list[str]:
@@ -41,13 +42,13 @@ def replay(root: Path, runner: Runner, containerd: Containerd | None, request: S
         wanted = (request.wanted if is_asked else None) or wanted_image(layer.image, None, identity.kind, identity.version)
     except DataError as error:
         return [f"layer {layer.layer}: {error}"]
-    asked = accepted(layer, request)
+    asked = examples(layer, request)
     if not asked:
         return [f"layer {layer.layer}: its {identity.flavour} modules of {identity.version} support no known GPU: use another driver image"]
     problems = []
     facts: Facts | None = None
-    for generation in asked:
-        gpu = PciFunction(_ADDRESS, f"{generation.ids[0][0]:04x}", _CLASS, None)
+    for name, device in asked.items():
+        gpu = PciFunction(_ADDRESS, device, _CLASS, None)
         if facts is None:  # contents are read once; only the GPU differs
             try:
                 facts = probe(root, runner, containerd, wanted, request.marker_path, identity.kver, (gpu,))
@@ -57,11 +58,9 @@ def replay(root: Path, runner: Runner, containerd: Containerd | None, request: S
             if containerd is None:
                 facts = replace(facts, containerd_ready=True, image_present=True, config_digest=identity.config_digest)
         plan = decide(replace(facts, functions=(gpu,)), Policy(wanted))
-        report.replayed.append({"layer": layer.layer, "gpu": generation.name, "action": plan.action.value, "code": plan.code})
+        report.replayed.append({"layer": layer.layer, "gpu": name, "action": plan.action.value, "code": plan.code})
         if plan.action is not Action.INSTALL_SKIP_BUILD:
-            problems.append(
-                f"a node with kernel {identity.kver} and a {generation.name} GPU would not take the fast path: {plan.code}: {plan.reason}"
-            )
+            problems.append(f"a node with kernel {identity.kver} and a {name} GPU would not take the fast path: {plan.code}: {plan.reason}")
     return problems + (_replay_secure_boot(facts, Policy(wanted), layer, report) if facts and not problems else [])
 
 

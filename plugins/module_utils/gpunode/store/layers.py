@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..driver import gpu_list
 from ..errors import DataError, LayerError
 from ..paths import LAYERS
 from ..util import jsondoc, trust
@@ -91,6 +92,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
     return {
         **fields,
         "schema": SCHEMA,
+        "gpus": gpu_list.plain(manifest.gpus),
         "files": [plain_entry(entry) for entry in manifest.files],
         "linked": linked_paths(manifest.files),
         "originals": [plain_entry(entry) for entry in manifest.originals],

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..container.reference import KINDS, is_version
 from ..driver.footprint import ROOTS, decides
+from ..driver.gpu_list import UNKNOWN, Driver, GpuList, are_ranges, is_branch
 from ..driver.modules import OPEN, PROPRIETARY, is_driver_file
 from ..errors import DataError
 from ..system.host import TRIPLETS
@@ -82,7 +83,7 @@ class Manifest:
 
     ``files`` is everything that an activation puts in place, replacements included; ``originals`` describes what each path of ``replaced``
     and ``deleted`` was at bake. ``stored``: the files' contents are objects of the store. False only for a layer that version 0.1.0 baked
-    in place: ``files`` are live, and there are no ``originals``.
+    in place: ``files`` are live, and there are no ``originals``. ``gpus`` is what the driver says about the GPUs that it supports.
     """
 
     layer: str
@@ -101,6 +102,7 @@ class Manifest:
     module_facts: tuple[ModuleFact, ...] = ()
     indexes: tuple[Index, ...] = ()
     signer: Signer | None = None
+    gpus: GpuList = UNKNOWN
     stored: bool = True
 
     @property
@@ -110,6 +112,12 @@ class Manifest:
     @property
     def modules(self) -> tuple[Entry, ...]:
         return tuple(e for e in self.files if "lib/modules/" in e.path and is_driver_file(e.path.rsplit("/", 1)[-1]))
+
+
+def driver_of(layer: Manifest) -> Driver:
+    """The layer's kernel modules, to be asked which GPUs they drive."""
+    identity = layer.identity
+    return Driver(identity.kind, identity.version, identity.flavour, layer.gpus)
 
 
 def layer_name(identity: Identity) -> str:
@@ -139,6 +147,7 @@ def parse(text: str, where: str, layer: str) -> Manifest:
             module_facts=tuple(_fact(item, where) for item in jsondoc.get(data, "module_facts", list, where, INVALID)),
             indexes=tuple(_index(item, where) for item in jsondoc.get(data, "indexes", list, where, INVALID)),
             signer=_signer(data, where),
+            gpus=_gpus(data, where),
             stored=_is_stored(data, where),
         )
     except TypeError as error:
@@ -257,6 +266,20 @@ def _signer(data: dict[str, Any], where: str) -> Signer | None:
     if not signer.name or not _KEY_ID.fullmatch(signer.key_id) or not is_sha256(signer.fingerprint):
         raise DataError(f"{where}: the entry of the signer is invalid; the layer is not used", code=INVALID)
     return signer
+
+
+def _gpus(data: dict[str, Any], where: str) -> GpuList:
+    """The driver's list of GPUs; unknown, also if the key is absent, for a layer whose bake found none."""
+    if data.get("gpus") is None:
+        return UNKNOWN
+    found = jsondoc.get(data, "gpus", dict, where, INVALID)
+    legacy = jsondoc.texts(found, "legacy", where, INVALID)
+    listed = GpuList(**{**found, "legacy": tuple(sorted(legacy.items()))})
+    texts = (listed.supported, listed.kernelopen, listed.gsp_proprietary, *legacy.values())
+    is_right = all(isinstance(text, str) and are_ranges(text) for text in texts) and all(map(is_branch, legacy))
+    if not is_right or not isinstance(listed.source, str) or not listed.source:
+        raise DataError(f"{where}: the list of GPUs is invalid; the layer is not used", code=INVALID)
+    return listed
 
 
 def _check(manifest: Manifest, where: str, layer: str) -> None:

@@ -15,8 +15,10 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts imp
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Action
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.marker import differences as marker_differences
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import supported_gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
 
+from tests.kit import gpu_lists
 from tests.kit.facts import CAPTURED, GRID, LEAVING, OTHER_IMAGE, SIGNED, active, enforced, in_image, inert, layer, with_layer
 from tests.kit.values import (
     KVER,
@@ -48,6 +50,27 @@ def of_flavour(flavour: str, *gpus: Any) -> Facts:
     return baked(layers=(layer(flavour=flavour),), module=module(licence=licence), functions=gpus or (gpu(),))
 
 
+LISTED = supported_gpus.read(
+    gpu_lists.document(
+        gpu_lists.row("2330"),
+        *(gpu_lists.row(device, gpu_lists.OPEN) for device in ("2901", "4000")),
+        gpu_lists.row("27b8", legacy="570.xx"),
+    ).encode(),
+    gpu_lists.PATH,
+)
+
+
+def listing(device: str, *more: Any, **changes: str) -> Facts:
+    """A node with the GPU ``device`` and ``more``, and with a layer whose driver has such a list."""
+    who = identity(**changes)
+    return baked(layers=(manifest(who, gpus=LISTED),), functions=(gpu(device=device), *more), marker=a_marker(kind=who.kind))
+
+
+def other_versions_list() -> Facts:
+    others = manifest(identity(version="570.1"), gpus=LISTED)
+    return baked(layers=(manifest(), others), functions=(gpu(device="4000"),))
+
+
 def row(name: str, facts: Facts, code: str, action: Action, policy: Policy = policy(), **more: Any) -> Any:  # noqa: B008
     return pytest.param(facts, policy, code, action, more.get("fails", False), id=name)
 
@@ -65,6 +88,15 @@ PLANS = [
     # errors before anything
     row("gpu newer than the driver", baked(functions=(gpu(device="2901"),)), "gpu_not_supported", NONE, policy(OLD), fails=True),
     row("gpu older than the driver", baked(functions=(gpu(device="1db4"),)), "gpu_not_supported", NONE, policy(NEW), fails=True),
+    row("dropped by the driver's list", listing("27b8"), "gpu_not_supported", NONE, fails=True),
+    row("dropped by the list of a layer for another kernel", listing("27b8", kver=NEWER), "gpu_not_supported", NONE, fails=True),
+    row("dropped by the driver's list, passed through", listing("2901", gpu("vfio-pci", "0000:02:00.0", device="27b8")),
+        "baked_layer_matches", SKIP),
+    row("dropped by the driver's list, grid", listing("27b8", kind="grid"), "baked_layer_matches", SKIP, policy(GRID)),
+    row("installed, dropped by the driver's list", ready(layers=listing("27b8").layers, functions=(gpu(device="27b8"),)),
+        "gpu_not_supported", NONE, fails=True),
+    row("K80, dropped by the driver", baked(functions=(gpu(device="102d"),)), "gpu_not_supported", NONE, fails=True),
+    row("K80, dropped by the driver, never baked", never_baked(functions=(gpu(device="102d"),)), "gpu_not_supported", NONE, fails=True),
     row("gpu newer than the driver, passed through", baked(functions=(gpu(), gpu("vfio-pci", "0000:02:00.0", device="2901"))),
         "version_mismatch", INSTALL, policy(OLD)),
     row("gpu expected, none there", baked(functions=()), "gpu_missing", NONE, policy(expected_gpus=1), fails=True),
@@ -138,6 +170,12 @@ PLANS = [
     row("proprietary modules, Hopper and Blackwell", of_flavour("proprietary", gpu(), gpu(address="0000:02:00.0", device="2901")),
         "gpu_refuses_modules", INSTALL),
     row("open modules, Volta", baked(functions=(gpu(device="1db4"),)), "gpu_refuses_modules", INSTALL),
+    row("gpu that the driver's list has without open modules", listing("2330"), "gpu_refuses_modules", INSTALL),
+    row("installed, gpu that the list has without open modules", ready(layers=listing("2330").layers), "already_initialised", NONE),
+    row("T4, which the driver's list lacks", listing("1eb8"), "baked_layer_matches", SKIP),
+    row("gpu of no known generation, in the driver's list", listing("4000"), "baked_layer_matches", SKIP),
+    row("gpu of no known generation, in the list of a layer for another kernel", listing("4000", kver=NEWER), "kernel_mismatch", INSTALL),
+    row("gpu of no known generation, in the list of another version's layer", other_versions_list(), "gpu_unknown", INSTALL),
     row("gpu of no known generation", baked(functions=(gpu(device="ffff"),)), "gpu_unknown", INSTALL),
     row("marker alone, gpu of no known generation", baked(layers=(), layer_contents=None, functions=(gpu(device="ffff"),)), "gpu_unknown",
         INSTALL, ANY_DIGEST),

@@ -10,10 +10,14 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.decide im
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.facts import Active, Facts
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.plan import Action, Step
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.policy import Policy
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import supported_gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.dkms import DkmsEntry
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.gpu_list import UNKNOWN, Driver
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit import gpu_lists
 from tests.kit.facts import GRID, OTHER_IMAGE, SIGNED, enforced
 from tests.kit.values import (
     IMAGE,
@@ -45,8 +49,14 @@ KINDS = st.sampled_from(["cuda", "grid", ""])
 FLAVOURS = st.sampled_from(["open", "proprietary", ""])
 DIGESTS = st.sampled_from([identity().config_digest, digest("other"), ""])
 IDENTITIES = st.builds(identity, kver=KVERS, arch=ARCHES, kind=KINDS, version=VERSIONS, flavour=FLAVOURS, config_digest=DIGESTS)
+LISTED = supported_gpus.read(gpu_lists.document(*gpu_lists.NEWER).encode(), gpu_lists.PATH)
+DEVICES = st.sampled_from(["2330", "2901", "1db4", "102d", "4000", "ffff"])
 LAYERS = st.builds(
-    manifest, IDENTITIES, signer=st.sampled_from([None, SIGNER]), actions=st.sampled_from([("install", "install-skip-build"), ("install",)])
+    manifest,
+    IDENTITIES,
+    gpus=st.sampled_from([UNKNOWN, LISTED]),
+    signer=st.sampled_from([None, SIGNER]),
+    actions=st.sampled_from([("install", "install-skip-build"), ("install",)]),
 )
 MODULES = st.one_of(
     st.none(),
@@ -74,7 +84,9 @@ FACTS = st.builds(
     machine=st.sampled_from(["x86_64", "riscv64"]),
     arch=st.one_of(st.none(), ARCHES),
     machine_id=st.sampled_from([a_record().machine_id, ""]),
-    functions=st.lists(st.builds(gpu, st.sampled_from([None, "nvidia", "nouveau", "vfio-pci"])), max_size=2).map(tuple),
+    functions=st.lists(
+        st.builds(gpu, st.sampled_from([None, "nvidia", "nouveau", "vfio-pci"]), device=st.one_of(st.just("2330"), DEVICES)), max_size=2
+    ).map(tuple),
     loaded=st.lists(st.builds(resident, st.sampled_from(["nvidia", "nvidia-uvm", "nouveau"]), VERSIONS), max_size=2).map(tuple),
     signatures_enforced=st.booleans(),
     trusted_keys=st.sampled_from([None, (), (SIGNER.key_id,), ("bb",)]),
@@ -148,6 +160,10 @@ def test_an_interrupted_removal_is_finished_before_anything_else(facts: Facts, p
     assert Step.REMOVE_DRIVER in plan.steps or plan.fails
 
 
+def same_driver(one: Manifest, other: Manifest) -> bool:
+    return all(getattr(one.identity, name) == getattr(other.identity, name) for name in ("arch", "kind", "version"))
+
+
 @given(ANY_FACTS, ANY_POLICY)
 def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Facts, policy: Policy) -> None:
     plan = decide(facts, policy)
@@ -170,6 +186,9 @@ def test_the_build_is_skipped_only_where_everything_is_known_and_equal(facts: Fa
         assert plan.layer
         assert plan.layer.signer
         assert plan.layer.signer.key_id in (facts.trusted_keys or ())
+    listed = next((m.gpus for m in facts.layers if plan.layer and m.gpus.is_known and same_driver(m, plan.layer)), UNKNOWN)
+    driver = Driver(wanted.kind, wanted.version, facts.module.flavour, listed)
+    assert {driver.refusal(one.device) for one in facts.gpus if one.driver != "vfio-pci"} == {""}
     if plan.layer is None:
         assert not policy.require_digest
         return

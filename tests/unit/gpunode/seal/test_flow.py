@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import paths
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import activate
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import gpus, nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import gpus, nouveau_blacklist, supported_gpus
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BusyError, InputError, SealError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, BAKE_JOURNAL_OF_0_1, LAYERS, SEAL_REPORT
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.seal import flow
@@ -28,6 +28,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system.module_signature import Signer
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
+from tests.kit import gpu_lists
 from tests.kit import layer as layernode
 from tests.kit.layer import LIBRARY, LayerNode, snapshot
 from tests.kit.node import FakeNode, bake_layer
@@ -73,7 +74,7 @@ def test_an_inert_image_is_sealed_and_the_decision_is_replayed_for_every_generat
     before = snapshot(node.root)
     report = sealed(node)
     assert report.refusals == []
-    wanted = [g.name for g in gpus.supported(layer.identity.flavour, layer.identity.version)]
+    wanted = [g.name for g in gpus.GENERATIONS if not g.refusal(layer.identity.flavour, layer.identity.version)]
     assert [r["gpu"] for r in report.replayed] == wanted
     assert {(r["action"], r["code"]) for r in report.replayed} == {("install-skip-build", "baked_layer_matches")}
     assert snapshot(node.root) == before
@@ -536,6 +537,22 @@ def test_generations_that_the_modules_do_not_drive_are_refused(node: LayerNode) 
     assert "volta GPUs need proprietary" in refusals(node, generations=("hopper", "volta"))["right"]
 
 
+LISTED = supported_gpus.read(
+    gpu_lists.document(
+        *(gpu_lists.row(device, gpu_lists.OPEN) for device in ("2331", "4000")),
+        *(gpu_lists.row("2900"), gpu_lists.row("1e30", legacy="570.xx")),
+    ).encode(),
+    gpu_lists.PATH,
+)
+
+
+def test_the_decision_is_replayed_for_gpus_of_the_drivers_list(node: LayerNode, layer: Manifest) -> None:
+    layers.write(node.root, replace(layer, gpus=LISTED))
+    assert [one["gpu"] for one in sealed(node).replayed] == ["ampere", "hopper", "grace-hopper", "ada", "device 4000"]
+    assert "(device 1e30) needs another driver image: driver branch 570.xx is the last" in refusals(node, generations=("turing",))["right"]
+    assert "(device 2900): the list of GPUs in driver" in refusals(node, generations=("blackwell",))["right"]
+
+
 def test_a_damaged_object_is_not_right(node: LayerNode, layer: Manifest) -> None:
     module = next(entry for entry in layer.files if entry.path.endswith("/nvidia.ko"))
     object_file = node.root / "var/lib/gpu-prebake/objects"
@@ -555,7 +572,7 @@ def test_check_mode_writes_no_report(node: LayerNode) -> None:
     ("params", "said"),
     [
         pytest.param({"uncovered": "ignore"}, "neither report nor fail", id="uncovered"),
-        pytest.param({"gpu_generations": ["hoper"]}, "hoper unknown; known are maxwell", id="generation"),
+        pytest.param({"gpu_generations": ["hoper"]}, "hoper unknown; known are kepler-grid, kepler, maxwell", id="generation"),
         pytest.param({}, "nvidia_prebake_image: a reference such as", id="no image"),
         pytest.param({"image": IMAGE, "mode": "in-place"}, "nvidia_prebake_mode: 'in-place' is not one of", id="mode"),
         pytest.param({"image": IMAGE, "flavour": "closed"}, "nvidia_prebake_flavour: 'closed' is not one of", id="flavour"),

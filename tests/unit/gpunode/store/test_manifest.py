@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.gpu_list import UNKNOWN, GpuList
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import DataError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import STORE
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import layers as store_layers
@@ -16,6 +17,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.layers i
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit import gpu_lists
 from tests.kit import values as support
 from tests.kit.node import write_as_0_1_0
 
@@ -196,6 +198,16 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("module_facts.0.more", "x", "wrong shape", id="more facts"),
         pytest.param("module_facts.0", "x", "wrong shape", id="facts are text"),
         pytest.param("indexes", ..., "indexes is None", id="no indexes"),
+        pytest.param("gpus", "none", "gpus is 'none'", id="a list of GPUs that is text"),
+        pytest.param("gpus.source", "", "the list of GPUs is invalid", id="a list of GPUs from nowhere"),
+        pytest.param("gpus.source", 7, "the list of GPUs is invalid", id="a list of GPUs from a number"),
+        pytest.param("gpus.supported", "2330-", "the list of GPUs is invalid", id="GPUs that are no ranges"),
+        pytest.param("gpus.kernelopen", ["2330"], "the list of GPUs is invalid", id="GPUs that are a list"),
+        pytest.param("gpus.legacy", {"a b": "102d"}, "the list of GPUs is invalid", id="a branch that is none"),
+        pytest.param("gpus.legacy", {"470.xx": "102"}, "the list of GPUs is invalid", id="legacy GPUs that are no ranges"),
+        pytest.param("gpus.legacy", {"470.xx": 1}, "470.xx is 1", id="legacy GPUs that are a number"),
+        pytest.param("gpus.legacy", ..., "legacy is None", id="no legacy GPUs"),
+        pytest.param("gpus.more", "", "wrong shape", id="more of a list of GPUs"),
     ],
 )
 def test_refuses_a_bad_document(good: str, path: str, value: Any, message: str) -> None:
@@ -288,6 +300,23 @@ def test_any_value_anywhere_is_read_or_a_data_error(good: str, key: str, value: 
     except DataError:
         return
     assert found.identity == support.manifest().identity
+
+
+LISTED = GpuList(gpu_lists.PATH, "1e02-1e04 2330", "2330", "", (("367.xx", "0ff2"), ("470.xx", "102d")))
+
+
+def test_the_drivers_list_of_gpus_is_kept(tmp_path: Path) -> None:
+    with_list = replace(CAPTURED, gpus=LISTED)
+    text = store_layers.write(tmp_path, with_list).read_text()
+    assert manifest.parse(text, "manifest.json", LAYER) == with_list
+    assert json.loads(text)["gpus"]["legacy"] == {"367.xx": "0ff2", "470.xx": "102d"}
+
+
+@pytest.mark.parametrize("value", [..., None], ids=["absent", "null"])
+def test_a_manifest_without_a_list_of_gpus_has_none(good: str, old: str, value: Any) -> None:
+    assert manifest.parse(with_value(good, "gpus", value), "manifest.json", LAYER).gpus == UNKNOWN
+    assert "gpus" not in json.loads(old)
+    assert manifest.parse(old, "manifest.json", LAYER).gpus == UNKNOWN
 
 
 def test_one_bad_layer_does_not_hide_a_good_one(tmp_path: Path) -> None:
