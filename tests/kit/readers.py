@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.diagnosis import Evidence, judge
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive, build_log, containerd, marker, reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive, build_log, containerd_config, marker, reference
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
@@ -65,6 +65,10 @@ STATUS = (
 INDEX = {"manifests": [{"digest": digest("m"), "platform": {"os": "linux", "architecture": "amd64"}}]}
 FRAMEWORK = 'mok_signing_key="/etc/keys/mok.key"\nexport mok_certificate=/etc/keys/mok.der # mine\n'
 FLAGS = 'version = 2\nimports = ["/etc/containerd/config.d/*.toml"]\n[plugins]\n'
+DUMP = (
+    'version = 2\nimports = ["/etc/containerd/config.d/a.toml", "/etc/containerd/config.toml"]\noom_score = 0\n\n[cgroup]\n  path = ""\n\n'
+    '[plugins]\n\n  [plugins."io.containerd.grpc.v1.cri"]\n    x = [1, 2.5, true, 2026-01-01]\n    y = {z = "a.b"}\n\n[[proxy]]\n'
+)
 EVENTS = [
     {"event": "runner_on_ok", "event_data": {"host": "n", "task": "t", "task_action": "gpu_boot", "res": {"changed": True, "msg": "x"}}},
     {"event": "verbose", "stdout": "n | 1.00 line\r\n\x1b[31mred", "event_data": {}},
@@ -273,7 +277,10 @@ READERS: Mapping[str, Reader] = {
     "dpkg-sums": at("var/lib/dpkg/info/x.md5sums", _owned, "d41d8cd98f00b204e9800998ecf8427e  usr/x\n"),
     "kernel-log": printed(_log, DMESG, XID),
     "ld.so.cache": at("etc/ld.so.cache", foreign.cached_libraries, b"glibc-ld.so.cache1.1\0\1\0libcuda.so\0/opt/x/libcuda.so.580.1\0"),
-    "containerd-config": at("etc/containerd/config.toml", containerd.imports_dropins, FLAGS),
+    "containerd-config": at(
+        containerd_config.MAIN, lambda root: containerd_config.why_no_runtime(containerd_config.read_main(root)), FLAGS, DUMP
+    ),
+    "containerd-dump": printed(containerd_config.fingerprint, DUMP, FLAGS),
     "hosts.toml": at(
         "hosts/registry.lab_5000_/hosts.toml",
         lambda root: ImageSource(hosts_dir=str(root / "hosts"), plain_http=True).check_hosts("registry.lab:5000/x"),

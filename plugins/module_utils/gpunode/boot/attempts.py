@@ -15,7 +15,7 @@ from ..errors import BootError
 from ..store import activation_record, layers
 from ..store.manifest import Manifest
 from ..system import dpkg
-from . import evidence
+from . import evidence, runtime_dropin
 from .context import BootRun
 from .diagnosis import Evidence, Verdict, judge
 from .driver_removal import remove_driver, unload_modules
@@ -40,6 +40,7 @@ def run_container(run: BootRun, follows_interrupted: bool) -> None:
     except BaseException:
         with contextlib.suppress(OSError):  # the caller must get the first error
             attempts.recorder.end(attempts.compiled())
+            runtime_dropin.take_back_after_failure(run)
         raise
     compiled = attempts.compiled()
     attempts.recorder.end(compiled)

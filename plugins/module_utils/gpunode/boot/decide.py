@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..container.containerd_config import why_no_runtime
 from ..driver import gpus, modules
 from ..driver.modules import NEEDED_MODULES, NOUVEAU
 from ..store.manifest import Manifest
@@ -225,11 +226,8 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     found = []
     if facts.active.problem:
         found.append(f"{facts.active.problem}; no baked layer is used while this document is here")
-    if plan.action is not Action.NONE and not facts.imports_dropins:
-        found.append(
-            'containerd\'s config.toml does not import config.d, so containerd will not have the runtime "nvidia"; '
-            'in the image build, add imports = ["/etc/containerd/config.d/*.toml"] to it'
-        )
+    if plan.action is not Action.NONE:
+        found += filter(None, [why_no_runtime(facts.containerd_config)])
     version = plan.identity.version if plan.identity else ""
     others = [f"{name} {its}" for name, its in facts.service_packages if its != version]
     if plan.action is not Action.NONE and others:

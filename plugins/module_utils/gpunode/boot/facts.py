@@ -48,6 +48,9 @@ class Facts:
 
     ``trusted_keys`` are the ids of the keys whose signatures on modules the kernel accepts, ``install_signer`` is the id of the key with
     which DKMS signs on this node. Both are read only where signatures are enforced.
+
+    ``containerd_config`` is the text of its main file, "" if there is none: reading TOML takes longer than most of a look, so only a plan
+    that runs a container does.
     """
 
     kver: str
@@ -79,7 +82,7 @@ class Facts:
     untrusted: tuple[str, ...] = ()
     record_contents: tuple[str, ...] | None = None
     containerd_ready: bool = False
-    imports_dropins: bool = False
+    containerd_config: str | None = ""
     image_present: bool = False
     config_digest: str = ""
     boot_id: str = ""

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..activation import preconditions
-from ..container import marker
-from ..container.containerd import Containerd, imports_dropins
+from ..container import containerd_config, marker
+from ..container.containerd import Containerd
 from ..container.marker import Marker
 from ..container.reference import DriverWanted
 from ..driver import dkms, foreign, kmod
@@ -56,7 +56,6 @@ def probe(
         secure_boot=host.secure_boot(root),
         operator=foreign.operator_signs(root),
         device_nodes=(root / "dev/nvidiactl").exists(),
-        imports_dropins=imports_dropins(root),
         active=_active(root),
     )
     belongs = facts.arch is not None and bool(facts.gpus)
@@ -71,7 +70,7 @@ def probe(
         facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
     if not belongs or (facts.foreign and not must_go):
         return facts  # a foreign driver stays, whatever was baked
-    facts = replace(facts, record_contents=_record_contents(root, facts))
+    facts = replace(facts, record_contents=_record_contents(root, facts), containerd_config=containerd_config.read_main(root))
     facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)
     if facts.signatures_enforced:
         facts = replace(facts, trusted_keys=keyrings.read(root), install_signer=_install_signer(root, runner))

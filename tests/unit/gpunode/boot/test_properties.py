@@ -98,7 +98,7 @@ FACTS = st.builds(
     record_problem=PROBLEMS,
     record_contents=CONTENTS,
     containerd_ready=st.booleans(),
-    imports_dropins=st.booleans(),
+    containerd_config=st.sampled_from(["", "imports = [", None]),
     image_present=st.booleans(),
     config_digest=DIGESTS,
     boot_id=st.sampled_from(["boot-1", ""]),
