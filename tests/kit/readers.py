@@ -13,7 +13,14 @@ from typing import Any
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot import evidence
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.diagnosis import Evidence, judge
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import archive, build_log, containerd_config, marker, reference
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import (
+    archive,
+    build_log,
+    containerd_config,
+    marker,
+    pull_errors,
+    reference,
+)
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
@@ -255,6 +262,10 @@ READERS: Mapping[str, Reader] = {
     ),
     "registry": printed(_registry, json.dumps(INDEX), json.dumps({"config": {"digest": digest("c"), "size": 7}, "layers": []})),
     "images": printed(_listing, LISTING),
+    "pull-error": printed(
+        lambda text: pull_errors.judge(text, "a/b:1"),
+        f"ctr: failed to copy: failed open: unexpected status code https://x/blobs/{digest('x')}: 401 Unauthorized",
+    ),
     "grub.cfg": at(bootloader.CONFIG, _grub, DATA / "grub/debian12-two-cloud-kernels.cfg"),
     "grubenv": at(bootloader.ENVIRONMENT, _grubenv, DATA / "grub/debian12-saved-entry.grubenv"),
     "modinfo": printed(_modinfo, DATA / "kmod/modinfo-kmod30-stand-in.txt"),
