@@ -24,6 +24,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container impo
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.runtime_errors import not_started
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms, foreign, kmod, modules, nouveau_blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
@@ -181,6 +182,7 @@ def _log(text: str) -> None:
 
 def _build(text: str) -> None:
     build_log.first_error(text)
+    not_started(text)
     build_log.is_transient(text)
     build_log.is_out_of_space(text)
     build_log.deleted_library(text)

@@ -129,6 +129,9 @@ class _Attempts:
                 break
         if ran is None:
             raise AssertionError("no try was made")
+        if ran.not_started:
+            refused = ran.not_started
+            raise BootError(f"no driver container was started: {refused.words}: {refused.advice}. Log: {ran.log}", code=refused.code)
         raise BootError(
             f"the driver container failed {outcome.containers} times, last with action {outcome.action.value}: "
             f"{build_log.last_lines(ran.output, 5)}. Log: {ran.log}",
@@ -150,6 +153,10 @@ class _Attempts:
     def _after_failure(self, ran: ContainerRun, number: int) -> bool:
         """Sets the next action, or raises BootError if another try cannot help. Returns whether the baked driver was removed."""
         run, outcome = self.run, self.run.outcome
+        if ran.not_started:  # nothing was tried, so the node's state is no evidence
+            outcome.warnings.append(f"try {number} did not start: {ran.not_started.words}")
+            run.events.say(outcome.warnings[-1])
+            return False
         found = judge(self._evidence())
         verdict, reason = found.verdict, found.reason
         if self.compiled():
