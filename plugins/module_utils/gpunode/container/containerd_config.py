@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from ..util import toml
-from ..util.files import read_bytes
+from ..util.files import read_if_there
 from .leftovers import DROPIN
 
 MAIN = "etc/containerd/config.toml"
@@ -38,9 +38,7 @@ def is_comparable(recorded: str) -> bool:
 def read_main(root: Path) -> str | None:
     """The text of the main configuration; "" if there is none, None if it cannot be read."""
     try:
-        return read_bytes(root / MAIN).decode("utf-8", "replace")
-    except FileNotFoundError:
-        return ""
+        return read_if_there(root / MAIN)
     except OSError:
         return None
 

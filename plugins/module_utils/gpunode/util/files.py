@@ -17,6 +17,8 @@ from ..errors import BusyError
 _CHUNK = 1 << 20
 LARGEST = 64 << 20  # bytes; dpkg's status file and a manifest have a few million
 _PROC = 1 << 16  # bytes read at once of a file of /proc, whose size is not known
+# Errors of a path at which nothing is. A loop of links leads nowhere.
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # A pipe must not make the open wait, nor a terminal become ours.
 READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -61,6 +63,16 @@ def read_text(path: Path | str) -> str | None:
         return read_bytes(path).decode("utf-8", "replace")
     except (OSError, ValueError):  # ValueError: a path that no file can have
         return None
+
+
+def read_if_there(path: Path | str) -> str:
+    """The same; "" if there is no such file. Raises OSError if it cannot be read: what it holds is unknown, and not nothing."""
+    try:
+        return read_bytes(path).decode("utf-8", "replace")
+    except OSError as error:
+        if error.errno in ABSENT:
+            return ""
+        raise
 
 
 def read_document(path: Path) -> str:
