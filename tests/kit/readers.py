@@ -232,6 +232,11 @@ def _owned(root: Path) -> None:
     dpkg.as_packaged(root, "usr/x")
 
 
+def _package(root: Path) -> None:
+    (root / "var/lib/dpkg/status").write_text("Package: libcuda1\nStatus: install ok installed\nVersion: 1\n")
+    foreign.driver_packages(root)
+
+
 def _status(root: Path) -> None:
     foreign.driver_packages(root)
     foreign.service_packages(root)
@@ -286,6 +291,7 @@ READERS: Mapping[str, Reader] = {
         "usr/src/h/.kernelvariables", lambda root: toolchain.kernel_compiler(root / "usr/src/h"), "override CC = $(if x,gcc-12)\n"
     ),
     "dpkg-status": at("var/lib/dpkg/status", _status, STATUS),
+    "dpkg-package": at("var/lib/dpkg/info/libcuda1.list", _package, "/.\n/usr\n/usr/lib/x/libcuda.so.580.1\n"),
     "dpkg-list": at("var/lib/dpkg/info/x.list", _owned, "/.\n/usr\n/usr/x\n/lib/y\n"),
     "dpkg-sums": at("var/lib/dpkg/info/x.md5sums", _owned, "d41d8cd98f00b204e9800998ecf8427e  usr/x\n"),
     "kernel-log": printed(_log, DMESG, XID),
