@@ -18,6 +18,7 @@ from ..store.manifest import INVALID, ModuleFact
 from ..system import disk_space, module_signature
 from ..system.tree import Entry
 from ..util.files import relative
+from ..util.folders import matching
 from ..util.run import Runner
 from .context import Bake
 
@@ -105,7 +106,7 @@ def _raise_for_log(bake: Bake, what: str, run: ContainerRun, log: str | None, de
 def modules_in(root: Path, kver: str) -> list[str]:
     """The paths of all kernel modules for ``kver`` below ``root``, in the kernel's folder and in DKMS's tree, with merged /usr resolved."""
     own = root / relative(root, root / "lib/modules" / kver)
-    places = (own.glob("**/*.ko*"), (root / dkms.TREE).glob(f"*/*/{kver}/*/module/*.ko*"))
+    places = (matching(own, "**/*.ko*"), matching(root / dkms.TREE, f"*/*/{kver}/*/module/*.ko*"))
     paths = (str(path.relative_to(root)) for place in places for path in place if path.is_file() and not path.is_symlink())
     return sorted(path for path in paths if module_signature.kernel_of(path) == kver)
 

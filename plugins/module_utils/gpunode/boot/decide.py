@@ -34,6 +34,11 @@ def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
         return _failure("unsupported_arch", f"the architecture {facts.machine} is not supported; only x86_64 and aarch64 are")
     if facts.operator:
         return _left_alone(facts, "operator_owned", f"a GPU operator owns the driver of this node ({'; '.join(facts.operator)})")
+    if facts.unreadable:
+        return _failure(
+            "unreadable",
+            f"{facts.unreadable}, so what is here is unknown, and nothing was changed: look at its filesystem and at dmesg",
+        )
     if not facts.gpus:
         if policy.expected_gpus:
             return _gpu_missing(facts, policy)
@@ -212,7 +217,8 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     in_place = ", ".join(facts.active.layers)
     if facts.active.is_newer or not (in_place or facts.active.removal_under_way):
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is")
-    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, bool(facts.operator or facts.foreign)) else ()
+    is_shared = bool(facts.operator or facts.foreign or facts.unreadable)
+    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, is_shared) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     what = f"layer {in_place}, which is active here, is deactivated" if in_place else "an interrupted removal is finished"
     return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)

@@ -49,6 +49,9 @@ class Facts:
     ``trusted_keys`` are the ids of the keys whose signatures on modules the kernel accepts, ``install_signer`` is the id of the key with
     which DKMS signs on this node. Both are read only where signatures are enforced.
 
+    ``unreadable`` says which folder could not be listed, although all else depends on it: the bus, or a place of a driver. What follows it
+    was not read then.
+
     ``containerd_config`` is the text of its main file, "" if there is none: reading TOML takes longer than most of a look, so only a plan
     that runs a container does.
     """
@@ -57,6 +60,7 @@ class Facts:
     machine: str
     arch: str | None
     machine_id: str
+    unreadable: str = ""
     functions: tuple[PciFunction, ...] = ()
     loaded: tuple[LoadedModule, ...] = ()
     signatures_enforced: bool = False

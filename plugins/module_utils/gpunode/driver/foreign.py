@@ -10,7 +10,8 @@ from pathlib import Path
 from ..system.dpkg import installed_packages, owned_by
 from ..system.host import TRIPLETS
 from ..util.expressions import expression
-from ..util.files import read_bytes, read_text, relative
+from ..util.files import ABSENT, read_bytes, read_text, relative
+from ..util.folders import matching
 from . import dkms
 from .footprint import CONTRACT_LIBRARIES
 from .modules import LoadedModule, is_driver_file
@@ -79,7 +80,7 @@ def module_files(root: Path) -> tuple[str, ...]:
     found = []
     top = root / "lib/modules"
     for folder in ("updates", "extra", "kernel/drivers/video", "kernel/nvidia*", "weak-updates"):
-        for path in top.glob(f"*/{folder}/**/*.ko*"):
+        for path in matching(top, f"*/{folder}/**/*.ko*"):
             if is_driver_file(path.name):
                 found.append(relative(root, path))
     return tuple(sorted(set(found)))
@@ -88,16 +89,19 @@ def module_files(root: Path) -> tuple[str, ...]:
 def libraries(root: Path, arch: str) -> tuple[str, ...]:
     """The driver's main libraries in the loader's usual folder, dangling links included."""
     folder = root / "usr/lib" / TRIPLETS[arch]
-    names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in folder.glob(pattern)]
+    names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in matching(folder, pattern)]
     return tuple(sorted(relative(root, p) for p in names))
 
 
 def cached_libraries(root: Path) -> tuple[str, ...]:
-    """The driver's main libraries that the loader finds in other than the usual folders: other tools use folders of their own."""
+    """The driver's main libraries that the loader finds in other than the usual folders: other tools use folders of their own. Raises
+    OSError."""
     try:
         cached = read_bytes(root / "etc/ld.so.cache")
-    except OSError:
-        return ()
+    except OSError as error:
+        if error.errno in ABSENT:
+            return ()
+        raise
     found = {path.decode(errors="surrogateescape").lstrip("/") for path in _cached_paths(cached)}
     return tuple(sorted(path for path in found if not _NO_SIGN.search(path) and os.path.lexists(root / path)))
 
@@ -132,7 +136,10 @@ def _real_name(root: Path, path: str) -> str:
 
 
 def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
-    """Signs of a foreign driver, a text for each; ``own_versions`` and ``own_files`` are those in our layers and records."""
+    """Signs of a foreign driver, a text for each; ``own_versions`` and ``own_files`` are those in our layers and records.
+
+    Raises OSError if a folder cannot be listed: what is there may be somebody's.
+    """
     found = [f"package {name}" for name in driver_packages(root)]
     for name in dkms.registered_names(root):
         versions = {e.version for e in dkms.entries(root, name)}

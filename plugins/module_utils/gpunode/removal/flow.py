@@ -30,6 +30,7 @@ from ..system import host
 from ..util import files, jsondoc, trust
 from ..util.deadline import Deadline
 from ..util.events import Events
+from ..util.folders import matching
 from ..util.run import Runner
 from . import ownership, plan, uninstall
 from .ownership import Ours
@@ -262,8 +263,8 @@ def _config(containerd: Containerd) -> str:
 
 def _remove_runtime_files(root: Path) -> list[str]:
     """Removes device nodes, their links in /dev/char and the CDI specification, which stay after the module was unloaded."""
-    found = [path for folder in ("dev", "dev/nvidia-caps") for path in (root / folder).glob("nvidia*") if not path.is_dir()]
-    links = [path for path in (root / "dev/char").glob("*:*") if path.is_symlink()]
+    found = [path for folder in ("dev", "dev/nvidia-caps") for path in matching(root / folder, "nvidia*") if not path.is_dir()]
+    links = [path for path in matching(root / "dev/char", "*:*") if path.is_symlink()]
     found += [path for path in links if path.readlink().name.startswith("nvidia")]
     found += [root / _CDI] if (root / _CDI).exists() else []
     for path in found:

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_if_there, read_text
+from ..util.folders import matching
 
 CONFIG = "boot/grub/grub.cfg"
 ENVIRONMENT = "boot/grub/grubenv"
@@ -200,7 +201,7 @@ def all_kernels(entries: list[Entry]) -> Iterator[str]:
 def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
     """grub.cfg decides what boots, but the next update-grub writes it again from /etc/default/grub."""
     wanted = ""
-    for path in (root / DEFAULTS, *sorted((root / f"{DEFAULTS}.d").glob("*.cfg"))):
+    for path in (root / DEFAULTS, *matching(root / f"{DEFAULTS}.d", "*.cfg")):
         for match in filter(None, map(_GRUB_DEFAULT.match, lines(read_text(path)))):
             wanted = match[1]
     in_force = default_entry(text, {"saved_entry": "saved"})
@@ -211,7 +212,7 @@ def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
 
 def _unlisted_warning(root: Path, entries: list[Entry]) -> tuple[str, ...]:
     listed = set(all_kernels(entries))
-    files = (path.name.partition("-")[2] for path in (root / "boot").glob("vmlinuz-*"))
+    files = (path.name.partition("-")[2] for path in matching(root / "boot", "vmlinuz-*"))
     unlisted = sorted(kver for kver in files if kver not in listed)
     if unlisted:
         return (f"kernel {', '.join(unlisted)} is installed but not in /{CONFIG}: run update-grub before the bake",)

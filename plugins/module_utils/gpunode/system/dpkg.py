@@ -15,6 +15,7 @@ from ..util.bounded import lines
 from ..util.deadline import Deadline
 from ..util.expressions import expression
 from ..util.files import md5, read_if_there, read_text
+from ..util.folders import matching
 
 LOCK = "var/lib/dpkg/lock-frontend"
 # struct flock of Linux on 64-bit: type, whence, padding, start, length, pid, padding
@@ -90,11 +91,14 @@ def owned_by(root: Path, package: str) -> tuple[str, ...]:
 
 
 def owned_by_dpkg(root: Path) -> set[str]:
-    """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names."""
+    """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names.
+
+    Raises OSError if a list cannot be read: its package's files would count as nobody's.
+    """
     owned: set[str] = set()
-    for listed in (root / "var/lib/dpkg/info").glob("*.list"):
+    for listed in matching(root / "var/lib/dpkg/info", "*.list"):
         # A line is an absolute path. A system has some hundred thousand of them, so Python does not look at each.
-        owned.update(f"\n{read_text(listed) or ''}".replace("\n/", "\n").split("\n"))
+        owned.update(f"\n{read_if_there(listed)}".replace("\n/", "\n").split("\n"))
     owned.update([f"usr/{path}" for path in owned if path.startswith(("bin/", "lib/", "lib64/", "sbin/"))])
     return owned
 
@@ -105,7 +109,7 @@ def as_packaged(root: Path, path: str) -> bool:
     if file.is_symlink():
         return True
     names = {path, path.removeprefix("usr/")}
-    for sums in (root / "var/lib/dpkg/info").glob("*.md5sums"):
+    for sums in matching(root / "var/lib/dpkg/info", "*.md5sums"):
         for line in lines(read_text(sums)):
             digest, name = line.partition("  ")[::2]
             if name in names:

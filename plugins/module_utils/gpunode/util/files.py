@@ -280,12 +280,19 @@ def relative(root: Path, path: Path) -> str:
 
 def remove_tree(folder: Path) -> bool:
     """Removes a folder and all that is in it, without following a link. Removes nothing, and returns False, if another filesystem is
-    mounted in it."""
+    mounted in it, or if that cannot be told."""
     device = folder.lstat().st_dev
-    if any(os.lstat(inside).st_dev != device for inside, _folders, _names in os.walk(folder)):
+    try:
+        if any(os.lstat(inside).st_dev != device for inside, _folders, _names in os.walk(folder, onerror=_raise)):
+            return False
+    except OSError:
         return False
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def remove_empty_folder(folder: Path) -> bool:

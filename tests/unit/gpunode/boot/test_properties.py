@@ -98,6 +98,7 @@ FACTS = st.builds(
     record_problem=PROBLEMS,
     record_contents=CONTENTS,
     containerd_ready=st.booleans(),
+    unreadable=st.sampled_from(["", "", "", "/x cannot be read"]),
     containerd_config=st.sampled_from(["", "imports = [", None]),
     image_present=st.booleans(),
     config_digest=DIGESTS,
