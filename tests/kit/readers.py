@@ -18,14 +18,16 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.boot.diagnosis
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import (
     archive,
     build_log,
-    containerd,
+    containerd_config,
     image_files,
     marker,
+    pull_errors,
     reference,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.runtime_errors import not_started
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import (
     dkms,
     foreign,
@@ -86,6 +88,10 @@ STATUS = (
 INDEX = {"manifests": [{"digest": digest("m"), "platform": {"os": "linux", "architecture": "amd64"}}]}
 FRAMEWORK = 'mok_signing_key="/etc/keys/mok.key"\nexport mok_certificate=/etc/keys/mok.der # mine\n'
 FLAGS = 'version = 2\nimports = ["/etc/containerd/config.d/*.toml"]\n[plugins]\n'
+DUMP = (
+    'version = 2\nimports = ["/etc/containerd/config.d/a.toml", "/etc/containerd/config.toml"]\noom_score = 0\n\n[cgroup]\n  path = ""\n\n'
+    '[plugins]\n\n  [plugins."io.containerd.grpc.v1.cri"]\n    x = [1, 2.5, true, 2026-01-01]\n    y = {z = "a.b"}\n\n[[proxy]]\n'
+)
 EVENTS = [
     {"event": "runner_on_ok", "event_data": {"host": "n", "task": "t", "task_action": "gpu_boot", "res": {"changed": True, "msg": "x"}}},
     {"event": "verbose", "stdout": "n | 1.00 line\r\n\x1b[31mred", "event_data": {}},
@@ -203,6 +209,7 @@ def _gpu_list(_root: Path, data: bytes) -> None:
 
 def _build(text: str) -> None:
     build_log.first_error(text)
+    not_started(text)
     build_log.is_transient(text)
     build_log.is_out_of_space(text)
     build_log.deleted_library(text)
@@ -257,6 +264,11 @@ def _owned(root: Path) -> None:
     dpkg.as_packaged(root, "usr/x")
 
 
+def _package(root: Path) -> None:
+    (root / "var/lib/dpkg/status").write_text("Package: libcuda1\nStatus: install ok installed\nVersion: 1\n")
+    foreign.driver_packages(root)
+
+
 def _status(root: Path) -> None:
     foreign.driver_packages(root)
     foreign.service_packages(root)
@@ -290,6 +302,10 @@ READERS: Mapping[str, Reader] = {
     "registry": printed(_registry, json.dumps(INDEX), json.dumps({"config": {"digest": digest("c"), "size": 7}, "layers": []})),
     "image-files": printed(_image_files, "/opt/gpu/supported-gpus.json\neyJjaGlwcyI6IFtdfQ==\n/x\n\n"),
     "images": printed(_listing, LISTING),
+    "pull-error": printed(
+        lambda text: pull_errors.judge(text, "a/b:1"),
+        f"ctr: failed to copy: failed open: unexpected status code https://x/blobs/{digest('x')}: 401 Unauthorized",
+    ),
     "grub.cfg": at(bootloader.CONFIG, _grub, DATA / "grub/debian12-two-cloud-kernels.cfg"),
     "grubenv": at(bootloader.ENVIRONMENT, _grubenv, DATA / "grub/debian12-saved-entry.grubenv"),
     "modinfo": printed(_modinfo, DATA / "kmod/modinfo-kmod30-stand-in.txt"),
@@ -311,6 +327,7 @@ READERS: Mapping[str, Reader] = {
         "usr/src/h/.kernelvariables", lambda root: toolchain.kernel_compiler(root / "usr/src/h"), "override CC = $(if x,gcc-12)\n"
     ),
     "dpkg-status": at("var/lib/dpkg/status", _status, STATUS),
+    "dpkg-package": at("var/lib/dpkg/info/libcuda1.list", _package, "/.\n/usr\n/usr/lib/x/libcuda.so.580.1\n"),
     "dpkg-list": at("var/lib/dpkg/info/x.list", _owned, "/.\n/usr\n/usr/x\n/lib/y\n"),
     "dpkg-sums": at("var/lib/dpkg/info/x.md5sums", _owned, "d41d8cd98f00b204e9800998ecf8427e  usr/x\n"),
     "kernel-log": printed(_log, DMESG, XID),
@@ -319,7 +336,10 @@ READERS: Mapping[str, Reader] = {
         nvidia_smi.parse_fabric, "GPU 00000000:01:00.0\n    Fabric\n        State : Completed\n        Status : Success\n    ECC\n"
     ),
     "ld.so.cache": at("etc/ld.so.cache", foreign.cached_libraries, b"glibc-ld.so.cache1.1\0\1\0libcuda.so\0/opt/x/libcuda.so.580.1\0"),
-    "containerd-config": at("etc/containerd/config.toml", containerd.imports_dropins, FLAGS),
+    "containerd-config": at(
+        containerd_config.MAIN, lambda root: containerd_config.why_no_runtime(containerd_config.read_main(root)), FLAGS, DUMP
+    ),
+    "containerd-dump": printed(containerd_config.fingerprint, DUMP, FLAGS),
     "hosts.toml": at(
         "hosts/registry.lab_5000_/hosts.toml",
         lambda root: ImageSource(hosts_dir=str(root / "hosts"), plain_http=True).check_hosts("registry.lab:5000/x"),

@@ -159,7 +159,7 @@ def never_baked(**changes: Any) -> Facts:
         machine_id=MACHINE,
         functions=(gpu(),),
         containerd_ready=True,
-        imports_dropins=True,
+        containerd_config='imports = ["/etc/containerd/config.d/*.toml"]',
         image_present=True,
         config_digest=CONFIG_DIGEST,
         boot_id="boot-1",

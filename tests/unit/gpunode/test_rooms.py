@@ -49,7 +49,12 @@ def room(name: str) -> str:
 def test_every_file_has_a_room(graph: dict[str, set[str]]) -> None:
     assert {room(name) for name in graph} <= {"", *(name for line in ROOMS for name in line)}
     assert {name for name in graph if not room(name)} <= TOP_FILES | {"command"}
-    assert [str(path) for path in G.rglob("__init__.py") if path.parent != G and path.read_text()] == []
+    assert [path.parent for path in G.rglob("__init__.py") if path.read_text()] == [G, G / closure.COPIED]
+
+
+def test_only_one_file_uses_the_copy_of_others_code() -> None:
+    pattern = Path(closure.COPIED).name
+    assert [path.name for path in G.rglob("*.py") if f"from .{pattern} import" in path.read_text()] == ["toml.py"]
 
 
 def test_imports_go_down_only(graph: dict[str, set[str]]) -> None:

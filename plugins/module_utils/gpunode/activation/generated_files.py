@@ -16,6 +16,7 @@ from ..store.objects import Store
 from ..system import kernels, tree
 from ..system.tree import Entry
 from ..util.expressions import expression
+from ..util.folders import matching
 from ..util.run import Runner
 
 # The files that depmod(8) writes. The other modules.* are part of the kernel's package.
@@ -99,7 +100,7 @@ def sweep(root: Path, program: str, kver: str) -> None:
     if program == LDCONFIG:
         (root / f"{_LOADER_CACHE}~").unlink(missing_ok=True)
         return
-    for path in (root / "lib/modules" / kver).glob("modules.*"):
+    for path in matching(root / "lib/modules" / kver, "modules.*"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
 

@@ -13,6 +13,7 @@ from ..system import kernels, tree
 from ..system.host import TRIPLETS
 from ..system.tree import Entry
 from ..util import files
+from ..util.folders import matching
 from ..util.run import Runner
 
 
@@ -38,7 +39,7 @@ def links_to(root: Path, folders: Iterable[str], names: Collection[str]) -> Iter
     for folder in folders:
         if not (root / folder).is_dir() or files.leads_elsewhere(root, folder):
             continue
-        for link in sorted((root / folder).glob("lib*.so*")):
+        for link in matching(root / folder, "lib*.so*"):
             if link.is_symlink() and link.readlink().name in names:
                 yield f"{folder}/{link.name}"
 
@@ -54,7 +55,7 @@ def modules_of_version(root: Path, runner: Runner, version: str) -> Iterator[str
 
 def dkms_links_of_version(root: Path, version: str) -> Iterator[str]:
     """The links that make builds of ``version`` count as installed for DKMS."""
-    for link in (root / dkms.TREE / dkms.MODULE).glob("kernel-*"):
+    for link in matching(root / dkms.TREE / dkms.MODULE, "kernel-*"):
         if link.is_symlink() and str(link.readlink()).startswith(version + "/"):
             yield str(link.relative_to(root))
 

@@ -10,6 +10,7 @@ from ..container import build_log
 from ..container.containerd import Containerd
 from ..container.driver_container import BUILD_ONLY, ContainerRun
 from ..container.reference import DriverWanted
+from ..container.runtime_errors import NotStarted
 from ..driver import dkms
 from ..driver.kmod import modinfo_of_file
 from ..errors import BuildError, DataError, ImageError
@@ -17,6 +18,7 @@ from ..store.manifest import INVALID, ModuleFact
 from ..system import disk_space, module_signature
 from ..system.tree import Entry
 from ..util.files import relative
+from ..util.folders import matching
 from ..util.run import Runner
 from .context import Bake
 
@@ -59,8 +61,11 @@ def judge_failure(bake: Bake, root: Path, kver: str, run: ContainerRun, number: 
         "log": run.log,
     }
     what = f"the build of {request.wanted.version} for kernel {kver}"
-    _raise_for_log(bake, what, run, log, details)
     last = number == request.tries
+    if run.not_started:
+        _raise_for_runtime(what, run.not_started, run.log, last)
+        return
+    _raise_for_log(bake, what, run, log, details)
     if run.timed_out:
         bake.events.say(f"{what} was killed after {run.seconds:.0f} s")
         if last:
@@ -69,6 +74,12 @@ def judge_failure(bake: Bake, root: Path, kver: str, run: ContainerRun, number: 
     elif last or not build_log.is_transient(run.output):
         message = f"{what} failed (exit status {run.rc}): {build_log.last_lines(run.output, 3)}. Log: {run.log}"
         raise BuildError(message, code="build_failed", details=details)
+
+
+def _raise_for_runtime(what: str, refused: NotStarted, log: str, last: bool) -> None:
+    """Raises BuildError if no container can be started, or this was the last try: containerd may be on its way to come back."""
+    if last or refused.code in ("no_space", "image_missing"):
+        raise BuildError(f"{what} did not begin: {refused.words}: {refused.advice}. Log: {log}", code=refused.code)
 
 
 def _raise_for_log(bake: Bake, what: str, run: ContainerRun, log: str | None, details: dict[str, Any]) -> None:
@@ -95,7 +106,7 @@ def _raise_for_log(bake: Bake, what: str, run: ContainerRun, log: str | None, de
 def modules_in(root: Path, kver: str) -> list[str]:
     """The paths of all kernel modules for ``kver`` below ``root``, in the kernel's folder and in DKMS's tree, with merged /usr resolved."""
     own = root / relative(root, root / "lib/modules" / kver)
-    places = (own.glob("**/*.ko*"), (root / dkms.TREE).glob(f"*/*/{kver}/*/module/*.ko*"))
+    places = (matching(own, "**/*.ko*"), matching(root / dkms.TREE, f"*/*/{kver}/*/module/*.ko*"))
     paths = (str(path.relative_to(root)) for place in places for path in place if path.is_file() and not path.is_symlink())
     return sorted(path for path in paths if module_signature.kernel_of(path) == kver)
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..container import scratch
-from ..container.containerd import Containerd, imports_dropins
+from ..container import containerd_config, scratch
+from ..container.containerd import Containerd
 from ..driver import foreign, nouveau_blacklist
 from ..errors import InputError, PreflightError
 from ..paths import LAYERS
@@ -121,11 +121,9 @@ def _warnings(root: Path, arch: str, request: BakeRequest, first: str) -> tuple[
     if request.kernels in (NEWEST, [NEWEST]):
         found += bootloader.default_kernel(root).warnings
         found += filter(None, [of_another_flavour(root, first, os.uname().release)])
-    if not imports_dropins(root):
-        found.append(
-            "containerd's /etc/containerd/config.toml does not import config.d: on a node, containerd would not have the nvidia runtime; "
-            'add imports = ["/etc/containerd/config.d/*.toml"]'
-        )
+    without_runtime = containerd_config.why_no_runtime(containerd_config.read_main(root))
+    if without_runtime:
+        found.append(f"on a node: {without_runtime}")
     if host.secure_boot(root) and not request.signing:
         found.append("Secure Boot is on: nodes that enforce signatures load only modules that are signed with a key that they trust")
     if arch != "x86_64":

@@ -16,6 +16,7 @@ from ..store.manifest import Manifest, driver_of
 from ..store.reports import setuid_before
 from ..system import setuid
 from ..util import files, jsondoc, trust
+from ..util.folders import matching
 from .context import Bake
 from .request import BakeRequest
 
@@ -55,7 +56,7 @@ def image_growth(root: Path) -> dict[str, int]:
     shares its content with an object."""
     active = activation_record.read(root)
     copied = [entry.size for entry in active.placed if active.how.get(entry.path) == COPY] if active else []
-    objects = [path.lstat().st_size for path in trust.below(root, OBJECTS).glob("*/*")]
+    objects = [path.lstat().st_size for path in matching(trust.below(root, OBJECTS), "*/*")]
     return {"store_bytes": sum(objects), "copied_bytes": sum(copied)}
 
 

@@ -25,6 +25,7 @@ from ..store.contents import CAPTURE, CAPTURES
 from ..system import kernels, mounts
 from ..util import files, trust
 from ..util.files import make_private
+from ..util.folders import matching
 from ..util.run import Runner, Running
 from . import overlays
 from .overlays import Part
@@ -143,7 +144,8 @@ def opened(root: Path, runner: Runner, kver: str, container: str, say: Callable[
 
 def sweep(root: Path, runner: Runner) -> tuple[str, ...]:
     """Removes the sandboxes that killed runs left, once no watcher is at work any more; returns their names. Raises BuildError."""
-    left = sorted(path.name for path in trust.below(root, CAPTURES).glob("*") if CAPTURE.fullmatch(path.name) and not path.is_symlink())
+    found = matching(trust.below(root, CAPTURES), "*")
+    left = [path.name for path in found if CAPTURE.fullmatch(path.name) and not path.is_symlink()]
     for name in left:
         folder = trust.below(root, CAPTURES) / name
         try:

@@ -18,6 +18,7 @@ from ..system import mounts
 from ..system.certificate import Certificate, refused
 from ..util import files
 from ..util.expressions import expression
+from ..util.folders import matching
 from ..util.run import Runner
 
 # In memory. Each bake has a folder of its own below it for secrets; so has each key that was sent from the controller.
@@ -107,7 +108,7 @@ def request_from(params: Mapping[str, Any], root: Path = Path("/")) -> SigningKe
 def secrets_removed(root: Path, wanted: SigningKey | None) -> Iterator[None]:
     """Removes the secrets that earlier bakes left before the body, and all secrets after it, also if the body fails."""
     mine = sent_folder(wanted)
-    for folder in sorted((root / FOLDER).glob("*")):
+    for folder in matching(root / FOLDER, "*"):
         if folder.name != mine:
             shutil.rmtree(folder, ignore_errors=True)
     try:

@@ -13,7 +13,7 @@ from ..driver import control, fabric, kmod, nvidia_smi
 from ..errors import BootError, ImageError, LayerError
 from ..store import driver_images, node_record
 from ..store.objects import Store
-from . import evidence, recording
+from . import evidence, recording, runtime_dropin
 from .attempts import run_container
 from .context import BootRun
 from .decide import decide
@@ -135,7 +135,7 @@ def _explained(run: BootRun) -> Iterator[None]:
 
 def restart_containerd(run: BootRun) -> None:
     """Restarts containerd if a driver container has changed its configuration and the policy allows it."""
-    if run.containerd.config_in_force() == recording.written(run).containerd_config:
+    if runtime_dropin.config_in_force(run) == recording.written(run).containerd_config:
         return
     if run.policy.restart_containerd == "never":
         run.outcome.warnings.append("containerd's configuration changed; gpu_boot_restart_containerd is never: restart it yourself")

@@ -15,7 +15,7 @@ from ..errors import BootError
 from ..store import activation_record, layers
 from ..store.manifest import Manifest
 from ..system import dpkg
-from . import evidence
+from . import evidence, runtime_dropin
 from .context import BootRun
 from .diagnosis import Evidence, Verdict, judge
 from .driver_removal import remove_driver, unload_modules
@@ -40,6 +40,7 @@ def run_container(run: BootRun, follows_interrupted: bool) -> None:
     except BaseException:
         with contextlib.suppress(OSError):  # the caller must get the first error
             attempts.recorder.end(attempts.compiled())
+            runtime_dropin.take_back_after_failure(run)
         raise
     compiled = attempts.compiled()
     attempts.recorder.end(compiled)
@@ -128,6 +129,9 @@ class _Attempts:
                 break
         if ran is None:
             raise AssertionError("no try was made")
+        if ran.not_started:
+            refused = ran.not_started
+            raise BootError(f"no driver container was started: {refused.words}: {refused.advice}. Log: {ran.log}", code=refused.code)
         raise BootError(
             f"the driver container failed {outcome.containers} times, last with action {outcome.action.value}: "
             f"{build_log.last_lines(ran.output, 5)}. Log: {ran.log}",
@@ -149,6 +153,10 @@ class _Attempts:
     def _after_failure(self, ran: ContainerRun, number: int) -> bool:
         """Sets the next action, or raises BootError if another try cannot help. Returns whether the baked driver was removed."""
         run, outcome = self.run, self.run.outcome
+        if ran.not_started:  # nothing was tried, so the node's state is no evidence
+            outcome.warnings.append(f"try {number} did not start: {ran.not_started.words}")
+            run.events.say(outcome.warnings[-1])
+            return False
         found = judge(self._evidence())
         verdict, reason = found.verdict, found.reason
         if self.compiled():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..container.containerd_config import why_no_runtime
 from ..driver import modules
 from ..driver.gpu_list import Driver
 from ..driver.modules import NEEDED_MODULES, NOUVEAU
@@ -34,6 +35,11 @@ def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
         return _failure("unsupported_arch", f"the architecture {facts.machine} is not supported; only x86_64 and aarch64 are")
     if facts.operator:
         return _left_alone(facts, "operator_owned", f"a GPU operator owns the driver of this node ({'; '.join(facts.operator)})")
+    if facts.unreadable:
+        return _failure(
+            "unreadable",
+            f"{facts.unreadable}, so what is here is unknown, and nothing was changed: look at its filesystem and at dmesg",
+        )
     if not facts.gpus:
         if policy.expected_gpus:
             return _gpu_missing(facts, policy)
@@ -213,7 +219,8 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     in_place = ", ".join(facts.active.layers)
     if facts.active.is_newer or not (in_place or facts.active.removal_under_way):
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is")
-    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, bool(facts.operator or facts.foreign)) else ()
+    is_shared = bool(facts.operator or facts.foreign or facts.unreadable)
+    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, is_shared) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     what = f"layer {in_place}, which is active here, is deactivated" if in_place else "an interrupted removal is finished"
     return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)
@@ -227,11 +234,8 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
     found = []
     if facts.active.problem:
         found.append(f"{facts.active.problem}; no baked layer is used while this document is here")
-    if plan.action is not Action.NONE and not facts.imports_dropins:
-        found.append(
-            'containerd\'s config.toml does not import config.d, so containerd will not have the runtime "nvidia"; '
-            'in the image build, add imports = ["/etc/containerd/config.d/*.toml"] to it'
-        )
+    if plan.action is not Action.NONE:
+        found += filter(None, [why_no_runtime(facts.containerd_config)])
     version = plan.identity.version if plan.identity else ""
     others = [f"{name} {its}" for name, its in facts.service_packages if its != version]
     if plan.action is not Action.NONE and others:

@@ -48,12 +48,19 @@ class Facts:
 
     ``trusted_keys`` are the ids of the keys whose signatures on modules the kernel accepts, ``install_signer`` is the id of the key with
     which DKMS signs on this node. Both are read only where signatures are enforced.
+
+    ``unreadable`` says which folder could not be listed, although all else depends on it: the bus, or a place of a driver. What follows it
+    was not read then.
+
+    ``containerd_config`` is the text of its main file, "" if there is none: reading TOML takes longer than most of a look, so only a plan
+    that runs a container does.
     """
 
     kver: str
     machine: str
     arch: str | None
     machine_id: str
+    unreadable: str = ""
     functions: tuple[PciFunction, ...] = ()
     loaded: tuple[LoadedModule, ...] = ()
     signatures_enforced: bool = False
@@ -79,7 +86,7 @@ class Facts:
     untrusted: tuple[str, ...] = ()
     record_contents: tuple[str, ...] | None = None
     containerd_ready: bool = False
-    imports_dropins: bool = False
+    containerd_config: str | None = ""
     image_present: bool = False
     config_digest: str = ""
     boot_id: str = ""

@@ -20,6 +20,7 @@ from ..util import files, trust
 from ..util.deadline import Deadline
 from ..util.events import Events
 from ..util.run import Runner
+from . import runtime_dropin
 from .apply import carry_out, require_folders
 from .context import BootRun
 from .facts import Facts
@@ -58,9 +59,14 @@ def boot(
         with events.step("probe-and-decide"):
             _wait_for_gpus(root, policy, deadline)
             facts, plan = look(root, runner, containerd, policy, marker_path)
+        run = BootRun(root, runner, containerd, policy, facts, deadline, events, plan, marker_path, source, resumed)
+        if runtime_dropin.keeps_containerd_down(root, facts):
+            with events.step("resume-dropin"):
+                runtime_dropin.resume(run)
+                facts, plan = look(root, runner, containerd, policy, marker_path)
+            run = BootRun(root, runner, containerd, policy, facts, deadline, events, plan, marker_path, source, resumed)
         say(f"{plan.action.value}: {plan.code}: {plan.reason}")
         try:
-            run = BootRun(root, runner, containerd, policy, facts, deadline, events, plan, marker_path, source, resumed)
             outcome = carry_out(run)
         except GpuNodeError as error:
             say(f"failed: {error.code}: {error}")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..activation import preconditions
-from ..container import marker
-from ..container.containerd import Containerd, imports_dropins
+from ..container import containerd_config, marker
+from ..container.containerd import Containerd
 from ..container.marker import Marker
 from ..container.reference import DriverWanted
 from ..driver import dkms, foreign, kmod
@@ -44,38 +44,58 @@ def probe(
     is None for a mounted image.
     """
     uname = os.uname()
+    unreadable = ""
+    try:
+        functions = pci.nvidia_functions(root) if functions is None else functions
+    except OSError as error:
+        functions, unreadable = (), _said(error)
     facts = Facts(
         kver=kver or uname.release,
         machine=uname.machine,
         arch=host.normal_arch(uname.machine),
         machine_id=host.machine_id(root),
         boot_id=host.boot_id(),
-        functions=pci.nvidia_functions(root) if functions is None else functions,
+        unreadable=unreadable,
+        functions=functions,
         loaded=kmod.loaded(root),
         signatures_enforced=host.signatures_enforced(root),
         secure_boot=host.secure_boot(root),
         operator=foreign.operator_signs(root),
         device_nodes=(root / "dev/nvidiactl").exists(),
-        imports_dropins=imports_dropins(root),
         active=_active(root),
     )
     belongs = facts.arch is not None and bool(facts.gpus)
+    if facts.unreadable:
+        return facts
     must_go = bool(facts.active.layer and not facts.is_unadopted) or bool(facts.active.unrecorded)
     if not belongs and not (must_go or facts.active.removal_under_way):
         return facts  # no driver belongs here: what was baked is read only if a layer or the rest of one must go
     facts = _with_records(facts, root, marker_path)
-    if facts.arch:
-        signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
-        # A layer in the store may have been active until a moment ago, and its modules may still be in use.
-        signs += foreign.resident_signs(facts.loaded, own_versions(facts) | {layer.identity.version for layer in facts.layers})
-        facts = replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
+    try:
+        facts = _with_other_drivers(facts, root)
+    except OSError as error:
+        return replace(facts, unreadable=_said(error))
     if not belongs or (facts.foreign and not must_go):
         return facts  # a foreign driver stays, whatever was baked
-    facts = replace(facts, record_contents=_record_contents(root, facts))
+    facts = replace(facts, record_contents=_record_contents(root, facts), containerd_config=containerd_config.read_main(root))
     facts = _with_modules(_with_contents(facts, root, wanted, containerd is None), root, runner, wanted)
     if facts.signatures_enforced:
         facts = replace(facts, trusted_keys=keyrings.read(root), install_signer=_install_signer(root, runner))
     return with_image(facts, containerd, wanted) if containerd else facts
+
+
+def _with_other_drivers(facts: Facts, root: Path) -> Facts:
+    """Raises OSError if a place of a driver cannot be listed: what is there may be somebody's."""
+    if not facts.arch:
+        return facts
+    signs = foreign.signs(root, facts.arch, own_versions(facts), own_files(facts))
+    # A layer in the store may have been active until a moment ago, and its modules may still be in use.
+    signs += foreign.resident_signs(facts.loaded, own_versions(facts) | {layer.identity.version for layer in facts.layers})
+    return replace(facts, dkms=dkms.entries(root), foreign=signs, service_packages=foreign.service_packages(root))
+
+
+def _said(error: OSError) -> str:
+    return f"{error.filename} cannot be read ({error.strerror})"
 
 
 def with_image(facts: Facts, containerd: Containerd, wanted: DriverWanted) -> Facts:

@@ -6,6 +6,7 @@ import datetime
 import os
 from dataclasses import replace
 
+from ..container.containerd_config import is_comparable
 from ..driver import kmod, libraries
 from ..driver.modules import module_hashes
 from ..errors import BootError
@@ -20,7 +21,7 @@ def config_before(run: BootRun) -> str:
     """Containerd's configuration before any driver container: of this run, or of an interrupted run of the same boot."""
     old = run.facts.record
     if not run.config_before and old and old.state == node_record.STARTED and old.boot_id == run.facts.boot_id:
-        run.config_before = old.containerd_config
+        run.config_before = old.containerd_config if is_comparable(old.containerd_config) else ""
     run.config_before = run.config_before or run.containerd.config_in_force()
     return run.config_before
 

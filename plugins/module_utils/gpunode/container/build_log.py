@@ -18,6 +18,9 @@ from ..util.traces import is_trace, without_traces
 # anywhere in a long name takes the square of the line's length.
 _COMPILER_ERROR = expression(r"[\w./+-]:\d+(?::\d+)?: (?:fatal )?error: |undefined reference to ")
 _LINKER = expression(r"\bld(?:\.\w+)?: ")
+# A compiler that refuses its command line, or that is missing, names no file and line.
+_COMPILER_ITSELF = expression(r"\b(?:gcc|g\+\+|cc1|cc|clang|lto1|collect2|as)(?:-\d[\d.]*)?: (?:fatal )?error: ")
+_NO_COMPILER = expression(r"\b(?:gcc|cc|clang|ld)(?:-\d[\d.]*)?: (?:command not found|not found|No such file or directory)$")
 _MAKE_ERROR = expression(r"make(?:\[\d+\])?: \*\*\* ")
 _LONGEST = 2000
 _LAST = 1 << 20  # characters of an output in which its last lines are looked for
@@ -45,10 +48,13 @@ def first_error(*texts: str | None) -> str | None:
 
 
 def _is_compilers(line: str) -> bool:
+    if line.endswith(("not found", "No such file or directory")) and _NO_COMPILER.search(line):
+        return True
     if "error" not in line and "undefined" not in line:
         return False
     linker = _LINKER.search(line)
-    return bool(_COMPILER_ERROR.search(line)) or (linker is not None and "error" in line[linker.end() :])
+    is_compilers = _COMPILER_ERROR.search(line) or _COMPILER_ITSELF.search(line)
+    return bool(is_compilers) or (linker is not None and "error" in line[linker.end() :])
 
 
 def _is_modposts(line: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import Any
 
 from ..errors import CommandError, ImageError
 from ..util import jsondoc
-from ..util.bounded import lines
+from ..util.bounded import cut, lines
 from ..util.deadline import Deadline
 from ..util.expressions import expression
-from ..util.files import read_text
 from ..util.run import LineSink, Runner
+from . import containerd_config
 from .registry import ImageSource
 
 NAMESPACE = "k8s.io"
-CONFIG = "etc/containerd/config.toml"
 OCI_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _ASK_S = 30.0
 _RUN_S = 180.0  # to start a container and run it; a busy emulated node took more than 60 s
@@ -26,7 +24,6 @@ _REMOVE_S = 120.0
 # The name of an imported image until it is tagged with the wanted one.
 _IMPORTED = "gpu-prebake-import"
 _DIGEST = expression(r"[a-z0-9+._-]{1,32}:[A-Za-z0-9=_-]{1,256}")
-_IMPORTS = expression(r"^imports[ \t]*=[ \t]*\[", re.MULTILINE)
 
 
 class Containerd:
@@ -196,8 +193,21 @@ class Containerd:
                 continue  # the next step may still succeed, and the caller checks the result
 
     def config_in_force(self) -> str:
-        """A hash of ``containerd config dump``: the configuration that a start would use, imports merged. Raises CommandError."""
-        return hashlib.sha256(self.runner.run(["containerd", "config", "dump"], timeout_s=_ASK_S).stdout.encode()).hexdigest()
+        """The fingerprint of ``containerd config dump``: the configuration that a start would use, imports merged.
+
+        Raises ImageError with the code ``containerd_config`` if there is none, because the files are invalid: containerd would not start.
+        Raises CommandError if that is unknown.
+        """
+        try:
+            return containerd_config.fingerprint(self.runner.run(["containerd", "config", "dump"], timeout_s=_ASK_S).stdout)
+        except CommandError as error:
+            if not error.rc or error.rc < 0:  # it is missing, took too long or was killed
+                raise
+            raise ImageError(
+                f"containerd cannot use its configuration and would not start again: {last_line(error)}. Correct "
+                f"/{containerd_config.MAIN} and the files that it imports until containerd config dump succeeds",
+                code="containerd_config",
+            ) from error
 
     def restart(self, deadline: Deadline) -> None:
         """Restarts containerd and waits until it answers. Raises CommandError, DeadlineError, ImageError."""
@@ -227,8 +237,6 @@ def digest_of(descriptor: Any) -> str | None:
     return digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else None
 
 
-def imports_dropins(root: Path) -> bool:
-    """Whether the main configuration imports ``config.d``, without which the runtime drop-in has no effect (docs/contract.md)."""
-    text = "\n".join(line for line in lines(read_text(root / CONFIG)) if not line.lstrip().startswith("#"))
-    match = _IMPORTS.search(text)
-    return bool(match and "config.d/" in text[match.end() :].partition("]")[0])
+def last_line(error: CommandError) -> str:
+    """What a program said last, for a message."""
+    return cut(error.output.rstrip().rpartition("\n")[2].strip() or str(error))

@@ -25,6 +25,7 @@ from ..util.run import Runner
 from ..util.trust import below
 from . import build_log, scratch
 from .containerd import Containerd
+from .runtime_errors import NotStarted, not_started
 
 BUILD_ONLY = "build-only"
 ACTIONS = ("copy", "install", BUILD_ONLY, "install-skip-build")
@@ -51,6 +52,11 @@ class ContainerRun:
     @property
     def succeeded(self) -> bool:
         return self.rc == 0
+
+    @property
+    def not_started(self) -> NotStarted | None:
+        """Why the container did not even start; None if it did."""
+        return None if self.succeeded or self.timed_out else not_started(self.output)
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,10 @@ class DriverContainer:
         except CommandError as error:
             if error.timed_out:  # this is no evidence against the image
                 raise ImageError(f"driver image {reference}: the container that prints its {ENTRYPOINT} did not end: {error}") from error
+            refused = not_started(error.output)
+            if refused:
+                message = f"driver image {reference}: no container was started: {refused.words}: {refused.advice}"
+                raise ImageError(message, code=refused.code) from error
             raise ImageError(
                 f"driver image {reference}: its {ENTRYPOINT} cannot be read ({error.output.strip()[-300:]}); is it a driver image?",
                 code="image_not_a_driver",

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ..errors import CommandError, ImageError, InputError
 from ..options import PULL
 from ..system import host
-from ..util.bounded import cut
 from ..util.deadline import Deadline
-from ..util.expressions import expression
-from . import archive
+from . import archive, pull_errors
 from .archive_file import HOW
-from .containerd import Containerd
+from .containerd import Containerd, last_line
+from .pull_errors import PullFailure
 from .reference import DriverWanted, ImageRef
 from .registry import DEFAULT_SOURCE, ImageSource
 
-_STORE = "/var/lib/containerd"
-_NO_SPACE = expression(r"no space left", re.IGNORECASE)
-# Go's messages for a certificate that is not trusted, is for another name, or has expired.
-_CERTIFICATE = expression(r"x509: |tls: failed to verify certificate", re.IGNORECASE)
-_SCHEME = expression(r"HTTP response to HTTPS client|does not look like a TLS handshake|malformed HTTP response", re.IGNORECASE)
-_BAD_REQUEST = expression(r"\b400\b.*Bad Request", re.IGNORECASE)
-_LOGIN = expression(r"\b401\b|no basic auth credentials|failed to (authorize|fetch \w+ token)", re.IGNORECASE)
-# The registry has answered, and refused: another try cannot succeed.
-_REFUSED = expression(r"unauthorized|forbidden|denied|invalid reference|no match for platform", re.IGNORECASE)
-# "not found" is a refusal only in a registry's answer: it may also come from a name server, or be about a blob that disappeared meanwhile.
-_NOT_FOUND = expression(r"\b404\b.*not found|failed to resolve reference.*not found", re.IGNORECASE)
-_NO_ANSWER = expression(r"no such host|server misbehaving|failed to do request", re.IGNORECASE)
-# A token server that is down, or a registry that is overloaded, may answer the next time.
-_LATER = expression(r"\b(429|5\d\d) [A-Z]|timeout|connection re(fused|set)", re.IGNORECASE)
+_STORE = "/var/lib/containerd, unless its configuration sets another root"
+_FULL = f"A filesystem is full: free space where containerd keeps its images ({_STORE})"
 
 
 @dataclass(frozen=True)
@@ -112,9 +98,11 @@ def _import(
     try:
         imported = containerd.import_archive(path, before, checked.names, deadline.cut_s(timeout_s, f"importing {path}"))
     except CommandError as error:
-        if _NO_SPACE.search(error.output):
-            raise _no_space(f"image archive {path} cannot be imported", _last_line(error)) from error
-        raise ImageError(f"image archive {path} cannot be imported: {_last_line(error)}", code="image_archive") from error
+        failure = pull_errors.judge(last_line(error), path)
+        is_machines = failure.code in ("no_space", "image_unpack", "containerd_unavailable")
+        advice = f". {_advice(failure, wanted.pull, DEFAULT_SOURCE)}" if is_machines else ""
+        code = failure.code if is_machines else "image_archive"
+        raise ImageError(f"image archive {path} cannot be imported: {last_line(error)}{advice}", code=code) from error
     is_right = _is_checked(containerd, imported, checked, arch)
     if is_right:
         containerd.tag(imported, name)
@@ -166,66 +154,46 @@ def _pull(
             containerd.pull(image.text, source, limit_s)
             return
         except CommandError as error:
-            refusal = _refusal(error, image, source)
-            if refusal:
-                raise refusal from error
-            if attempt == tries.number or not deadline.pause(tries.delay_s):
-                # The last line that ctr printed before a timeout only shows its progress.
-                reason = f"the pull did not end within {limit_s:.0f} s" if error.timed_out else _last_line(error)
+            # The last line that ctr printed before a timeout only shows its progress.
+            reason = f"the pull did not end within {limit_s:.0f} s" if error.timed_out else last_line(error)
+            failure = pull_errors.judge(reason, image.text, source.plain_http)
+            if not failure.may_pass or attempt == tries.number or not deadline.pause(tries.delay_s):
+                tried = f" after {attempt} tries" if failure.may_pass else ""
                 raise ImageError(
-                    f"driver image {image.text} cannot be pulled after {attempt} tries: {reason}. "
-                    "Check that this machine reaches the registry, or set a pull reference that it reaches",
-                    code="image_unreachable",
+                    f"driver image {image.text} cannot be pulled{tried}: {reason}. {_advice(failure, image, source)}", code=failure.code
                 ) from error
 
 
-def _refusal(error: CommandError, image: ImageRef, source: ImageSource) -> ImageError | None:
-    """The error to end with, if another try would fail in the same way; None if it may succeed."""
-    reason = _last_line(error)
-    registry = image.repository.partition("/")[0]
-    cannot = f"driver image {image.text} cannot be pulled"
-    if _NO_SPACE.search(error.output):
-        return _no_space(cannot, reason)
-    if _CERTIFICATE.search(reason):
-        return ImageError(
-            f"{cannot}: {reason}. The certificate of the registry (or of its token server) is not trusted here: "
-            + ("the authority in registry_ca did not issue it" if source.ca else "set registry_ca to the certificate of its authority"),
-            code="registry_certificate",
-        )
-    if _SCHEME.search(reason) or (source.plain_http and _BAD_REQUEST.search(reason)):
-        asked, needed = ("plain HTTP", "HTTPS") if source.plain_http else ("HTTPS", "plain HTTP")
-        return ImageError(
-            f"{cannot}: {reason}. {registry} was contacted by {asked} and seems to use {needed}: "
-            + (
-                "leave registry_plain_http off"
-                if source.plain_http
-                else "set registry_plain_http, or configure it in containerd's hosts folder"
-            ),
-            code="registry_scheme",
-        )
-    if _LOGIN.search(reason) and not _LATER.search(reason):
-        said = (
-            f"The registry does not accept the login of {source.username}: check registry_username and registry_password"
-            if source.username
+def _advice(failure: PullFailure, image: ImageRef, source: ImageSource) -> str:
+    """What to do about it."""
+    registry, user = image.repository.partition("/")[0], source.username
+    ran_out = failure.code == "image_unreachable" and failure.status in (401, 403)
+    return {
+        "no_space": _FULL,
+        "image_unpack": f"containerd cannot write the image on this machine: look at the filesystem of {_STORE}, and at its journal",
+        "image": "Its contents are damaged, or of a kind that this containerd does not know: use another image",
+        "containerd_unavailable": "containerd does not answer: see systemctl status containerd",
+        "registry_certificate": "The certificate of the registry (or of its token server) is not trusted here: "
+        + ("the authority in registry_ca did not issue it" if source.ca else "set registry_ca to the certificate of its authority"),
+        "registry_scheme": (
+            f"{registry} was contacted by plain HTTP and seems to use HTTPS: leave registry_plain_http off"
+            if source.plain_http
+            else f"{registry} was contacted by HTTPS and seems to use plain HTTP: set registry_plain_http, or configure it in containerd's "
+            "hosts folder"
+        ),
+        "registry_proxy": "A proxy on the way to the registry refused, not the registry: look at HTTPS_PROXY and NO_PROXY in this run's "
+        "environment, and at the proxy's rules",
+        "registry_login": (
+            f"The registry does not accept the login of {user}: check registry_username and registry_password"
+            if user
             else "The registry requires a login, and none is given: set registry_username and registry_password"
-        )
-        return ImageError(f"{cannot}: {reason}. {said}", code="registry_login")
-    if _REFUSED.search(reason) or (_NOT_FOUND.search(reason) and not _NO_ANSWER.search(reason)):
-        who = f"whether {source.username} may read it" if source.username else "whether it needs a login (registry_username)"
-        return ImageError(
-            f"{cannot}: {reason}. The registry answered, so the pull was not tried again: check the reference, and {who}",
-            code="image_refused",
-        )
-    return None
-
-
-def _no_space(cannot: str, reason: str) -> ImageError:
-    return ImageError(
-        f"{cannot}, a filesystem is full: {reason}. "
-        f"Free space where containerd keeps its images ({_STORE}, unless its configuration sets another root)",
-        code="no_space",
-    )
-
-
-def _last_line(error: CommandError) -> str:
-    return cut(error.output.rstrip().rpartition("\n")[2].strip() or str(error))
+        ),
+        "image_refused": "The registry answered, so the pull was not tried again: check the reference, and "
+        + (f"whether {user} may read it" if user else "whether it needs a login (registry_username)"),
+        "image_unreachable": (
+            "The registry named the image, and then refused its contents in each try: its tokens may run out before the pull ends; set a "
+            "pull reference that is faster to reach"
+            if ran_out
+            else "Check that this machine reaches the registry, or set a pull reference that it reaches"
+        ),
+    }[failure.code]

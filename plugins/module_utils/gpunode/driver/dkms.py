@@ -15,6 +15,7 @@ from pathlib import Path
 from ..system import host
 from ..util.expressions import expression
 from ..util.files import leads_elsewhere, read_ends, read_text, sha256
+from ..util.folders import matching, names_in
 from .modules import module_files
 
 TREE = "var/lib/dkms"
@@ -171,12 +172,12 @@ def belongs_to_a_package(version: str, owned: Collection[str]) -> bool:
 def made(root: Path, version: str) -> Made:
     """What DKMS has of ``version``: only what fits its layout; other files in its tree are somebody else's. Raises OSError."""
     top = root / _TOP
-    links = [str(p.relative_to(root)) for p in top.glob("kernel-*") if p.is_symlink() and str(p.readlink()).startswith(f"{version}/")]
+    links = [str(p.relative_to(root)) for p in matching(top, "kernel-*") if p.is_symlink() and str(p.readlink()).startswith(f"{version}/")]
     kernels = [p for p in _folders(top / version) if p.name != "build"]
     archs = [arch for kernel in kernels for arch in _folders(kernel)]
     # A build that failed or was killed leaves a folder of its own.
     own = [p for p in (top / version / "build", *(arch / name for arch in archs for name in ("module", "log"))) if p in _folders(p.parent)]
-    inside = [p for folder in own for p in (folder, *folder.rglob("*"))]
+    inside = [p for folder in own for p in (folder, *matching(folder, "**/*"))]
     files = [p for p in inside if p.is_symlink() or not p.is_dir()]
     folders = [*kernels, *archs, *{*inside}.difference(files)]
     modules = {kernel.name: _copies(root, version, kernel.name) for kernel in kernels}
@@ -185,10 +186,8 @@ def made(root: Path, version: str) -> Made:
 
 
 def _folders(path: Path) -> list[Path]:
-    try:
-        return sorted(p for p in path.iterdir() if p.is_dir() and not p.is_symlink())
-    except OSError:
-        return []
+    """Raises OSError if it cannot be listed: what is registered there is unknown."""
+    return [p for p in (path / name for name in names_in(path)) if p.is_dir() and not p.is_symlink()]
 
 
 def _relative(root: Path, paths: Iterable[Path]) -> tuple[str, ...]:
@@ -199,7 +198,7 @@ def _copies(root: Path, version: str, kver: str) -> tuple[str, ...]:
     """A kernel's modules that DKMS has installed: equal to its own copies. Two names of one file are no proof."""
     found = []
     for path in module_files(root, kver):
-        copies = (root / _TOP / version / kver).glob(f"*/module/{Path(path).name}")
+        copies = matching(root / _TOP / version / kver, f"*/module/{Path(path).name}")
         if any(_is_copy(root / path, copy) for copy in copies):
             found.append(path)
     return tuple(found)

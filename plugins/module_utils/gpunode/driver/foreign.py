@@ -7,10 +7,11 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from ..system.dpkg import installed_packages
+from ..system.dpkg import installed_packages, owned_by
 from ..system.host import TRIPLETS
 from ..util.expressions import expression
-from ..util.files import read_bytes, read_text, relative
+from ..util.files import ABSENT, read_bytes, read_text, relative
+from ..util.folders import matching
 from . import dkms
 from .footprint import CONTRACT_LIBRARIES
 from .modules import LoadedModule, is_driver_file
@@ -20,6 +21,12 @@ from .modules import LoadedModule, is_driver_file
 _DRIVER_PACKAGE = expression(
     r"(nvidia-driver|nvidia-kernel|nvidia-open|nvidia-dkms|nvidia-headless|nvidia-utils|nvidia-legacy|cuda-drivers|linux-modules-nvidia"
     r"|linux-objects-nvidia|libcuda1|libnvidia-(?!container|nscq|nsdm|nvsdm|egl-)|xserver-xorg-video-nvidia)[a-z0-9.+-]*"
+)
+# What only a driver has: modules or parts of them, sources, firmware, programs, and libraries with the driver's version in their name.
+# Packages that only pin a version, bring a repository or choose a driver have names like a driver's, and nothing of it.
+_DRIVER_FILE = expression(
+    r"(?:usr/)?lib/modules/[^/]{1,255}/.{0,255}nvidia|usr/src/(?:modules/)?nvidia|(?:usr/)?lib/firmware/nvidia/\d"
+    r"|(?:usr/|opt/|etc/).{0,1000}/(?:nvidia-smi|nvidia_drv\.so|lib(?:cuda|nvidia-ml)\.so[^/]*|lib[^/]{1,100}\.so\.\d{3,4}\.\d{1,4}(?:\.\d{1,4})?)$"
 )
 # Packages that work with a driver and must be of its version (above all those for NVSwitch).
 _SERVICE_PACKAGE = expression(r"(nvidia-fabricmanager|nvidia-persistenced|nvidia-imex|libnvidia-nscq)[a-z0-9.+-]*")
@@ -36,6 +43,7 @@ _PATH_MAX = 4096
 # Folders that are searched anyway; and those in which CUDA has libraries that are named like a driver's and are none: its package for
 # forward compatibility, and stubs to link with.
 _USUAL = "|".join((CONTRACT_LIBRARIES, *(f"(?:usr/)?lib/{triplet}" for triplet in TRIPLETS.values())))
+_CUDAS = expression(r"/(?:compat|stubs)/[^/]*$")
 _NO_SIGN = expression(rf"^(?:{_USUAL})/[^/]*$|/(?:compat|stubs)/[^/]*$")
 
 
@@ -48,8 +56,17 @@ def operator_signs(root: Path) -> tuple[str, ...]:
 
 
 def driver_packages(root: Path) -> tuple[str, ...]:
-    """The installed packages of a distribution's driver."""
-    return tuple(name for name, _version in installed_packages(root) if _DRIVER_PACKAGE.fullmatch(name))
+    """The installed packages that have something of a driver. Raises OSError if dpkg's status cannot be read."""
+    return tuple(name for name, _version in installed_packages(root) if _DRIVER_PACKAGE.fullmatch(name) and _may_hold_driver(root, name))
+
+
+def _may_hold_driver(root: Path, package: str) -> bool:
+    """Whether a package has a driver's file, or what it has is unknown."""
+    try:
+        owned = owned_by(root, package)
+    except OSError:
+        return True
+    return not owned or any(_DRIVER_FILE.match(path) and not _CUDAS.search(path) for path in owned)
 
 
 def service_packages(root: Path) -> tuple[tuple[str, str], ...]:
@@ -63,7 +80,7 @@ def module_files(root: Path) -> tuple[str, ...]:
     found = []
     top = root / "lib/modules"
     for folder in ("updates", "extra", "kernel/drivers/video", "kernel/nvidia*", "weak-updates"):
-        for path in top.glob(f"*/{folder}/**/*.ko*"):
+        for path in matching(top, f"*/{folder}/**/*.ko*"):
             if is_driver_file(path.name):
                 found.append(relative(root, path))
     return tuple(sorted(set(found)))
@@ -72,16 +89,19 @@ def module_files(root: Path) -> tuple[str, ...]:
 def libraries(root: Path, arch: str) -> tuple[str, ...]:
     """The driver's main libraries in the loader's usual folder, dangling links included."""
     folder = root / "usr/lib" / TRIPLETS[arch]
-    names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in folder.glob(pattern)]
+    names = [p for pattern in ("libnvidia-ml.so*", "libcuda.so*") for p in matching(folder, pattern)]
     return tuple(sorted(relative(root, p) for p in names))
 
 
 def cached_libraries(root: Path) -> tuple[str, ...]:
-    """The driver's main libraries that the loader finds in other than the usual folders: other tools use folders of their own."""
+    """The driver's main libraries that the loader finds in other than the usual folders: other tools use folders of their own. Raises
+    OSError."""
     try:
         cached = read_bytes(root / "etc/ld.so.cache")
-    except OSError:
-        return ()
+    except OSError as error:
+        if error.errno in ABSENT:
+            return ()
+        raise
     found = {path.decode(errors="surrogateescape").lstrip("/") for path in _cached_paths(cached)}
     return tuple(sorted(path for path in found if not _NO_SIGN.search(path) and os.path.lexists(root / path)))
 
@@ -116,7 +136,10 @@ def _real_name(root: Path, path: str) -> str:
 
 
 def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Collection[str]) -> tuple[str, ...]:
-    """Signs of a foreign driver, a text for each; ``own_versions`` and ``own_files`` are those in our layers and records."""
+    """Signs of a foreign driver, a text for each; ``own_versions`` and ``own_files`` are those in our layers and records.
+
+    Raises OSError if a folder cannot be listed: what is there may be somebody's.
+    """
     found = [f"package {name}" for name in driver_packages(root)]
     for name in dkms.registered_names(root):
         versions = {e.version for e in dkms.entries(root, name)}

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..system.host import TRIPLETS
 from ..util.expressions import expression
 from ..util.files import sha256
+from ..util.folders import names_in
 from .footprint import CONTRACT_LIBRARIES
 
 PROGRAMS = ("usr/bin/nvidia-smi", "usr/bin/nvidia-modprobe", "usr/bin/nvidia-persistenced")
@@ -21,13 +22,9 @@ def library_folders(arch: str) -> tuple[str, ...]:
 
 
 def driver_libraries(root: Path, arch: str) -> Iterator[tuple[str, str]]:
-    """Path and version of each of the driver's libraries that carries the driver's version in its name."""
+    """Path and version of each of the driver's libraries that carries the driver's version in its name. Raises OSError."""
     for folder in library_folders(arch):
-        try:
-            names = sorted(path.name for path in (root / folder).iterdir())
-        except OSError:
-            continue
-        for name in names:
+        for name in names_in(root / folder):
             match = _DRIVER_LIBRARY.fullmatch(name)
             if match:
                 yield f"{folder}/{name}", match["version"]
@@ -35,7 +32,10 @@ def driver_libraries(root: Path, arch: str) -> Iterator[tuple[str, str]]:
 
 def version_problems(root: Path, arch: str, version: str) -> tuple[str, ...]:
     """Which libraries are of another version, or that none is of this one, a text for each."""
-    found = list(driver_libraries(root, arch))
+    try:
+        found = list(driver_libraries(root, arch))
+    except OSError as error:
+        return (f"{error.filename} cannot be listed ({error.strerror}), so the libraries there are unknown",)
     problems = [f"/{path} is of version {other}, not {version}" for path, other in found if other != version]
     if not any(other == version for _path, other in found):
         problems.append(f"no driver library of version {version} in {', '.join('/' + f for f in library_folders(arch))}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import relative, sha256
+from ..util.folders import matching
 
 # Upstream's module set. In-tree modules with similar names (nvidiafb, i2c-nvidia-gpu) are not the driver (B13).
 DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
@@ -124,9 +125,9 @@ def unload_order(modules: Collection[LoadedModule]) -> tuple[str, ...]:
 
 
 def module_files(root: Path, kver: str) -> tuple[str, ...]:
-    """The driver's module files for one kernel, relative to the root."""
+    """The driver's module files for one kernel, relative to the root. Raises OSError."""
     top = root / "lib/modules" / kver
-    return tuple(sorted(relative(root, p) for p in top.glob("updates/**/*.ko*") if is_driver_file(p.name)))
+    return tuple(sorted(relative(root, p) for p in matching(top, "updates/**/*.ko*") if is_driver_file(p.name)))
 
 
 def module_hashes(root: Path, kver: str) -> dict[str, str]:

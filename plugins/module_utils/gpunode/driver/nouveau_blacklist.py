@@ -16,6 +16,7 @@ from ..system.kernels import installed
 from ..util.bounded import lines
 from ..util.events import Events
 from ..util.files import read_text, remove_durably, write_atomic
+from ..util.folders import matching
 from ..util.run import Runner
 from . import footprint, initramfs
 
@@ -69,13 +70,13 @@ class Change:
 def look(root: Path, drivers: Collection[str], runner: Runner | None = None) -> Found:
     """The state of the system at ``root``; initramfs images are listed only with a ``runner``. ``drivers`` are the files of our layers.
     Raises CommandError."""
-    with_nouveau = tuple(kver for kver in installed(root) if any((root / "lib/modules" / kver / _MODULE).glob("nouveau.ko*")))
+    with_nouveau = tuple(kver for kver in installed(root) if matching(root / "lib/modules" / kver / _MODULE, "nouveau.ko*"))
     images = initramfs.contents(root, runner) if runner else {}
     return Found(
         with_nouveau,
         own(root),
         tuple(path for path in _blacklists(root) if path != PATH and path not in drivers),
-        tuple(str(path.relative_to(root)) for path in sorted((root / PATH).parent.glob(f".{_NAME}.*.tmp"))),
+        tuple(str(path.relative_to(root)) for path in matching((root / PATH).parent, f".{_NAME}.*.tmp")),
         {kver: frozenset(_modprobe_names(listed)) for kver, listed in images.items()},
         () if initramfs.can_be_listed(root) else tuple(k for k in with_nouveau if initramfs.path_of(root, k).is_file()),
     )
@@ -92,7 +93,7 @@ def own(root: Path) -> str:
 def _blacklists(root: Path) -> Iterator[str]:
     seen: set[str] = set()
     for folder in _FOLDERS:
-        for file in sorted((root / folder).glob("*.conf")):
+        for file in matching(root / folder, "*.conf"):
             if file.name not in seen and _forbids_nouveau(read_text(file) or ""):
                 yield f"{folder}/{file.name}"
             seen.add(file.name)

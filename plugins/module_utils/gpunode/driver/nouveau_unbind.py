@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import BootError, CommandError
 from ..system import pci
 from ..util.deadline import Deadline
+from ..util.folders import matching
 from ..util.run import Runner
 from . import holders, modules
 
@@ -45,8 +46,8 @@ def require_unused(root: Path, addresses: Collection[str]) -> None:
 def _nodes(root: Path, address: str) -> set[str]:
     """The device nodes of a function's display device and of its console."""
     folder = root / "sys/bus/pci/devices" / address
-    return {f"/dev/dri/{path.name}" for path in (folder / "drm").glob("*")} | {
-        f"/dev/{path.name}" for path in (folder / "graphics").glob("fb*")
+    return {f"/dev/dri/{path.name}" for path in matching(folder / "drm", "*")} | {
+        f"/dev/{path.name}" for path in matching(folder / "graphics", "fb*")
     }
 
 

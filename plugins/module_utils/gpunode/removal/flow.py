@@ -16,12 +16,13 @@ from ..activation import deactivate, discard, take_away
 from ..activation.take_away import TakenAway
 from ..container import scratch
 from ..container.containerd import Containerd
+from ..container.containerd_config import is_comparable
 from ..container.driver_container import DriverContainer
 from ..container.leftovers import Left
 from ..driver import control, footprint, initramfs, kmod, nouveau_blacklist
 from ..driver.control import REFUSE
 from ..driver.modules import DRIVER_MODULES
-from ..errors import BootError, CommandError, DataError, InputError
+from ..errors import BootError, CommandError, DataError, ImageError, InputError
 from ..paths import LOGS, REMOVAL_JOURNAL, STORE
 from ..store import contents, driver_images
 from ..store.contents import NOTE, Contents
@@ -29,6 +30,7 @@ from ..system import host
 from ..util import files, jsondoc, trust
 from ..util.deadline import Deadline
 from ..util.events import Events
+from ..util.folders import matching
 from ..util.run import Runner
 from . import ownership, plan, uninstall
 from .ownership import Ours
@@ -241,8 +243,9 @@ def _config_before(root: Path, containerd: Containerd) -> str:
     boot_id = host.boot_id()
     try:
         journal = jsondoc.parse(files.read_document(trust.document(root, REMOVAL_JOURNAL)))
-        if journal["boot_id"] == boot_id and isinstance(journal["containerd_config"], str):
-            return journal["containerd_config"]
+        recorded = journal["containerd_config"]
+        if journal["boot_id"] == boot_id and isinstance(recorded, str) and (not recorded or is_comparable(recorded)):
+            return recorded
     except (OSError, ValueError, KeyError, TypeError, DataError):
         pass  # there is none, or it is not complete: this run writes a new one
     config = _config(containerd)
@@ -254,14 +257,14 @@ def _config_before(root: Path, containerd: Containerd) -> str:
 def _config(containerd: Containerd) -> str:
     try:
         return containerd.config_in_force()
-    except CommandError:
+    except (CommandError, ImageError):
         return ""  # containerd is missing or its configuration is invalid, so it is not restarted
 
 
 def _remove_runtime_files(root: Path) -> list[str]:
     """Removes device nodes, their links in /dev/char and the CDI specification, which stay after the module was unloaded."""
-    found = [path for folder in ("dev", "dev/nvidia-caps") for path in (root / folder).glob("nvidia*") if not path.is_dir()]
-    links = [path for path in (root / "dev/char").glob("*:*") if path.is_symlink()]
+    found = [path for folder in ("dev", "dev/nvidia-caps") for path in matching(root / folder, "nvidia*") if not path.is_dir()]
+    links = [path for path in matching(root / "dev/char", "*:*") if path.is_symlink()]
     found += [path for path in links if path.readlink().name.startswith("nvidia")]
     found += [root / _CDI] if (root / _CDI).exists() else []
     for path in found:

@@ -28,6 +28,7 @@ from ..system.dpkg import owned_by_dpkg
 from ..system.tree import Entry
 from ..util import jsondoc, trust
 from ..util.files import make_private, read_text, remove_durably, write_atomic
+from ..util.folders import matching
 from ..util.run import Runner
 
 _LOADER_CONFIG = "etc/ld.so.conf.d/nvidia.conf"
@@ -155,7 +156,7 @@ class _Unlisted:
             files |= {*untracked.modules_of_version(self.root, runner, version), *untracked.dkms_links_of_version(self.root, version)}
             files |= {*untracked.libraries_of_version(self.root, self.ours.arch, version)}
             for folder in self._folders(version):
-                inside = [folder, *folder.rglob("*")]
+                inside = [folder, *matching(folder, "**/*")]
                 names = {str(path.relative_to(self.root)) for path in inside if path.is_dir() and not path.is_symlink()}
                 folders |= names
                 files |= {str(path.relative_to(self.root)) for path in inside} - names

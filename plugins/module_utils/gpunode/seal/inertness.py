@@ -24,7 +24,8 @@ from ..system.host import TRIPLETS
 from ..system.setuid import setuid
 from ..util import bounded, trust
 from ..util.expressions import expression
-from ..util.files import read_bytes, read_text, relative
+from ..util.files import ABSENT, read_bytes, read_text, relative
+from ..util.folders import matching
 from ..util.run import Runner
 
 _REMOVALS = (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL)
@@ -151,7 +152,7 @@ def _leftovers(root: Path) -> tuple[str, ...]:
             f"{mount.point}: a mount that a driver container left behind: run umount -l {mount.point}"
             for mount in mounts.left_by_container(mounts.current())
         ]
-    for capture in sorted(trust.below(root, CAPTURES).glob("*")):
+    for capture in matching(trust.below(root, CAPTURES), "*"):
         advice = "left by a capture that was interrupted: bake again" if CAPTURE.fullmatch(capture.name) else "not ours: move it elsewhere"
         found.append(f"/{CAPTURES}/{capture.name}: {advice}")
     if trust.below(root, ACTIVATION_JOURNAL).exists():
@@ -167,13 +168,13 @@ def _leftovers(root: Path) -> tuple[str, ...]:
 
 
 def _modules(root: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted((root / "lib/modules").glob("*/**/*.ko*")):
+    for path in matching(root / "lib/modules", "*/**/*.ko*"):
         if is_driver_file(path.name):
             yield relative(root, path), path.relative_to(root / "lib/modules").parts[0]
 
 
 def _aliases(root: Path, live: _Live) -> Iterator[str]:
-    for path in sorted((root / "lib/modules").glob("*/modules.alias")):
+    for path in matching(root / "lib/modules", "*/modules.alias"):
         kver = path.parent.name
         names = sorted(set(_ALIAS.findall(read_text(path) or "")))
         if names and kver not in live.kernels:
@@ -205,7 +206,7 @@ def _libraries(root: Path, arch: str) -> Iterator[str]:
     """The driver's libraries in the loader's default folders and in those that its configuration names."""
     triplet = TRIPLETS[arch]
     folders = [f"usr/lib/{triplet}", "usr/lib", "usr/lib64", "usr/local/lib", f"usr/local/lib/{triplet}"]
-    configs = [root / _CONFIGS[0], *sorted((root / _CONFIGS[1]).glob("*.conf"))]
+    configs = [root / _CONFIGS[0], *matching(root / _CONFIGS[1], "*.conf")]
     lines = [line.split("#")[0].strip() for config in configs for line in bounded.lines(read_text(config))]
     folders += [line.strip("/") for line in lines if line.startswith("/")]
     yield from _named(root, folders, _LIBRARY)
@@ -218,7 +219,7 @@ def _programs(root: Path) -> Iterator[str]:
 def _named(root: Path, folders: Iterable[str], names: re.Pattern[str]) -> Iterator[str]:
     """Files with these names in these folders, each once, by their real paths on merged /usr; dangling links included."""
     found = set()
-    for path in (path for folder in folders for path in (root / folder).glob("*") if names.fullmatch(path.name)):
+    for path in (path for folder in folders for path in matching(root / folder, "*") if names.fullmatch(path.name)):
         try:
             found.add(relative(root, path))
         except ValueError:  # an absolute link, which leads out of a mounted image
@@ -230,7 +231,9 @@ def _cached(root: Path, live: _Live) -> Iterator[str]:
     """The loader's cache, a binary file that contains names as plain text. Its entries can outlive the libraries."""
     try:
         cached = read_bytes(root / _CACHE)
-    except OSError:
-        return
+    except OSError as error:
+        if error.errno in ABSENT:
+            return
+        raise
     if not live.files and re.search(rb"\blib(?:cuda|nvidia-ml)\.so", cached):
         yield f"/{_CACHE}: it contains a driver library, which the loader would use: run ldconfig"

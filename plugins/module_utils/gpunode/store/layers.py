@@ -133,7 +133,8 @@ def untrusted(root: Path) -> str:
 
 
 def _manifests(root: Path) -> list[Path]:
-    """The paths of all manifests; also one for what is not used at all, because it is a link or somebody else's. ``read`` says so."""
+    """The paths of all manifests; also one for what is not used at all: it is a link, somebody else's, or cannot be listed. ``read`` says
+    so."""
     top = trust.below(root, LAYERS)
     if trust.folder_fault(top):
         return [top / "*/manifest.json"]
@@ -141,6 +142,8 @@ def _manifests(root: Path) -> list[Path]:
         found = sorted(top.iterdir())
     except FileNotFoundError:
         return []
+    except OSError:
+        return [top / "*/manifest.json"]
     paths = (folder / "manifest.json" for folder in found)
     return [path for path in paths if path.parent.is_symlink() or os.path.lexists(path)]
 

@@ -19,6 +19,7 @@ from ..system.tree import Entry
 from ..util import files, trust
 from ..util.expressions import expression
 from ..util.files import remove_empty_folder
+from ..util.folders import matching
 from ..util.parallel import each
 from . import activation_record
 from .layers import drop_layer_folder, read_all
@@ -210,7 +211,7 @@ class Store:
         """Drops the temporary files of documents whose writing was interrupted. Returns how many it dropped."""
         store = trust.below(self.root, STORE)
         folders = (store, *_folders(trust.below(self.root, LAYERS)))
-        left = [path for folder in folders for path in folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name) and not path.is_dir()]
+        left = [path for folder in folders for path in matching(folder, ".*.tmp") if TEMPORARY.fullmatch(path.name) and not path.is_dir()]
         for path in left:
             path.unlink()
         return len(left)

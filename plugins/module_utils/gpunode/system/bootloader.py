@@ -14,13 +14,20 @@ from pathlib import Path
 
 from ..util.bounded import lines
 from ..util.expressions import expression
-from ..util.files import read_text
+from ..util.files import read_if_there, read_text
+from ..util.folders import matching
 
 CONFIG = "boot/grub/grub.cfg"
 ENVIRONMENT = "boot/grub/grubenv"
 DEFAULTS = "etc/default/grub"
 _CUSTOM = "boot/grub/custom.cfg"
-_BLSCFG = expression(r"\s*blscfg\b")
+# Commands that make entries from other files (GRUB 2.14 has uki in its module blsuki), and those outside of an entry that replace the menu
+# or boot at once.
+_MAKES_ENTRIES = {"blscfg", "uki", "blsuki", "bls_import"}
+_CONFIGFILES = {"configfile", "legacy_configfile", "extract_entries_configfile", "extract_legacy_entries_configfile"}
+_LEAVES = {*_CONFIGFILES, "normal", "boot", "source", "."}
+_SEPARATORS = expression(r";|&&|\|\|")
+_KEYWORDS = {"if", "then", "elif", "else", "while", "until", "do", "!"}
 _SET_DEFAULT = expression(r'\s*set\s+default=(?:"([^"]*)"|(\S*))\s*$')
 _GRUB_DEFAULT = expression(r"""\s*GRUB_DEFAULT=["']?([^"'\n]*)""")
 _NUMBER = expression(r"\s*(?:0x([0-9A-Fa-f]{1,16})|(0[0-7]{1,22})|([0-9]{1,20}))", re.ASCII)
@@ -49,14 +56,18 @@ class BootChoice:
 
 def default_kernel(root: Path) -> BootChoice:
     """The kernel that the boot loader of the system at ``root`` starts by default."""
-    text = read_text(root / CONFIG)
-    if text is None:
-        return BootChoice("", f"/{CONFIG} does not exist or cannot be read")
-    if any(map(_BLSCFG.match, lines(text))):
-        return BootChoice("", f"/{CONFIG} takes its entries from other files (blscfg), which are not read")
-    if "default" in (read_text(root / _CUSTOM) or ""):
+    try:
+        text, custom, saved = (read_if_there(root / path) for path in (CONFIG, _CUSTOM, ENVIRONMENT))
+    except OSError as error:
+        return BootChoice("", f"{error.filename} cannot be read ({error.strerror})")
+    if not text and not (root / CONFIG).exists():
+        return BootChoice("", f"/{CONFIG} does not exist")
+    elsewhere = leads_elsewhere(text) or leads_elsewhere(custom)
+    if elsewhere:
+        return BootChoice("", f"/{CONFIG} takes its entries from other files ({elsewhere}), which are not read")
+    if "default" in custom:
         return BootChoice("", f"/{_CUSTOM} may set another default")
-    environment = parse_environment(read_text(root / ENVIRONMENT) or "")
+    environment = parse_environment(saved)
     # An older grub-reboot, and menus that save their default, keep in prev_saved_entry what boots after the next boot.
     once = next((f"{name}={environment[name]}" for name in ("next_entry", "prev_saved_entry") if environment.get(name)), "")
     if once:
@@ -68,6 +79,33 @@ def default_kernel(root: Path) -> BootChoice:
         return BootChoice("", f"/{CONFIG} has no entry that boots a Linux kernel by default (its default is {asked or '0'!r})")
     warnings = (*_stale_warning(root, text), *_unlisted_warning(root, entries))
     return BootChoice(found.kver, f"GRUB's default entry is {found.title!r}", warnings)
+
+
+def leads_elsewhere(text: str) -> str:
+    """The command by which GRUB does not use the entries that stand in a file, or not these alone; "" if there is none."""
+    inside = 0  # blocks around a line, of which the outermost is an entry
+    for line in map(str.strip, lines(text)):
+        is_entry = line.startswith(("menuentry", "submenu"))
+        for words in () if is_entry else _commands(line):
+            if not _MAKES_ENTRIES.isdisjoint(words[: 2 if words[0] == "insmod" else 1]):
+                return " ".join(words[:2])
+            if not inside and words[0] in _LEAVES and not words[-1].endswith("/custom.cfg"):
+                return " ".join(words[:2])
+        if line.endswith("{"):
+            inside += bool(inside or is_entry)
+        elif line == "}":
+            inside -= bool(inside)
+    return ""
+
+
+def _commands(line: str) -> Iterator[list[str]]:
+    """The commands on a line, as words."""
+    for part in _SEPARATORS.split("" if line.startswith("#") else line):
+        words = part.split()
+        while words and words[0] in _KEYWORDS:
+            del words[0]
+        if words:
+            yield words
 
 
 def parse_environment(text: str) -> dict[str, str]:
@@ -163,7 +201,7 @@ def all_kernels(entries: list[Entry]) -> Iterator[str]:
 def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
     """grub.cfg decides what boots, but the next update-grub writes it again from /etc/default/grub."""
     wanted = ""
-    for path in (root / DEFAULTS, *sorted((root / f"{DEFAULTS}.d").glob("*.cfg"))):
+    for path in (root / DEFAULTS, *matching(root / f"{DEFAULTS}.d", "*.cfg")):
         for match in filter(None, map(_GRUB_DEFAULT.match, lines(read_text(path)))):
             wanted = match[1]
     in_force = default_entry(text, {"saved_entry": "saved"})
@@ -174,7 +212,7 @@ def _stale_warning(root: Path, text: str) -> tuple[str, ...]:
 
 def _unlisted_warning(root: Path, entries: list[Entry]) -> tuple[str, ...]:
     listed = set(all_kernels(entries))
-    files = (path.name.partition("-")[2] for path in (root / "boot").glob("vmlinuz-*"))
+    files = (path.name.partition("-")[2] for path in matching(root / "boot", "vmlinuz-*"))
     unlisted = sorted(kver for kver in files if kver not in listed)
     if unlisted:
         return (f"kernel {', '.join(unlisted)} is installed but not in /{CONFIG}: run update-grub before the bake",)

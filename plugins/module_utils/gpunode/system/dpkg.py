@@ -14,7 +14,8 @@ from ..errors import BusyError
 from ..util.bounded import lines
 from ..util.deadline import Deadline
 from ..util.expressions import expression
-from ..util.files import md5, read_text
+from ..util.files import md5, read_if_there, read_text
+from ..util.folders import matching
 
 LOCK = "var/lib/dpkg/lock-frontend"
 _LISTS = "var/lib/dpkg/info"
@@ -22,7 +23,11 @@ _LISTS = "var/lib/dpkg/info"
 _FLOCK = "hh4xqqi4x"
 # Fields of dpkg's status file, compiled once: each is searched for in about a thousand paragraphs.
 _NAME, _VERSION = (expression(rf"^{field}: (.+)$", re.MULTILINE) for field in ("Package", "Version"))
-_INSTALLED = expression(r"^Status: .* installed$", re.MULTILINE)
+# dpkg(1), "Package states": a package in any other state has files here, also one that is half installed or not configured.
+_HAS_NO_FILES = expression(r"^Status: \S{1,40} \S{1,40} (?:not-installed|config-files)$", re.MULTILINE)
+_HAS_STATUS = expression(r"^Status: ", re.MULTILINE)
+# The suffixes of a list's name: none, or the architecture of a package that can be installed for several.
+_ARCHITECTURES = ("", ":amd64", ":arm64", ":i386")
 
 
 def holder(root: Path) -> str | None:
@@ -69,25 +74,34 @@ def held(root: Path, deadline: Deadline, say: Callable[[str], None] = lambda _: 
 
 
 def installed_packages(root: Path) -> tuple[tuple[str, str], ...]:
-    """Name and version of every installed package, from dpkg's own status file."""
-    text = read_text(root / "var/lib/dpkg/status") or ""
+    """Name and version of every package that has files here, from dpkg's own status file. Raises OSError if that cannot be read."""
+    text = read_if_there(root / "var/lib/dpkg/status")
     found = []
     for paragraph in text.split("\n\n"):
         name = _NAME.search(paragraph)
-        if name and _INSTALLED.search(paragraph):
+        if name and _HAS_STATUS.search(paragraph) and not _HAS_NO_FILES.search(paragraph):
             version = _VERSION.search(paragraph)
             found.append((name[1], version[1] if version else ""))
     return tuple(found)
 
 
+def owned_by(root: Path, package: str) -> tuple[str, ...]:
+    """The paths, relative to the root, that a package has, for any architecture; () if dpkg has no list of them. Raises OSError."""
+    lists = (read_if_there(root / f"{_LISTS}/{package}{suffix}.list") for suffix in _ARCHITECTURES)
+    return tuple(line.lstrip("/") for text in lists for line in lines(text) if line)
+
+
 def owned_by_dpkg(root: Path, lists: Collection[str] | None = None) -> set[str]:
     """Paths in dpkg's file lists, relative to the root; those that merged /usr moves are there by both names. With ``lists``, only those in
-    the lists of these names."""
+    the lists of these names.
+
+    Raises OSError if a list cannot be read: its package's files would count as nobody's.
+    """
     owned: set[str] = set()
     folder = root / _LISTS
-    for listed in folder.glob("*.list") if lists is None else (folder / name for name in lists):
+    for listed in matching(folder, "*.list") if lists is None else (folder / name for name in lists):
         # A line is an absolute path. A system has some hundred thousand of them, so Python does not look at each.
-        owned.update(f"\n{read_text(listed) or ''}".replace("\n/", "\n").split("\n"))
+        owned.update(f"\n{read_if_there(listed)}".replace("\n/", "\n").split("\n"))
     owned.update([f"usr/{path}" for path in owned if path.startswith(("bin/", "lib/", "lib64/", "sbin/"))])
     return owned
 
@@ -109,7 +123,7 @@ def as_packaged(root: Path, path: str) -> bool:
     if file.is_symlink():
         return True
     names = {path, path.removeprefix("usr/")}
-    for sums in (root / _LISTS).glob("*.md5sums"):
+    for sums in matching(root / _LISTS, "*.md5sums"):
         for line in lines(read_text(sums)):
             digest, name = line.partition("  ")[::2]
             if name in names:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import InputError, PreflightError
 from ..util.expressions import expression
+from ..util.folders import matching, names_in
 from . import bootloader
 
 NEWEST, ALL = "newest", "all"
@@ -53,7 +54,7 @@ def _rank(character: str) -> int:
 
 def installed(root: Path) -> tuple[str, ...]:
     """Releases of the kernels that have modules of their own, oldest first. A folder with only the link to headers is not one."""
-    names = (path.name for path in (root / "lib/modules").glob("*"))
+    names = names_in(root / "lib/modules")
     return tuple(sorted((name for name in names if is_installed(root, name)), key=version_key))
 
 
@@ -77,7 +78,7 @@ def headers(root: Path, kver: str) -> Path:
 
 def with_headers(root: Path) -> tuple[str, ...]:
     """Releases that have a ``build``, wherever it leads: an unmodified driver image chooses from these."""
-    return tuple(sorted((p.parent.name for p in (root / "lib/modules").glob("*/build")), key=version_key))
+    return tuple(sorted((p.parent.name for p in matching(root / "lib/modules", "*/build")), key=version_key))
 
 
 def headers_package(kver: str) -> str:

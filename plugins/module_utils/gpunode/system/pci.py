@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..util.files import read_text
+from ..util.folders import names_in
 
 NVIDIA = "10de"
 _MELLANOX, _MELLANOX_VIRTUAL = "15b3", "101e"  # the vendor; "mlx5Gen Virtual Function", which in a VM has no physfn
@@ -33,9 +34,13 @@ class PciFunction:
 
 
 def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
-    """NVIDIA's display and bridge functions on the bus, by address. One that cannot be read is left out, as if it were absent."""
+    """NVIDIA's display and bridge functions on the bus, by address. One that cannot be read is left out, as if it were absent.
+
+    Raises OSError if the bus cannot be listed: that there is no GPU is not known then.
+    """
     found = []
-    for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
+    devices = root / "sys/bus/pci/devices"
+    for folder in (devices / name for name in names_in(devices)):
         if _hex(folder / "vendor") != NVIDIA:
             continue
         driver = folder / "driver"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..paths import STORE
+from ..util.files import ABSENT
 from . import mounts
 
 _SETUID = stat.S_ISUID | stat.S_ISGID
@@ -16,7 +17,7 @@ _SKIPPED = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/lib/containerd",
 
 
 def setuid(root: Path) -> tuple[str, ...]:
-    """The setuid and setgid files of the system at ``root``, relative to it, without those in containers' images."""
+    """The setuid and setgid files of the system at ``root``, relative to it, without those in containers' images. Raises OSError."""
     return tuple(sorted(_special(root)))
 
 
@@ -27,8 +28,10 @@ def _special(root: Path) -> Iterator[str]:
         folder = stack.pop()
         try:
             entries = list(os.scandir(root / folder))
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno in ABSENT:
+                continue
+            raise
         for entry in entries:
             path = f"{folder}/{entry.name}" if folder else entry.name
             if path in skipped:

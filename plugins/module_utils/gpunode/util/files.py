@@ -17,6 +17,8 @@ from ..errors import BusyError
 _CHUNK = 1 << 20
 LARGEST = 64 << 20  # bytes; dpkg's status file and a manifest have a few million
 _PROC = 1 << 16  # bytes read at once of a file of /proc, whose size is not known
+# Errors of a path at which nothing is. A loop of links leads nowhere.
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 # A pipe must not make the open wait, nor a terminal become ours.
 READING = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -61,6 +63,16 @@ def read_text(path: Path | str) -> str | None:
         return read_bytes(path).decode("utf-8", "replace")
     except (OSError, ValueError):  # ValueError: a path that no file can have
         return None
+
+
+def read_if_there(path: Path | str) -> str:
+    """The same; "" if there is no such file. Raises OSError if it cannot be read: what it holds is unknown, and not nothing."""
+    try:
+        return read_bytes(path).decode("utf-8", "replace")
+    except OSError as error:
+        if error.errno in ABSENT:
+            return ""
+        raise
 
 
 def read_document(path: Path) -> str:
@@ -268,12 +280,19 @@ def relative(root: Path, path: Path) -> str:
 
 def remove_tree(folder: Path) -> bool:
     """Removes a folder and all that is in it, without following a link. Removes nothing, and returns False, if another filesystem is
-    mounted in it."""
+    mounted in it, or if that cannot be told."""
     device = folder.lstat().st_dev
-    if any(os.lstat(inside).st_dev != device for inside, _folders, _names in os.walk(folder)):
+    try:
+        if any(os.lstat(inside).st_dev != device for inside, _folders, _names in os.walk(folder, onerror=_raise)):
+            return False
+    except OSError:
         return False
     shutil.rmtree(folder, ignore_errors=True)
     return not folder.exists()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def remove_empty_folder(folder: Path) -> bool:

@@ -284,6 +284,7 @@ def test_a_stale_marker_in_the_image_is_no_success(node: FakeNode) -> None:
             *("library_deleted", 1, "deletes the distribution's library libGL.so.1"),
             id="a deletion that cannot be handed on",
         ),
+        pytest.param("ctr: OCI runtime create failed: cpu.weight: no such file\n", "container_not_started", 3, "cpu.weight", id="runtime"),
         pytest.param("E: Could not get lock /var/lib/dpkg/lock\n", "build_failed", 3, "Could not get lock", id="transient"),
     ],
 )

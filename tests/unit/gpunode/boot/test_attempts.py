@@ -223,6 +223,14 @@ def test_a_module_that_finds_no_gpu_is_hardware(baked: FakeNode) -> None:
     assert baked.driver_runs == [SKIP]
 
 
+def test_a_container_that_was_not_started_is_no_evidence_against_the_driver(baked: FakeNode) -> None:
+    baked.insert_error = "Invalid module format"
+    baked.scripts = [fails(out="ctr: OCI runtime create failed: runc create failed: cpu.weight: no such file or directory: unknown\n")]
+    error = failed(baked)
+    assert (error.code, baked.driver_runs) == ("container_not_started", [SKIP] * policy().tries)
+    assert "cpu.weight: no such file" in str(error)
+
+
 # --- one deadline ----------------------------------------------------------------------------------------------------
 
 

@@ -196,7 +196,9 @@ def test_without_its_image_a_plan_is_provisional() -> None:
 @pytest.mark.parametrize(
     ("facts", "word"),
     [
-        pytest.param(baked(imports_dropins=False), 'imports = ["/etc/containerd/config.d/*.toml"]', id="missing import"),
+        pytest.param(baked(containerd_config="[plugins]"), 'imports = ["/etc/containerd/config.d/*.toml"]', id="missing import"),
+        pytest.param(baked(containerd_config="imports = ["), "cannot be told", id="configuration that is not TOML"),
+        pytest.param(baked(containerd_config=None), "cannot be told", id="configuration that cannot be read"),
         pytest.param(baked(functions=(gpu(), gpu("vfio-pci", "0000:02:00.0"))), "0000:02:00.0", id="passed through"),
         pytest.param(
             never_baked(service_packages=(("nvidia-fabricmanager-570", "570.1"),)), "nvidia-fabricmanager-570 570.1", id="another's fabric"

@@ -16,6 +16,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
 from tests.kit.values import DATA
 
 LOG = (DATA / "dkms/make-3.0.10-pci_resize_resource.log").read_text(encoding="utf-8")
+OPTION = "gcc: error: unrecognized command-line option '-ftrivial-auto-var-init=zero'"
 GCC = "/build/nvidia.c:184:16: error: too few arguments to function 'f'"
 
 
@@ -35,6 +36,14 @@ def test_finds_the_first_compiler_error_of_a_real_log() -> None:
         pytest.param(["a.c:1:2: warning: x\n0 errors\n", None], None, id="none"),
         pytest.param(["/usr/bin/ld.bfd: x.o: error: bad\n"], "/usr/bin/ld.bfd: x.o: error: bad", id="linker"),
         pytest.param(["x.c: undefined reference to `f'\n"], "x.c: undefined reference to `f'", id="undefined"),
+        pytest.param([f"make: x\n{OPTION}\nx.c:1:1: error: y\nmake: *** [x] Error 1\n"], OPTION, id="a compiler's option"),
+        pytest.param(
+            ["/usr/bin/x86_64-linux-gnu-gcc-12: fatal error: x\n"], "/usr/bin/x86_64-linux-gnu-gcc-12: fatal error: x", id="long name"
+        ),
+        pytest.param(["cc1: error: bad value\n"], "cc1: error: bad value", id="the compiler proper"),
+        pytest.param(["/bin/sh: 1: gcc-12: not found\nmake: *** [x] Error 127\n"], "/bin/sh: 1: gcc-12: not found", id="no compiler"),
+        pytest.param(["make[2]: gcc-13: No such file or directory\n"], "make[2]: gcc-13: No such file or directory", id="none for make"),
+        pytest.param(["config.sh: No such file or directory\nlibgcc: error: x\n", None], None, id="another program"),
         pytest.param(["error: ld: x\nbuild: error\n"], None, id="no error after the linker's name"),
     ],
 )

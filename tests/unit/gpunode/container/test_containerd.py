@@ -73,22 +73,6 @@ def test_odd_entries_of_an_index_are_passed_over(index: dict[str, Any], found: s
     assert containerd.platform_manifest(index, "amd64") == found
 
 
-@pytest.mark.parametrize(
-    ("text", "imports"),
-    [
-        ('imports = ["/etc/containerd/config.d/*.toml"]\n', True),
-        ('imports = [\n  "/x/y.toml",\n  "/etc/containerd/config.d/*.toml",\n]\n', True),
-        ('# imports = ["/etc/containerd/config.d/*.toml"]\n', False),
-        ("imports = []\n", False),
-        ('imports = ["/etc/other.d/*.toml"]\n', False),
-        ("", False),
-    ],
-)
-def test_sees_whether_the_dropins_are_imported(node: FakeNode, text: str, imports: bool) -> None:
-    node.put("etc/containerd/config.toml", text)
-    assert containerd.imports_dropins(node.root) is imports
-
-
 def test_a_daemon_that_is_away_or_missing_is_not_ready(node: FakeNode) -> None:
     assert Containerd(node).is_ready()
     node.daemon_ready = False
@@ -127,11 +111,3 @@ def test_an_odd_document_has_no_config(node: FakeNode, text: str) -> None:
     asked = node.programs["ctr"]
     node.programs["ctr"] = lambda node, words: Reply(out=text) if "content" in words else asked(node, words)
     assert Containerd(node).config_digest(IMAGE, "x86_64") is None
-
-
-@pytest.mark.parametrize(
-    "text", ["\n" * 10**5, "imports = [" * 10**5, "imports = [\n" * 10**5, " " * 10**6], ids=["lines", "one", "many", "blanks"]
-)
-def test_a_long_configuration_is_read_at_once(node: FakeNode, text: str) -> None:
-    node.put("etc/containerd/config.toml", text)
-    assert not containerd.imports_dropins(node.root)

@@ -211,6 +211,16 @@ STATUS = "pulling from host registry.lab:5000 failed with status code [manifests
             id="wrong login at a token server",
         ),
         pytest.param(LOGIN, STATUS + "403 Forbidden", "image_refused", "whether puller may read it", id="login without permission"),
+        pytest.param(
+            LOGIN, 'failed to do request: Head "https://x/v2/y": Forbidden', "registry_proxy", "A proxy on the way", id="a proxy forbids"
+        ),
+        pytest.param(
+            LOGIN,
+            "failed to extract layer sha256:0: mount callback failed: permission denied: unknown",
+            "image_unpack",
+            "cannot write the image on this machine",
+            id="no permission on this machine",
+        ),
         pytest.param(ImageSource(""), X509, "registry_certificate", "set registry_ca to the certificate", id="unknown authority"),
         pytest.param(ImageSource("", ca=AUTHORITY), X509, "registry_certificate", "did not issue it", id="another authority"),
         pytest.param(
@@ -250,6 +260,8 @@ def test_what_cannot_succeed_has_a_code_and_is_asked_once(node: FakeNode, source
     [
         "failed to authorize: failed to fetch oauth token: unexpected status: 503 Service Unavailable",
         'failed to authorize: failed to fetch anonymous token: Get "https://x/token": dial tcp 10.0.0.1:443: connect: connection refused',
+        'failed to authorize: failed to fetch anonymous token: Get "https://x/token": EOF',
+        "failed to copy: httpReadSeeker: failed open: unexpected status code https://x/v2/y/blobs/sha256:0: 401 Unauthorized",
         STATUS + "429 Too Many Requests",
         STATUS + "400 Bad Request",
     ],

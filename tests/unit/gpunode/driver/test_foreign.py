@@ -53,6 +53,74 @@ def test_what_comes_with_the_contract_is_none(node: FakeNode, name: str) -> None
     assert foreign.driver_packages(node.root) == ()
 
 
+DOCS = "/.\n/usr\n/usr/share\n/usr/share/doc\n/usr/share/doc/x\n/usr/share/doc/x/copyright\n"
+STATES = ("half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending", "installed")
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("flag", ["ok", "reinstreq"])
+def test_a_package_that_has_files_is_here(node: FakeNode, state: str, flag: str) -> None:
+    package(node, "nvidia-kernel-dkms", f"install {flag} {state}")
+    assert foreign.driver_packages(node.root) == ("nvidia-kernel-dkms",)
+
+
+@pytest.mark.parametrize("state", ["not-installed", "config-files"])
+def test_a_package_without_files_is_not(node: FakeNode, state: str) -> None:
+    package(node, "nvidia-kernel-dkms", f"unknown ok {state}")
+    assert foreign.driver_packages(node.root) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        pytest.param("nvidia-driver-pinning-580", "/etc/apt/preferences.d/nvidia-driver-pinning-580\n", id="pinning"),
+        pytest.param(
+            "nvidia-driver-local-repo-ubuntu2404-580.126.09",
+            "/var/nvidia-driver-local-repo-ubuntu2404-580.126.09/libcuda1_580.126.09_amd64.deb\n/usr/share/keyrings/nvidia-driver.gpg\n",
+            id="local repository",
+        ),
+        pytest.param(
+            "nvidia-driver-assistant",
+            "/usr/bin/nvidia-driver-assistant\n/usr/share/nvidia-driver-assistant/supported-gpus/supported-gpus.json\n",
+            id="assistant",
+        ),
+        pytest.param("nvidia-driver-580", "", id="a metapackage alone"),
+        pytest.param("nvidia-kernel-common-580", "/lib/udev/rules.d/71-nvidia.rules\n/lib/systemd/system/x.service\n", id="rules"),
+        pytest.param("libcuda1-compat", "/usr/local/cuda/compat/libcuda.so.580.126.09\n", id="forward compatibility"),
+    ],
+)
+def test_a_package_that_has_nothing_of_a_driver_holds_none(node: FakeNode, name: str, files: str) -> None:
+    package(node, name)
+    node.put(f"var/lib/dpkg/info/{name}.list", DOCS + files)
+    assert foreign.driver_packages(node.root) == ()
+
+
+@pytest.mark.parametrize(
+    ("listed", "files"),
+    [
+        pytest.param("libcuda1:amd64", "/usr/lib/x86_64-linux-gnu/nvidia/current/libcuda.so.535.1\n", id="Debian's library"),
+        pytest.param("libcuda1:i386", "/usr/lib/i386-linux-gnu/libcuda.so.1\n", id="another architecture's"),
+        pytest.param("nvidia-kernel-dkms", "/usr/src/nvidia-current-535.1/dkms.conf\n", id="sources"),
+        pytest.param("libnvidia-gl-580:amd64", "/usr/lib/x86_64-linux-gnu/libnvidia-glcore.so.580.126.09\n", id="any library of it"),
+        pytest.param("nvidia-utils-580", "/usr/bin/nvidia-smi\n", id="program"),
+        pytest.param("xserver-xorg-video-nvidia", "/usr/lib/nvidia/current/nvidia_drv.so\n", id="X"),
+        pytest.param("linux-modules-nvidia-580-6.8", "/lib/modules/6.8.0-31-generic/kernel/nvidia-580/nvidia.ko\n", id="modules"),
+        pytest.param("linux-objects-nvidia-580-6.8", "/lib/modules/6.8.0-31-generic/kernel/nvidia-580/bits/nv-kernel.o\n", id="objects"),
+    ],
+)
+def test_a_package_that_has_something_of_a_driver_holds_one(node: FakeNode, listed: str, files: str) -> None:
+    name = listed.partition(":")[0]
+    package(node, name)
+    node.put(f"var/lib/dpkg/info/{listed}.list", DOCS + files)
+    assert foreign.driver_packages(node.root) == (name,)
+
+
+def test_a_package_whose_files_cannot_be_read_counts_by_its_name(node: FakeNode) -> None:
+    package(node, "nvidia-driver-pinning-580")
+    (node.root / "var/lib/dpkg/info/nvidia-driver-pinning-580.list").mkdir(parents=True)
+    assert foreign.driver_packages(node.root) == ("nvidia-driver-pinning-580",)
+
+
 def test_a_package_that_was_removed_is_gone(node: FakeNode) -> None:
     package(node, "nvidia-driver", "deinstall ok config-files")
     assert foreign.driver_packages(node.root) == ()

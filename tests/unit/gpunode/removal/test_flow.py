@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,11 +24,13 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     DRIVER_IMAGES,
     LOGS,
     NODE_RECORD,
+    REMOVAL_JOURNAL,
     STORE,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal import flow
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.removal.request import Removed, RemoveRequest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import driver_images, installed_files, layers
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit import layer as layernode
@@ -205,6 +208,13 @@ def test_containerd_is_restarted_once_because_its_drop_in_went(node: FakeNode, b
     assert len(node.called("systemctl", "restart", "containerd")) - count == restarts
     assert done.containerd_restarted == bool(restarts)
     assert ("containerd" in left(done)) == (not restarts)
+
+
+def test_a_hash_that_0_1_0_recorded_is_no_reason_for_a_restart(node: FakeNode, before: dict[str, str]) -> None:
+    brought_up_baked(node)
+    (node.root / DROPIN).unlink()
+    node.put(REMOVAL_JOURNAL, json.dumps({"boot_id": host.boot_id(), "containerd_config": "0" * 64}))
+    assert not take(node).containerd_restarted
 
 
 def test_without_a_drop_in_containerd_is_left_alone(node: FakeNode, before: dict[str, str]) -> None:

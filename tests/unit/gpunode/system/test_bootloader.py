@@ -158,3 +158,64 @@ def test_any_number_of_menus_inside_each_other_is_read(tmp_path: Path) -> None:
 def test_a_long_file_is_read_at_once(tmp_path: Path, config: str) -> None:
     root = make_root(tmp_path, config, defaults=config)
     assert bootloader.default_kernel(root).kver == ""
+
+
+STUB = "search --no-floppy --fs-uuid --set=root 871f75b8\nset prefix=($root)/boot/grub\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "command"),
+    [
+        pytest.param("blscfg\n", "blscfg", id="loader entries"),
+        pytest.param("insmod blsuki\nuki\n", "insmod blsuki", id="unified images' module"),
+        pytest.param("if [ -d /EFI/Linux ]; then uki; fi\n", "uki", id="unified images, on a condition"),
+        pytest.param("  uki --path /EFI/Linux\n", "uki --path", id="unified images in a folder"),
+        pytest.param("submenu 'more' {\n  blscfg\n}\n", "blscfg", id="in a submenu"),
+        pytest.param(STUB + "configfile $prefix/grub.cfg\n", "configfile $prefix/grub.cfg", id="a stub"),
+        pytest.param("if [ -e /x ]; then\n  configfile /x\nfi\n", "configfile /x", id="a stub on a condition"),
+        pytest.param("source $prefix/entries.cfg\n", "source $prefix/entries.cfg", id="another file's entries"),
+        pytest.param("linux /vmlinuz\nboot\n", "boot", id="boots at once"),
+        pytest.param("function f {\n  configfile /x\n}\nf\n", "configfile /x", id="in a function"),
+        pytest.param("menuentry 'other' {\n  if true; then {\n    true\n  }\n  fi\n}\nnormal\n", "normal", id="after an entry"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False], ids=["before the entries", "after them"])
+def test_with_entries_from_elsewhere_nothing_can_be_told(tmp_path: Path, more: str, command: str, is_first: bool) -> None:
+    root = make_root(tmp_path, more + CONFIG if is_first else CONFIG + more)
+    choice = bootloader.default_kernel(root)
+    assert choice.kver == ""
+    assert f"({command})" in choice.reason
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param("# uki\n", id="a comment"),
+        pytest.param("menuentry 'uki; blscfg' {\n  chainloader /x.efi\n}\n", id="a title"),
+        pytest.param("menuentry 'other' {\n  configfile /x\n}\n", id="in another entry"),
+        pytest.param("submenu 'snapshots' {\n  configfile /x\n}\n", id="in another submenu"),
+        pytest.param("echo configfile\n", id="an argument"),
+    ],
+)
+def test_what_does_not_change_the_menu_does_not_matter(tmp_path: Path, more: str) -> None:
+    assert bootloader.default_kernel(make_root(tmp_path, CONFIG + more)).kver == NEW
+
+
+def test_a_default_entry_that_leads_elsewhere_is_unknown(tmp_path: Path) -> None:
+    elsewhere = "menuentry 'other' {\n  configfile /x\n}\n"
+    assert bootloader.default_kernel(make_root(tmp_path, elsewhere + CONFIG)).kver == ""
+
+
+def test_custom_entries_from_elsewhere_are_unknown(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    (root / "boot/grub/custom.cfg").write_text("uki\n")
+    assert bootloader.default_kernel(root).kver == ""
+
+
+@pytest.mark.parametrize("name", ["grub.cfg", "custom.cfg", "grubenv"])
+def test_a_file_that_cannot_be_read_is_unknown(tmp_path: Path, name: str) -> None:
+    root = make_root(tmp_path, CONFIG if name != "grub.cfg" else None)
+    (root / "boot/grub" / name).mkdir()
+    choice = bootloader.default_kernel(root)
+    assert choice.kver == ""
+    assert f"boot/grub/{name} cannot be read" in choice.reason
