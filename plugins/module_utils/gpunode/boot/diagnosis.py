@@ -210,7 +210,7 @@ def _not_supported(version: str, log: Sequence[str]) -> Diagnosis | None:
         return None
     match = _NOT_SUPPORTED.match(line)
     generation = gpus.of_device(match[1]) if match and match[1] else None
-    if generation and generation.supports_version(version):
+    if generation and not generation.unsupported(version):
         reason = f"driver {version} supports this GPU, but cannot recognise it, so its registers cannot be read"
         return Diagnosis(Verdict.HARDWARE, f"{reason}: {line}", "hardware")
     return Diagnosis(Verdict.MISFIT, f"driver {version} does not support this GPU: {line}", code="gpu_not_supported")
