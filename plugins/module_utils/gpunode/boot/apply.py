@@ -17,7 +17,7 @@ from .context import BootRun
 from .decide import decide
 from .driver_removal import remove_driver, unload_modules
 from .facts import Active
-from .ladder import install_refusal
+from .ladder import driven, install_refusal
 from .plan import Action, Outcome, Plan, Step
 from .probe import with_image
 
@@ -107,7 +107,7 @@ def load_modules(run: BootRun) -> None:
 def check_driver(run: BootRun) -> None:
     """Checks the versions, and that the driver answers for every GPU that it drives. Raises BootError."""
     with run.events.step(Step.CHECK_DRIVER.value) as event:
-        gpus = sum(gpu.driver != "vfio-pci" for gpu in run.facts.gpus)
+        gpus = len(driven(run.facts))
         run.outcome.device_check = nvidia_smi.check(run.root, run.runner, run.deadline, run.arch, run.version, gpus, run.waives_device())
         event["answer"] = run.outcome.device_check
 

@@ -6,11 +6,13 @@ The rungs of the ladder: already right, baked layer, full install. Each rung tha
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ..driver import gpus, modules
 from ..driver.modules import NEEDED_MODULES, NOUVEAU
 from ..store.manifest import Manifest
+from ..system.pci import PciFunction
 from .facts import Facts
 from .ladder import driven, install_refusal, layer_refusal, nearest_layer, ready_refusal, target
 from .plan import Action, Plan, Refusal, Step
@@ -37,11 +39,9 @@ def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
         if policy.expected_gpus:
             return _gpu_missing(facts, policy)
         return _left_alone(facts, "no_gpu", "no NVIDIA GPU is on the PCI bus")
-    passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
+    passed = facts.passed_through
     if len(passed) == len(facts.gpus):
-        return _left_alone(
-            facts, "gpu_passthrough", f"every GPU is bound to vfio-pci ({', '.join(passed)}) and so belongs to a virtual machine"
-        )
+        return _left_alone(facts, "gpu_passthrough", f"every GPU is bound to {_drivers_of(passed)} and so belongs to a virtual machine")
     if facts.foreign:
         return _left_alone(facts, "foreign_driver", f"a foreign driver is here and is not removed ({'; '.join(facts.foreign)})")
     return None
@@ -243,7 +243,14 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
             f"modules of {', '.join(facts.leaving_versions)} are in use and stay loaded ({', '.join(m.name for m in mine)}): "
             "they may belong to the layer or to the driver's other owner; if they belong to the layer, reboot"
         )
-    passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
-    if plan.steps and passed:
-        found.append(f"GPUs bound to vfio-pci are left alone: {', '.join(passed)}")
+    if plan.steps and facts.passed_through:
+        found.append(f"GPUs that belong to a virtual machine are left alone: bound to {_drivers_of(facts.passed_through)}")
     return tuple(found)
+
+
+def _drivers_of(functions: Collection[PciFunction]) -> str:
+    """Each driver, and in brackets the addresses of the functions that are bound to it."""
+    bound: dict[str, list[str]] = {}
+    for function in functions:
+        bound.setdefault(function.driver or "", []).append(function.address)
+    return ", ".join(f"{driver} ({', '.join(addresses)})" for driver, addresses in bound.items())

@@ -10,6 +10,10 @@ from ..util.files import read_text
 NVIDIA = "10de"
 _DISPLAY = ("0300", "0302")  # VGA controller, 3D controller
 _BRIDGE_OTHER = "0680"  # NVSwitch
+# Drivers that only hold a device for a virtual machine: the kernel's and Xen's. The others are the vfio family: vfio-pci itself, and the
+# drivers of a kind of device with ``vfio`` as a word of their names (nvgrace_gpu_vfio_pci, nvidia-vgpu-vfio).
+_STUBS = ("pci_stub", "pciback", "xen_pciback")
+_GUESTS = "vfio"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class PciFunction:
     @property
     def is_nvswitch(self) -> bool:
         return self.pci_class[:4] == _BRIDGE_OTHER
+
+    @property
+    def is_passed_through(self) -> bool:
+        """Whether its driver keeps it for a virtual machine. Names of drivers have dashes or underscores, for no reason."""
+        name = (self.driver or "").lower().replace("-", "_")
+        return name in _STUBS or _GUESTS in name.split("_")
 
 
 def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
