@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
-from tests.kit import containerd, sandbox
+from tests.kit import containerd, sandbox, systemd
 from tests.kit.reply import KILLED, Program, Reply
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ def dmesg(node: FakeNode, words: list[str]) -> Reply:
 def systemctl(node: FakeNode, words: list[str]) -> Reply:
     if words == ["restart", "containerd"]:
         node.put("run/containerd-config", containerd.containerd(node, ["config", "dump"]).out)
+    elif words[0] == "show":
+        return systemd.show(node, words[2:])
+    elif words[0] in ("start", "stop", "restart"):
+        return systemd.change(node, words[0], words[1])
     return Reply()
 
 

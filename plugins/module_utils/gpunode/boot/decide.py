@@ -211,7 +211,7 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     in_place = ", ".join(facts.active.layers)
     if facts.active.is_newer or not (in_place or facts.active.removal_under_way):
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is")
-    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, bool(facts.operator or facts.foreign)) else ()
+    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, facts.is_shared) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     what = f"layer {in_place}, which is active here, is deactivated" if in_place else "an interrupted removal is finished"
     return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)

@@ -95,6 +95,11 @@ class Facts:
         return tuple(gpu for gpu in self.gpus if gpu.is_passed_through)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether a driver of another owner is here too."""
+        return bool(self.operator or self.foreign)
+
+    @property
     def is_unadopted(self) -> bool:
         """Whether the active layer was activated in the image by a bake, and no machine has adopted it yet."""
         return bool(self.active.layer and not self.active.machine_id)

@@ -18,7 +18,7 @@ from ..container import scratch
 from ..container.containerd import Containerd
 from ..container.driver_container import DriverContainer
 from ..container.leftovers import Left
-from ..driver import control, footprint, initramfs, kmod, nouveau_blacklist
+from ..driver import control, footprint, initramfs, kmod, nouveau_blacklist, services
 from ..driver.control import REFUSE
 from ..driver.modules import DRIVER_MODULES
 from ..errors import BootError, CommandError, DataError, InputError
@@ -96,7 +96,7 @@ def _planned(root: Path, runner: Runner, made: RemovalPlan, request: RemoveReque
     stays = [stay for one in todo for stay in one.all_stays]
     left = [*made.found.left(stays, request.images, made.everything), *_others(made.found.contents, made.found, made.everything)]
     out = Removed("planned", "", [*removed], [*restored], left)
-    out.services = control.running_services(root, runner) if made.modules else ()
+    out.services = tuple(unit.name for unit in services.running(runner)) if made.modules else ()
     out.modules = () if made.holders else made.modules
     out.images = made.images
     if made.holders:
@@ -125,7 +125,16 @@ class _Removing:
     out: Removed = field(default_factory=lambda: Removed("removed", ""))
 
     def run(self) -> Removed:
-        """Carries the plan out. Raises GpuNodeError."""
+        """Carries the plan out. Raises GpuNodeError; the services that were stopped then run again, and so where another driver stays."""
+        driver_stays = True
+        try:
+            out = self._run()
+            driver_stays = bool(self.made.found.operator or self.made.found.foreign)
+            return out
+        finally:
+            services.end(self.root, self.runner, driver_stays, self.events.say)
+
+    def _run(self) -> Removed:
         made, out, events = self.made, self.out, self.events
         self._unload()
         config = _config_before(self.root, self.containerd)

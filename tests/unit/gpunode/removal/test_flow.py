@@ -31,6 +31,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import d
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit import layer as layernode
+from tests.kit import systemd
 from tests.kit.boot import boot
 from tests.kit.layer import LayerNode
 from tests.kit.node import FakeNode, bake_layer, behave
@@ -134,7 +135,7 @@ def test_a_node_that_was_never_touched_says_so(node: FakeNode) -> None:
 
 def test_modules_go_dependents_first_and_services_are_stopped(node: FakeNode, before: dict[str, str]) -> None:
     brought_up_baked(node)
-    node.put("lib/systemd/system/nvidia-persistenced.service")
+    systemd.add_unit(node, "nvidia-persistenced")
     done = take(node)
     assert [argv[-1] for argv in node.called("modprobe", "-r")] == ["nvidia", "nvidia-uvm"] or done.modules[-1] == "nvidia"
     assert done.services == ("nvidia-persistenced",)
