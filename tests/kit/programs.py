@@ -89,6 +89,14 @@ def lsinitramfs(node: FakeNode, words: list[str]) -> Reply:
     return Reply(out=Path(words[0]).read_text(encoding="utf-8"))
 
 
+def lsinitrd(node: FakeNode, words: list[str]) -> Reply:
+    """Of an image of dracut's the file holds the output itself; of others the names."""
+    text = Path(words[0]).read_text(encoding="utf-8")
+    if text.startswith("Image: "):
+        return Reply(out=text)
+    return Reply(out="=====\n" + "".join(f"-rw-r--r--   1 root     root         1234 Jan 12 06:13 {name}\n" for name in text.split()))
+
+
 def update_initramfs(node: FakeNode, words: list[str]) -> Reply:
     assert words[:2] == ["-u", "-k"], words
     conf = "".join(f"{p.relative_to(node.root)}\n" for p in sorted((node.root / "etc/modprobe.d").glob("*.conf")))
@@ -146,6 +154,7 @@ PROGRAMS: Mapping[str, Program] = {
     "ldconfig": ldconfig,
     "ldd": ldd,
     "lsinitramfs": lsinitramfs,
+    "lsinitrd": lsinitrd,
     "modinfo": modinfo,
     "modprobe": modprobe,
     "mount": sandbox.mount,

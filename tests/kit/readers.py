@@ -17,7 +17,15 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container impo
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.driver_container import actions_in
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.registry import ImageSource
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import dkms, foreign, kmod, modules, nouveau_blacklist, services
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import (
+    dkms,
+    foreign,
+    initramfs,
+    kmod,
+    modules,
+    nouveau_blacklist,
+    services,
+)
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
     ACTIVATION_JOURNAL,
@@ -261,6 +269,7 @@ READERS: Mapping[str, Reader] = {
         "alias pci:v000010DEd*sv*sd*bc03sc02i00* nvidia\n",
     ),
     "units": printed(services.parse, "Id=nvidia-gridd.service\nLoadState=loaded\nActiveState=active\n\nId=x.service\n"),
+    "lsinitrd": printed(lambda text: [*initramfs.long_names(text), *initramfs.names(text)], DATA / "initramfs/lsinitrd-059.txt"),
     "symbols": printed(
         lambda text: kmod.symbol_problems(Answers(text), Path("/"), KVER), "depmod: WARNING: /lib/nvidia.ko needs unknown symbol x\n"
     ),

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ..driver import gpus, modules
-from ..driver.modules import NEEDED_MODULES, NOUVEAU
+from ..driver.modules import KERNELS_OWN, NEEDED_MODULES
 from ..store.manifest import Manifest
 from ..system.pci import PciFunction
 from .facts import Facts
@@ -100,7 +100,7 @@ def _already_right(facts: Facts) -> Plan:
     if record is None:
         raise AssertionError("a node without a node record cannot be already right")
     missing = [name for name in NEEDED_MODULES if not (m := facts.is_loaded(name)) or m.state != "live"]
-    taken = _unload(facts) if any(gpu.driver == NOUVEAU for gpu in facts.gpus) else ()
+    taken = _unload(facts) if any(modules.kernels_own(gpu.driver) for gpu in facts.gpus) else ()
     new_boot = record.boot_id != facts.boot_id
     brings_up = bool(missing or new_boot or taken or not facts.device_nodes)
     what = "its modules are loaded and its services started" if brings_up else "nothing is to be done"
@@ -126,7 +126,7 @@ def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[R
     resident = facts.is_loaded("nvidia")
     # Another layer that is active, or one that another machine activated, is removed first.
     removes_first = (bool(facts.active.layer) or facts.active.removal_under_way) and not (layer and facts.is_in_place(layer))
-    wrong_resident = _has_nouveau(facts) or (resident and resident.version != policy.wanted.version)
+    wrong_resident = _has_kernels_own(facts) or (resident and resident.version != policy.wanted.version)
     unload = _unload(facts) if wrong_resident or removes_first else ()
     activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
     remove = (Step.REMOVE_DRIVER,) if removes_first else ()
@@ -190,13 +190,13 @@ def _pull(facts: Facts) -> tuple[Step, ...]:
     return () if facts.image_present else (Step.PULL_IMAGE,)
 
 
-def _has_nouveau(facts: Facts) -> bool:
-    """Whether nouveau is loaded as a module, or a GPU is bound to it, as to a nouveau that is built into the kernel."""
-    return bool(facts.is_loaded(NOUVEAU)) or any(gpu.driver == NOUVEAU for gpu in facts.gpus)
+def _has_kernels_own(facts: Facts) -> bool:
+    """Whether nouveau or Nova is loaded as a module, or a GPU is bound to it, as to one that is built into the kernel."""
+    return any(m.name in KERNELS_OWN for m in facts.loaded) or any(modules.kernels_own(gpu.driver) for gpu in facts.gpus)
 
 
 def _unload(facts: Facts) -> tuple[Step, ...]:
-    return (Step.UNLOAD_MODULES,) if facts.loaded or _has_nouveau(facts) else ()
+    return (Step.UNLOAD_MODULES,) if facts.loaded or _has_kernels_own(facts) else ()
 
 
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:

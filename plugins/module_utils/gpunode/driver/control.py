@@ -10,7 +10,7 @@ from ..system import pci
 from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import holders, kmod, nouveau_unbind, services
-from .modules import DRIVER_MODULES, NEEDED_MODULES, NOUVEAU, unload_order
+from .modules import DRIVER_MODULES, KERNELS_OWN, NEEDED_MODULES, unload_order
 from .services import Unit
 
 # What a caller may choose for a driver that is to be removed and is in use.
@@ -80,16 +80,16 @@ def refuse_if_held(root: Path, names: Collection[str]) -> None:
 
 
 def unload(
-    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)
+    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*DRIVER_MODULES, *KERNELS_OWN)
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Unloads the modules ``names``; returns the services that were stopped for it, and the unloaded modules. GPUs that are bound to
-    nouveau are unbound first.
+    one of the kernel's own drivers among them are unbound first.
 
     Raises BootError, which names who holds the modules (I4); after that or any other error what was stopped and unloaded is started and
     loaded again. Otherwise the caller ends with ``services.start_again``, or with ``services.forget`` if the driver has gone.
     """
     refuse_if_held(root, names)
-    taken = nouveau_unbind.by_nouveau(root) if NOUVEAU in names else ()
+    taken = nouveau_unbind.by_kernels_own(root, names)
     nouveau_unbind.require_unused(root, taken)
     unloaded: list[str] = []
     try:
@@ -115,8 +115,8 @@ def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Colle
         if says or left:
             modules = [f"module {holder}" for holder in (left.holders if left else ())]
             held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended since"
-            if name == NOUVEAU:
-                raise nouveau_unbind.in_use(f"module nouveau cannot be unloaded: {says or 'it is in use'}; held by: {held_by}")
+            if name in KERNELS_OWN:
+                raise nouveau_unbind.in_use(name, f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}")
             raise BootError(
                 f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}. "
                 "End what holds it, or reboot; the driver was left as it was",

@@ -29,7 +29,7 @@ def stopped(node: FakeNode) -> tuple[str, ...]:
 
 def log_of(node: FakeNode) -> list[str]:
     """What was done to services and modules, in order."""
-    changes = [argv for argv in node.calls if argv[0] == "modprobe" or argv[:1] == ["systemctl"] and argv[1] in ("start", "stop")]
+    changes = [argv for argv in node.calls if argv[0] == "modprobe" or (argv[0] == "systemctl" and argv[1] in ("start", "stop"))]
     return [" ".join(argv) for argv in changes]
 
 

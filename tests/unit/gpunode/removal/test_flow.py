@@ -15,6 +15,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request i
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders, nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.nouveau_blacklist import Blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
@@ -346,9 +347,11 @@ def test_the_bakes_blacklist_goes_with_everything_also_from_the_initramfs(blackl
     assert take(blacklisted).result == "nothing"
 
 
-def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode) -> None:
-    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
-    assert take(node).removed == [nouveau_blacklist.PATH]
+@pytest.mark.parametrize("one", nouveau_blacklist.BLACKLISTS, ids=["nouveau", "nova"])
+def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode, one: Blacklist) -> None:
+    node.put(one.path, one.text)
+    assert f"/{one.path}" in left(take(node, scope="driver"))
+    assert take(node).removed == [one.path]
     assert take(node).result == "nothing"
 
 
