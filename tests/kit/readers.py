@@ -71,7 +71,7 @@ STATUS = (
     "Package: nvidia-fabricmanager-580\nStatus: install ok installed\nVersion: 1:580.1-1\n\nPackage: x\nStatus: deinstall ok config-files\n"
 )
 INDEX = {"manifests": [{"digest": digest("m"), "platform": {"os": "linux", "architecture": "amd64"}}]}
-FRAMEWORK = 'mok_signing_key="/etc/keys/mok.key"\nexport mok_certificate=/etc/keys/mok.der # mine\n'
+FRAMEWORK = 'mok_signing_key="/etc/keys/mok.key"\nexport mok_certificate=/etc/keys/mok.der # mine\ndkms_tree=/srv/x; x=1\n'
 FLAGS = 'version = 2\nimports = ["/etc/containerd/config.d/*.toml"]\n[plugins]\n'
 EVENTS = [
     {"event": "runner_on_ok", "event_data": {"host": "n", "task": "t", "task_action": "gpu_boot", "res": {"changed": True, "msg": "x"}}},
@@ -227,6 +227,13 @@ def _owned(root: Path) -> None:
     dpkg.as_packaged(root, "usr/x")
 
 
+def _framework(root: Path) -> None:
+    dkms.own_keys(root)
+    dkms.elsewhere(root)
+    dkms.entries(root)
+    dkms.registered(root)
+
+
 def _status(root: Path) -> None:
     foreign.driver_packages(root)
     foreign.service_packages(root)
@@ -273,7 +280,7 @@ READERS: Mapping[str, Reader] = {
     "symbols": printed(
         lambda text: kmod.symbol_problems(Answers(text), Path("/"), KVER), "depmod: WARNING: /lib/nvidia.ko needs unknown symbol x\n"
     ),
-    "dkms": at("etc/dkms/framework.conf", dkms.own_keys, FRAMEWORK),
+    "dkms": at("etc/dkms/framework.conf", _framework, FRAMEWORK),
     "build": printed(_build, DATA / "dkms/make-3.0.10-pci_resize_resource.log"),
     "compiler": at(
         "usr/src/h/.kernelvariables", lambda root: toolchain.kernel_compiler(root / "usr/src/h"), "override CC = $(if x,gcc-12)\n"

@@ -124,6 +124,18 @@ def test_check_mode_says_exactly_what_goes_and_touches_nothing(
     assert (planned.result, planned.left, planned.modules) == ("planned", done.left, done.modules)
 
 
+def test_of_a_tree_of_dkms_behind_a_link_nothing_goes(node: FakeNode, before: dict[str, str]) -> None:
+    node.link("var/lib/dkms/nvidia", "/srv/nvidia")
+    (node.root / "srv/nvidia").mkdir(parents=True)
+    (node.root / "var/lib/dkms/nvidia").unlink()
+    node.link("var/lib/dkms/nvidia", "../../../srv/nvidia")  # as the driver container, which follows it, sees it
+    boot(node)
+    there = {path: text for path, text in all_files(node).items() if path.startswith("srv/")}
+    assert any(VERSION in path for path in there)
+    take(node)
+    assert {path: text for path, text in all_files(node).items() if path.startswith("srv/")} == there
+
+
 def test_a_node_that_was_never_touched_says_so(node: FakeNode) -> None:
     node.put("etc/modprobe.d/blacklist-nouveau.conf", "the owner's\n")
     there = node.tree()

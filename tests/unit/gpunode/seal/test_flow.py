@@ -120,6 +120,16 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
             "/var/lib/dkms/nvidia/580.126.09: registered with DKMS",
             id="DKMS",
         ),
+        pytest.param(
+            lambda n: (n.put("srv/dkms/nvidia/570.1/source/x"), n.put("etc/dkms/framework.conf", "dkms_tree=/srv/dkms\n")),
+            "/srv/dkms/nvidia/570.1: registered with DKMS",
+            id="DKMS in another tree",
+        ),
+        pytest.param(
+            lambda n: (n.put("srv/570.1/source/x"), n.link("var/lib/dkms/nvidia-current", "/srv")),
+            "/var/lib/dkms/nvidia-current/570.1: registered with DKMS",
+            id="DKMS behind a link",
+        ),
         pytest.param(lambda n: n.put("usr/local/bin/helper", "x", 0o4755), "/usr/local/bin/helper: setuid", id="setuid"),
         pytest.param(lambda n: n.put("usr/bin/nvidia-smi", "x"), "/usr/bin/nvidia-smi: a file of layer", id="program of the layer"),
         pytest.param(lambda n: n.put("usr/local/bin/nvidia-smi", "x"), "/usr/local/bin/nvidia-smi: a driver program in PATH", id="program"),
