@@ -21,7 +21,7 @@ options:
     description:
       - Root filesystem of the image to seal. V(/) is the running system.
       - Any other path is an image that is mounted there, also read-only. Its containerd is not asked, and nothing in it is run. The machine
-        needs C(lsinitramfs) to read its initramfs images, and C(modinfo) if a layer is in place.
+        needs C(lsinitramfs) or C(lsinitrd) to read its initramfs images, and C(modinfo) if a layer is in place.
     type: path
     default: /
   image:
@@ -117,7 +117,7 @@ options:
     type: bool
     default: true
   blacklist_nouveau:
-    description: The value that the bake had. With V(true), the bake's blacklist file must be there, unchanged and in every initramfs,
+    description: The value that the bake had. With V(true), the bake's blacklist files must be there, unchanged and in every initramfs,
       unless the image needs none. With V(false), it must be nowhere.
     type: bool
     default: true

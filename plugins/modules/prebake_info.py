@@ -69,8 +69,9 @@ options:
     default: captured
   blacklist_nouveau:
     description:
-      - Whether to blacklist nouveau, by the file C(/etc/modprobe.d/gpu-prebake-nouveau.conf) in the image and in every initramfs.
-      - Nothing is written if no installed kernel has a nouveau module, or if another file already blacklists it.
+      - Whether to blacklist nouveau, by the file C(/etc/modprobe.d/gpu-prebake-nouveau.conf) in the image and in every initramfs; and Nova,
+        the kernel's newer driver (C(nova_core)), by C(gpu-prebake-nova.conf).
+      - Nothing is written about a driver of which no installed kernel has a module, or which another file already blacklists.
       - V(false) removes what an earlier bake wrote. The seal expects the image to be as this option says.
     type: bool
     default: true

@@ -68,6 +68,9 @@ class FakeNode:
         self.insert_error = ""
         self.held_modules: set[str] = set()
         self.bound_for_good = False
+        # systemd
+        self.running: set[str] = set()
+        self.stuck_units: set[str] = set()
         # containerd
         self.scripts: list[Script] = [behave]
         self.daemon_ready = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import module_signature
 
-from tests.kit import containerd, sandbox
+from tests.kit import containerd, sandbox, systemd
 from tests.kit.reply import KILLED, Program, Reply
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ def dmesg(node: FakeNode, words: list[str]) -> Reply:
 def systemctl(node: FakeNode, words: list[str]) -> Reply:
     if words == ["restart", "containerd"]:
         node.put("run/containerd-config", containerd.containerd(node, ["config", "dump"]).out)
+    elif words[0] == "show":
+        return systemd.show(node, words[2:])
+    elif words[0] in ("start", "stop", "restart"):
+        return systemd.change(node, words[0], words[1])
     return Reply()
 
 
@@ -90,6 +94,14 @@ def ldconfig(node: FakeNode, words: list[str]) -> Reply:
 
 def lsinitramfs(node: FakeNode, words: list[str]) -> Reply:
     return Reply(out=Path(words[0]).read_text(encoding="utf-8"))
+
+
+def lsinitrd(node: FakeNode, words: list[str]) -> Reply:
+    """Of an image of dracut's the file holds the output itself; of others the names."""
+    text = Path(words[0]).read_text(encoding="utf-8")
+    if text.startswith("Image: "):
+        return Reply(out=text)
+    return Reply(out="=====\n" + "".join(f"-rw-r--r--   1 root     root         1234 Jan 12 06:13 {name}\n" for name in text.split()))
 
 
 def update_initramfs(node: FakeNode, words: list[str]) -> Reply:
@@ -149,6 +161,7 @@ PROGRAMS: Mapping[str, Program] = {
     "ldconfig": ldconfig,
     "ldd": ldd,
     "lsinitramfs": lsinitramfs,
+    "lsinitrd": lsinitrd,
     "modinfo": modinfo,
     "modprobe": modprobe,
     "mount": sandbox.mount,

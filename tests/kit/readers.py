@@ -32,10 +32,12 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import 
     dkms,
     foreign,
     gpu_list,
+    initramfs,
     kmod,
     modules,
     nouveau_blacklist,
     nvidia_smi,
+    services,
     supported_gpus,
 )
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.gpu_list import Driver
@@ -86,7 +88,7 @@ STATUS = (
     "Package: nvidia-fabricmanager-580\nStatus: install ok installed\nVersion: 1:580.1-1\n\nPackage: x\nStatus: deinstall ok config-files\n"
 )
 INDEX = {"manifests": [{"digest": digest("m"), "platform": {"os": "linux", "architecture": "amd64"}}]}
-FRAMEWORK = 'mok_signing_key="/etc/keys/mok.key"\nexport mok_certificate=/etc/keys/mok.der # mine\n'
+FRAMEWORK = 'mok_signing_key="/etc/keys/mok.key"\nexport mok_certificate=/etc/keys/mok.der # mine\ndkms_tree=/srv/x; x=1\n'
 FLAGS = 'version = 2\nimports = ["/etc/containerd/config.d/*.toml"]\n[plugins]\n'
 DUMP = (
     'version = 2\nimports = ["/etc/containerd/config.d/a.toml", "/etc/containerd/config.toml"]\noom_score = 0\n\n[cgroup]\n  path = ""\n\n'
@@ -269,6 +271,13 @@ def _package(root: Path) -> None:
     foreign.driver_packages(root)
 
 
+def _framework(root: Path) -> None:
+    dkms.own_keys(root)
+    dkms.elsewhere(root)
+    dkms.entries(root)
+    dkms.registered(root)
+
+
 def _status(root: Path) -> None:
     foreign.driver_packages(root)
     foreign.service_packages(root)
@@ -315,10 +324,12 @@ READERS: Mapping[str, Reader] = {
         lambda root: kmod.by_modalias(root, KVER, "pci:v000010DEd00002330sv"),
         "alias pci:v000010DEd*sv*sd*bc03sc02i00* nvidia\n",
     ),
+    "units": printed(services.parse, "Id=nvidia-gridd.service\nLoadState=loaded\nActiveState=active\n\nId=x.service\n"),
+    "lsinitrd": printed(lambda text: [*initramfs.long_names(text), *initramfs.names(text)], DATA / "initramfs/lsinitrd-059.txt"),
     "symbols": printed(
         lambda text: kmod.symbol_problems(Answers(text), Path("/"), KVER), "depmod: WARNING: /lib/nvidia.ko needs unknown symbol x\n"
     ),
-    "dkms": at("etc/dkms/framework.conf", dkms.own_keys, FRAMEWORK),
+    "dkms": at("etc/dkms/framework.conf", _framework, FRAMEWORK),
     "build": printed(_build, DATA / "dkms/make-3.0.10-pci_resize_resource.log"),
     "supported-gpus": Reader(
         _gpu_list, tuple(each for rows in (gpu_lists.OLDER, gpu_lists.NEWER) for each in _both(gpu_lists.document(*rows).encode()))

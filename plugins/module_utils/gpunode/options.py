@@ -338,8 +338,9 @@ BAKE = _table(
     Option(
         "blacklist_nouveau",
         (
-            "Whether to blacklist nouveau, by the file C(/etc/modprobe.d/gpu-prebake-nouveau.conf) in the image and in every initramfs.",
-            "Nothing is written if no installed kernel has a nouveau module, or if another file already blacklists it.",
+            "Whether to blacklist nouveau, by the file C(/etc/modprobe.d/gpu-prebake-nouveau.conf) in the image and in every initramfs; "
+            "and Nova, the kernel's newer driver (C(nova_core)), by C(gpu-prebake-nova.conf).",
+            "Nothing is written about a driver of which no installed kernel has a module, or which another file already blacklists.",
             "V(false) removes what an earlier bake wrote. The seal expects the image to be as this option says.",
         ),
         type="bool",
@@ -471,7 +472,7 @@ SEAL = _table(
         (
             "Root filesystem of the image to seal. V(/) is the running system.",
             "Any other path is an image that is mounted there, also read-only. Its containerd is not asked, and nothing in it is run. The "
-            "machine needs C(lsinitramfs) to read its initramfs images, and C(modinfo) if a layer is in place.",
+            "machine needs C(lsinitramfs) or C(lsinitrd) to read its initramfs images, and C(modinfo) if a layer is in place.",
         ),
         type="path",
         default="/",
@@ -596,7 +597,7 @@ SEAL = _table(
     ),
     BAKE["blacklist_nouveau"]._replace(
         says=(
-            "The value that the bake had. With V(true), the bake's blacklist file must be there, unchanged and in every initramfs, unless "
+            "The value that the bake had. With V(true), the bake's blacklist files must be there, unchanged and in every initramfs, unless "
             "the image needs none. With V(false), it must be nowhere.",
         ),
         fields=("SealRequest.blacklist_nouveau",),

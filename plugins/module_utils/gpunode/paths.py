@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 LOCK = Path("/run/gpu-prebake/lock")  # shared by bake and boot, because each ends containers that the other may have left
+# The driver's services that were stopped and not started again; in /run, because no reboot leaves them stopped.
+STOPPED_SERVICES = "run/gpu-prebake/stopped-services"
 LOGS = "var/log/gpu-prebake"
 
 STORE = "var/lib/gpu-prebake"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import paths
 from ..container import leftovers
-from ..driver import control, foreign, kmod
+from ..driver import control, foreign, kmod, services
 from ..driver.control import REFUSE
 from ..driver.modules import of_version, takeable
 from ..errors import BootError, DataError, InputError
@@ -160,16 +160,26 @@ def _set_state(runner: Runner, state: str, layer: str, say: Callable[[str], None
         return _activated(activate.activate(root, runner, plan.found, say), plan.changes)
     if not plan.takes_away:
         return _taken_away(layer, resumed)
-    services, modules = _unload(root, runner, plan.active, in_use, say) if in_use else ((), ())
-    change = _taken_away(layer, deactivate.deactivate(root, runner, say))
+    driver_stays = True  # until the layer has gone
+    try:
+        stopped, modules = _unload(root, runner, plan.active, in_use, say) if in_use else ((), ())
+        change = _taken_away(layer, deactivate.deactivate(root, runner, say))
+        driver_stays = _is_shared(root)
+    finally:
+        if in_use:
+            services.end(root, runner, driver_stays, say)
     resident = of_version(kmod.loaded(root), (plan.active.identity.version,)) if in_use and plan.active else ()
     left = [f"{item.what}: {item.why}" for item in leftovers.left_by_initialisation(root)]
-    return replace(change, services=list(services), modules=list(modules), resident=[m.name for m in resident], left=left)
+    return replace(change, services=list(stopped), modules=list(modules), resident=[m.name for m in resident], left=left)
 
 
 def _own_modules(root: Path, active: Activation | None) -> list[str]:
-    shared = bool(foreign.operator_signs(root) or foreign.driver_packages(root))
-    return [m.name for m in takeable(kmod.loaded(root), (active.identity.version,) if active else (), shared)]
+    return [m.name for m in takeable(kmod.loaded(root), (active.identity.version,) if active else (), _is_shared(root))]
+
+
+def _is_shared(root: Path) -> bool:
+    """Whether a driver of another owner is here too."""
+    return bool(foreign.operator_signs(root) or foreign.driver_packages(root))
 
 
 def _unload(

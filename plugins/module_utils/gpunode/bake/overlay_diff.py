@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..driver import dkms, footprint
+from ..driver.modules import KERNELS_OWN
 from ..errors import BuildError
 from ..paths import STORE
 from ..store.linking import may_be_linked
@@ -192,8 +193,8 @@ def _why_left_out(path: str, root: Path) -> str:
         return "outside the folders in which a driver may have files"
     if path.startswith(_INITRAMFS):
         return "configuration of the initramfs, which must not contain the driver"
-    if path.startswith(_MODPROBE) and _is_about_nouveau(root / path):
-        return "concerns only nouveau, for which there is an option (nvidia_prebake_blacklist_nouveau)"
+    if path.startswith(_MODPROBE) and _is_about_kernels_own(root / path):
+        return "concerns only nouveau or Nova, for which there is an option (nvidia_prebake_blacklist_nouveau)"
     return ""
 
 
@@ -204,10 +205,10 @@ def _is_generated(path: str) -> bool:
     return bool(footprint.is_ignored(path) or _DKMS_BUILD.match(path))
 
 
-def _is_about_nouveau(file: Path) -> bool:
-    """Whether every line of a modprobe.d(5) file is about nouveau."""
+def _is_about_kernels_own(file: Path) -> bool:
+    """Whether every line of a modprobe.d(5) file is about one of the kernel's own drivers."""
     said = [line.split() for line in lines(read_text(file)) if line.strip() and not line.lstrip().startswith("#")]
-    return bool(said) and all(len(words) > 1 and words[1] == "nouveau" for words in said)
+    return bool(said) and all(len(words) > 1 and words[1].replace("_", "-") in KERNELS_OWN for words in said)
 
 
 def _is_of(index: str, kver: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..container import containerd_config, scratch
 from ..container.containerd import Containerd
-from ..driver import foreign, nouveau_blacklist
+from ..driver import dkms, foreign, nouveau_blacklist
 from ..errors import InputError, PreflightError
 from ..paths import LAYERS
 from ..store import activation_record, reports
@@ -50,6 +50,7 @@ def check(root: Path, runner: Runner, containerd: Containerd, request: BakeReque
     scratch.require(root)
     _refuse_unreadable(root)
     _refuse_foreign(root, arch)
+    _refuse_another_tree(root)
     blacklist = nouveau_blacklist.look(root, drivers_files(root))
     nouveau_blacklist.require(blacklist)
     sandbox.require(root)
@@ -113,6 +114,16 @@ def _refuse_foreign(root: Path, arch: str) -> None:
             f"a driver that is not ours is in this image: {'; '.join(found[:5])}. Bake into an image without one (two drivers would mix)",
             code="foreign_driver",
             details={"found": list(found)},
+        )
+
+
+def _refuse_another_tree(root: Path) -> None:
+    found = dkms.elsewhere(root)
+    if found:
+        raise PreflightError(
+            f"DKMS works in another folder here, or it cannot be told where: {found}. A layer has files below /{dkms.TREE} and "
+            "/usr/src only: take that line out before the bake",
+            code="dkms_elsewhere",
         )
 
 

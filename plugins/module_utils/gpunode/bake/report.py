@@ -68,8 +68,14 @@ def _setuid_before(root: Path, layers: tuple[Manifest, ...]) -> tuple[str, ...]:
 
 
 def _nouveau_report(request: BakeRequest, change: Change) -> dict[str, Any]:
-    file = f"/{change.file}" if change.file else ""
-    return {"blacklist": request.blacklist_nouveau, "file": file, "says": change.says, "initramfs": list(change.images)}
+    files = [f"/{path}" for path in change.files]
+    return {
+        "blacklist": request.blacklist_nouveau,
+        "file": next(iter(files), ""),  # as in 0.1.0, which knew only one
+        "files": files,
+        "says": change.says,
+        "initramfs": list(change.images),
+    }
 
 
 def _layer_report(layer: Manifest, mode: str, baked_now: bool) -> dict[str, Any]:

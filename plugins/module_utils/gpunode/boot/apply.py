@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..activation import activate
 from ..container import scratch
-from ..driver import control, fabric, kmod, nvidia_smi
+from ..driver import control, fabric, kmod, nvidia_smi, services
 from ..errors import BootError, ImageError, LayerError
 from ..store import driver_images, node_record
 from ..store.objects import Store
@@ -29,7 +29,15 @@ _DROP_S = 30.0  # for each old driver image
 
 
 def carry_out(run: BootRun) -> Outcome:
-    """Takes the steps of the run's plan and returns the outcome. Raises GpuNodeError with a code for each cause."""
+    """Takes the steps of the run's plan and returns the outcome. Raises GpuNodeError with a code for each cause. However it ends, the
+    driver's services that were stopped are started again, as far as there is a driver for them."""
+    try:
+        return _carry_out(run)
+    finally:
+        _start_again(run)
+
+
+def _carry_out(run: BootRun) -> Outcome:
     require_folders(run.root, run.plan)
     Store(run.root).sweep()
     node = run.facts.record  # read first: a removal deletes it before a container runs
@@ -58,6 +66,17 @@ def carry_out(run: BootRun) -> Outcome:
     run.outcome.module_version = loaded["nvidia"].version if "nvidia" in loaded else ""
     run.outcome.steps = run.events.steps
     return run.outcome
+
+
+def _start_again(run: BootRun) -> None:
+    """Starts services that this run has stopped, or one that was killed. Where their driver was removed, they stay stopped."""
+    if run.outcome.result == "removed" and not run.facts.is_shared:
+        services.forget(run.root)
+        return
+    warnings = services.start_again(run.root, run.runner)
+    run.outcome.warnings += warnings
+    for warning in warnings:
+        run.events.say(warning)
 
 
 def require_folders(root: Path, plan: Plan) -> None:
@@ -166,10 +185,11 @@ def _drop_old_images(run: BootRun) -> None:
 
 
 def start_services(run: BootRun) -> None:
-    """Starts the driver's services and waits until the GPUs have joined the fabric of a node that has one; last of all, records that."""
+    """Starts the driver's services, those that were stopped to unload it among them, and waits until the GPUs have joined the fabric of a
+    node that has one; last of all, records that."""
     with run.events.step(Step.START_SERVICES.value) as event:
         managed = fabric.manage(run.root, run.runner, run.deadline, run.facts.functions)
-        started, warnings = control.start_services(run.root, run.runner, run.deadline)
+        started, warnings = control.start_services(run.runner, run.deadline)
         event["started"] = [*managed.started, *started]
         if managed.disabled:
             event["disabled"] = list(managed.disabled)
@@ -178,4 +198,5 @@ def start_services(run: BootRun) -> None:
         limit_s = run.policy.fabric_s * len(driven(run.facts))
         if managed.must_join and limit_s and run.outcome.device_check == "answered":
             run.outcome.warnings += fabric.wait(run.runner, run.deadline, managed.found, limit_s, run.events.say)
+    _start_again(run)
     recording.write_services_started(run)

@@ -207,5 +207,5 @@ class _Attempts:
 
     def _evidence(self) -> Evidence:
         run = self.run
-        passed = [gpu.address for gpu in run.facts.gpus if gpu.driver == "vfio-pci"]
+        passed = [gpu.address for gpu in run.facts.passed_through]
         return evidence.gather(run.root, run.runner, run.arch, run.version, self.layer, run.waives_device(), self.log_before, passed)

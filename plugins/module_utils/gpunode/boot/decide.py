@@ -6,13 +6,15 @@ The rungs of the ladder: already right, baked layer, full install. Each rung tha
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ..container.containerd_config import why_no_runtime
 from ..driver import modules
 from ..driver.gpu_list import Driver
-from ..driver.modules import NEEDED_MODULES, NOUVEAU
+from ..driver.modules import KERNELS_OWN, NEEDED_MODULES
 from ..store.manifest import Manifest
+from ..system.pci import PciFunction
 from .facts import Facts
 from .ladder import driven, install_refusal, layer_refusal, listed, nearest_layer, ready_refusal, target
 from .plan import Action, Plan, Refusal, Step
@@ -44,11 +46,9 @@ def _no_driver_belongs_here(facts: Facts, policy: Policy) -> Plan | None:
         if policy.expected_gpus:
             return _gpu_missing(facts, policy)
         return _left_alone(facts, "no_gpu", "no NVIDIA GPU is on the PCI bus")
-    passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
+    passed = facts.passed_through
     if len(passed) == len(facts.gpus):
-        return _left_alone(
-            facts, "gpu_passthrough", f"every GPU is bound to vfio-pci ({', '.join(passed)}) and so belongs to a virtual machine"
-        )
+        return _left_alone(facts, "gpu_passthrough", f"every GPU is bound to {_drivers_of(passed)} and so belongs to a virtual machine")
     if facts.foreign:
         return _left_alone(facts, "foreign_driver", f"a foreign driver is here and is not removed ({'; '.join(facts.foreign)})")
     return None
@@ -108,7 +108,7 @@ def _already_right(facts: Facts) -> Plan:
     if record is None:
         raise AssertionError("a node without a node record cannot be already right")
     missing = [name for name in NEEDED_MODULES if not (m := facts.is_loaded(name)) or m.state != "live"]
-    taken = _unload(facts) if any(gpu.driver == NOUVEAU for gpu in facts.gpus) else ()
+    taken = _unload(facts) if any(modules.kernels_own(gpu.driver) for gpu in facts.gpus) else ()
     new_boot = record.boot_id != facts.boot_id
     brings_up = bool(missing or new_boot or taken or not facts.device_nodes)
     what = "its modules are loaded and its services started" if brings_up else "nothing is to be done"
@@ -134,7 +134,7 @@ def _fast(facts: Facts, policy: Policy, layer: Manifest | None, refused: tuple[R
     resident = facts.is_loaded("nvidia")
     # Another layer that is active, or one that another machine activated, is removed first.
     removes_first = (bool(facts.active.layer) or facts.active.removal_under_way) and not (layer and facts.is_in_place(layer))
-    wrong_resident = _has_nouveau(facts) or (resident and resident.version != policy.wanted.version)
+    wrong_resident = _has_kernels_own(facts) or (resident and resident.version != policy.wanted.version)
     unload = _unload(facts) if wrong_resident or removes_first else ()
     activate = (Step.ACTIVATE_LAYER,) if layer and not facts.is_in_place(layer) else ()
     remove = (Step.REMOVE_DRIVER,) if removes_first else ()
@@ -198,13 +198,13 @@ def _pull(facts: Facts) -> tuple[Step, ...]:
     return () if facts.image_present else (Step.PULL_IMAGE,)
 
 
-def _has_nouveau(facts: Facts) -> bool:
-    """Whether nouveau is loaded as a module, or a GPU is bound to it, as to a nouveau that is built into the kernel."""
-    return bool(facts.is_loaded(NOUVEAU)) or any(gpu.driver == NOUVEAU for gpu in facts.gpus)
+def _has_kernels_own(facts: Facts) -> bool:
+    """Whether nouveau or Nova is loaded as a module, or a GPU is bound to it, as to one that is built into the kernel."""
+    return any(m.name in KERNELS_OWN for m in facts.loaded) or any(modules.kernels_own(gpu.driver) for gpu in facts.gpus)
 
 
 def _unload(facts: Facts) -> tuple[Step, ...]:
-    return (Step.UNLOAD_MODULES,) if facts.loaded or _has_nouveau(facts) else ()
+    return (Step.UNLOAD_MODULES,) if facts.loaded or _has_kernels_own(facts) else ()
 
 
 def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
@@ -219,8 +219,7 @@ def _left_alone(facts: Facts, code: str, reason: str) -> Plan:
     in_place = ", ".join(facts.active.layers)
     if facts.active.is_newer or not (in_place or facts.active.removal_under_way):
         return Plan(Action.NONE, code, f"{reason}; the node is left as it is")
-    is_shared = bool(facts.operator or facts.foreign or facts.unreadable)
-    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, is_shared) else ()
+    unload = (Step.UNLOAD_MODULES,) if modules.takeable(facts.loaded, facts.leaving_versions, facts.is_shared) else ()
     steps = (*unload, Step.REMOVE_DRIVER)
     what = f"layer {in_place}, which is active here, is deactivated" if in_place else "an interrupted removal is finished"
     return Plan(Action.NONE, code, f"{reason}; {what}", steps=steps)
@@ -249,7 +248,14 @@ def _warnings(facts: Facts, plan: Plan) -> tuple[str, ...]:
             f"modules of {', '.join(facts.leaving_versions)} are in use and stay loaded ({', '.join(m.name for m in mine)}): "
             "they may belong to the layer or to the driver's other owner; if they belong to the layer, reboot"
         )
-    passed = [g.address for g in facts.gpus if g.driver == "vfio-pci"]
-    if plan.steps and passed:
-        found.append(f"GPUs bound to vfio-pci are left alone: {', '.join(passed)}")
+    if plan.steps and facts.passed_through:
+        found.append(f"GPUs that belong to a virtual machine are left alone: bound to {_drivers_of(facts.passed_through)}")
     return tuple(found)
+
+
+def _drivers_of(functions: Collection[PciFunction]) -> str:
+    """Each driver, and in brackets the addresses of the functions that are bound to it."""
+    bound: dict[str, list[str]] = {}
+    for function in functions:
+        bound.setdefault(function.driver or "", []).append(function.address)
+    return ", ".join(f"{driver} ({', '.join(addresses)})" for driver, addresses in bound.items())

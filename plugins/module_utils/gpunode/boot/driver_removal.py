@@ -30,7 +30,7 @@ def unload_modules(run: BootRun) -> None:
         try:  # if no driver of ours belongs here, unload only the layer's modules
             control.unload(run.root, run.runner, run.deadline, [m.name for m in facts.layers_modules])
         except BootError as error:
-            if not (facts.operator or facts.foreign):
+            if not facts.is_shared:
                 raise
             event.update(outcome="left", error=str(error))
             outcome.warnings.append(f"{error}; the layer's files are removed all the same, because the driver of this node is not ours")

@@ -97,6 +97,16 @@ class Facts:
         return tuple(f for f in self.functions if f.is_gpu)
 
     @property
+    def passed_through(self) -> tuple[PciFunction, ...]:
+        """The GPUs that belong to virtual machines."""
+        return tuple(gpu for gpu in self.gpus if gpu.is_passed_through)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a driver of another owner is here too, or may be."""
+        return bool(self.operator or self.foreign or self.unreadable)
+
+    @property
     def is_unadopted(self) -> bool:
         """Whether the active layer was activated in the image by a bake, and no machine has adopted it yet."""
         return bool(self.active.layer and not self.active.machine_id)

@@ -317,8 +317,8 @@ def _contents_refusal(facts: Facts) -> Refusal | None:
 
 
 def driven(facts: Facts) -> tuple[PciFunction, ...]:
-    """The GPUs that the driver drives: all except those that belong to virtual machines (vfio-pci)."""
-    return tuple(gpu for gpu in facts.gpus if gpu.driver != "vfio-pci")
+    """The GPUs that the driver drives: all except those that belong to virtual machines."""
+    return tuple(gpu for gpu in facts.gpus if not gpu.is_passed_through)
 
 
 def listed(facts: Facts, kind: str, version: str) -> GpuList:

@@ -9,19 +9,14 @@ from ..errors import BootError, CommandError
 from ..system import pci
 from ..util.deadline import Deadline
 from ..util.run import Runner
-from . import holders, kmod, nouveau_unbind
-from .modules import DRIVER_MODULES, NEEDED_MODULES, NOUVEAU, unload_order
+from . import holders, kmod, nouveau_unbind, services
+from .modules import DRIVER_MODULES, KERNELS_OWN, NEEDED_MODULES, unload_order
+from .services import Unit
 
-# The driver's own services, which may be stopped to unload it; any other holder is named and left alone.
-SERVICES = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-imex", "nvidia-dcgm", "dcgm", "nvidia-gridd")
-# Their processes, by the names in /proc, which are cut to 15 characters.
-_SERVICE_PROCESSES = ("nvidia-persiste", "nv-fabricmanage", "nvidia-imex", "nv-hostengine", "nvidia-gridd")
 # What a caller may choose for a driver that is to be removed and is in use.
 REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
 _CDI = "nvidia-cdi-refresh"
-_PERSISTENCED = "nvidia-persistenced"
 _LOAD_S = 120.0
-_SERVICE_S = 60.0
 
 
 def load(root: Path, runner: Runner, deadline: Deadline, version: str, kver: str) -> tuple[str, ...]:
@@ -71,7 +66,7 @@ def _load_like_udev(root: Path, runner: Runner, deadline: Deadline, kver: str) -
 
 def other_holders(root: Path) -> tuple[str, ...]:
     """Processes that have the driver's device nodes open and are not its own services, as ``name (pid)``."""
-    return tuple(name for name in holders.device_holders(root) if not name.startswith(_SERVICE_PROCESSES))
+    return tuple(name for name in holders.device_holders(root) if not name.startswith(services.PROCESSES))
 
 
 def refuse_if_held(root: Path, names: Collection[str]) -> None:
@@ -84,50 +79,30 @@ def refuse_if_held(root: Path, names: Collection[str]) -> None:
         )
 
 
-def running_services(root: Path, runner: Runner) -> tuple[str, ...]:
-    """Those of the driver's own services that are running."""
-    return tuple(service for service in SERVICES if _is_active(root, runner, service, _SERVICE_S))
-
-
 def unload(
-    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)
+    root: Path, runner: Runner, deadline: Deadline, names: Collection[str] = (*DRIVER_MODULES, *KERNELS_OWN)
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Unloads the modules ``names``; returns the services that were stopped for it, and the unloaded modules. GPUs that are bound to
-    nouveau are unbound first.
+    one of the kernel's own drivers among them are unbound first.
 
-    Raises BootError, which names who holds the modules (I4); what was stopped and unloaded is then started and loaded again.
+    Raises BootError, which names who holds the modules (I4); after that or any other error what was stopped and unloaded is started and
+    loaded again. Otherwise the caller ends with ``services.start_again``, or with ``services.forget`` if the driver has gone.
     """
     refuse_if_held(root, names)
-    taken = nouveau_unbind.by_nouveau(root) if NOUVEAU in names else ()
+    taken = nouveau_unbind.by_kernels_own(root, names)
     nouveau_unbind.require_unused(root, taken)
-    stopped = tuple(service for service in SERVICES if _stop(root, runner, deadline, service))
     unloaded: list[str] = []
     try:
+        stopped = services.stop(root, runner, deadline)
         nouveau_unbind.unbind(runner, deadline, taken)
         _unload_modules(root, runner, deadline, names, unloaded)
-    except BootError:
+    except BaseException:
         nouveau_unbind.bind(runner, taken)
         for name in reversed(unloaded):
             kmod.load(runner, name, _LOAD_S)
-        for service in stopped:
-            runner.run(["systemctl", "start", service], ok=None, timeout_s=_SERVICE_S)
+        services.start_again(root, runner)
         raise
     return stopped, tuple(unloaded)
-
-
-def _stop(root: Path, runner: Runner, deadline: Deadline, service: str) -> bool:
-    """Stops a service; returns whether it was running."""
-    limit = deadline.cut_s(_SERVICE_S, f"stopping {service}")
-    was_active = _is_active(root, runner, service, limit)
-    if was_active:
-        runner.run(["systemctl", "stop", service], ok=None, timeout_s=limit)
-    return was_active
-
-
-def _is_active(root: Path, runner: Runner, service: str, limit_s: float) -> bool:
-    if not (root / f"lib/systemd/system/{service}.service").exists():
-        return False
-    return runner.run(["systemctl", "is-active", "--quiet", service], ok=None, timeout_s=limit_s).rc == 0
 
 
 def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Collection[str], unloaded: list[str]) -> None:
@@ -140,8 +115,8 @@ def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Colle
         if says or left:
             modules = [f"module {holder}" for holder in (left.holders if left else ())]
             held_by = ", ".join([*holders.device_holders(root), *modules]) or "the kernel, or a process that has ended since"
-            if name == NOUVEAU:
-                raise nouveau_unbind.in_use(f"module nouveau cannot be unloaded: {says or 'it is in use'}; held by: {held_by}")
+            if name in KERNELS_OWN:
+                raise nouveau_unbind.in_use(name, f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}")
             raise BootError(
                 f"module {name} cannot be unloaded: {says or 'it is in use'}; held by: {held_by}. "
                 "End what holds it, or reboot; the driver was left as it was",
@@ -150,25 +125,28 @@ def _unload_modules(root: Path, runner: Runner, deadline: Deadline, names: Colle
         unloaded.append(name)
 
 
-def start_services(root: Path, runner: Runner, deadline: Deadline) -> tuple[list[str], list[str]]:
+def start_services(runner: Runner, deadline: Deadline) -> tuple[list[str], list[str]]:
     """Starts persistenced if it is installed, and refreshes CDI (I17). Returns what was started, and warnings."""
+    limit_s = deadline.cut_s(services.LIMIT_S, "asking systemd for the driver's services")
+    units = services.find(runner, (services.PERSISTENCED, _CDI), limit_s)
+    there = {name for name, unit in units.items() if unit.is_there}
     started: list[str] = []
     warnings: list[str] = []
-    if (root / f"lib/systemd/system/{_PERSISTENCED}.service").exists():
-        _service(runner, deadline, "start", _PERSISTENCED, started, warnings)
-    if (root / f"lib/systemd/system/{_CDI}.service").exists():
+    if services.PERSISTENCED in there:
+        _service(runner, deadline, "start", services.PERSISTENCED, started, warnings)
+    if _CDI in there:
         # At boot it ran before the modules were loaded, failed, and may have reached its limit of starts (I5).
-        runner.run(["systemctl", "reset-failed", _CDI], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"resetting {_CDI}"))
+        services.command(runner, "reset-failed", _CDI, deadline.cut_s(services.LIMIT_S, f"resetting {_CDI}"))
         _service(runner, deadline, "restart", _CDI, started, warnings)
     return started, warnings
 
 
 def _service(runner: Runner, deadline: Deadline, verb: str, service: str, started: list[str], warnings: list[str]) -> None:
-    result = runner.run(["systemctl", verb, service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
-    if result.rc == 0:
-        started.append(service)
+    says = services.command(runner, verb, service, deadline.cut_s(services.LIMIT_S, f"starting {service}"))
+    if says:
+        warnings.append(says)
     else:
-        warnings.append(f"{service} does not start: {result.stderr.strip()} (journalctl -u {service})")
+        started.append(service)
 
 
 def kernel_log(runner: Runner) -> str:

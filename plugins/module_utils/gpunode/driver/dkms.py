@@ -1,5 +1,8 @@
 """DKMS's tree, read as files, because ``dkms status`` takes 0.3 s and exits with 0 whatever it finds (D8).
 
+DKMS's configuration may name another tree. What is registered there is seen too; all that this project writes or removes is in the usual
+one.
+
 Layout of DKMS 3: ``<tree>/<module>/<version>/<kver>/<arch>/module/*.ko`` is a built module, and the link
 ``<tree>/<module>/kernel-<kver>-<arch>`` to ``<version>/<kver>/<arch>`` makes it installed.
 """
@@ -7,12 +10,13 @@ Layout of DKMS 3: ``<tree>/<module>/<version>/<kver>/<arch>/module/*.ko`` is a b
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..system import host
+from ..util import trust
+from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import leads_elsewhere, read_ends, read_text, sha256
 from ..util.folders import matching, names_in
@@ -27,10 +31,14 @@ OWN_KEYS = (
     "var/lib/shim-signed/mok/MOK.priv",
     "var/lib/shim-signed/mok/MOK.der",
 )
-# DKMS sources these files in a shell: they may have comments, ``export`` and several commands on a line.
+# Where DKMS works, as far as it can be told otherwise.
+_USUAL = {"dkms_tree": TREE, "source_tree": "usr/src", "install_tree": "lib/modules"}
+_VARIABLES = "|".join(("mok_signing_key", "mok_certificate", *_USUAL))
+# DKMS sources these files in a shell: they may have comments, ``export`` and several commands on a line. They are parsed, never evaluated.
 _CONFIGURED = expression(
-    r"""^[ \t]*(?:export[ \t]+)?(mok_signing_key|mok_certificate)=["']?(/[^"'\s\x00-\x1f$;#]+)["']?[ \t]*(?:[;#].*)?$""", re.MULTILINE
+    rf"""[ \t]*(?:export[ \t]+)?(?P<name>{_VARIABLES})=["']?(?P<path>/[^"'\s\x00-\x1f$;#`\\]*)["']?[ \t]*(?:[;#].*)?"""
 )
+_ASSIGNED = expression(rf"\b(?P<name>{'|'.join(_USUAL)})\+?=")
 _LOG = 16 << 20  # bytes; NVIDIA's build writes less than one million
 _ENTRY = expression(r"nvidia(-current|-open|-srv)?")
 _TOP = f"{TREE}/{MODULE}"
@@ -46,46 +54,121 @@ class DkmsEntry:
     state: str = "added"
 
 
+@dataclass(frozen=True)
+class Registered:
+    """A version of NVIDIA's driver that DKMS has, under any of its names and in any tree; ``path`` is its folder, relative to the root."""
+
+    name: str
+    version: str
+    path: str
+
+
+def _configuration(root: Path) -> Iterator[tuple[str, str]]:
+    """The lines of DKMS's configuration, each with the file that has it."""
+    for conf in (root / "etc/dkms/framework.conf", *sorted((root / "etc/dkms/framework.conf.d").glob("*.conf"))):
+        for line in lines(read_text(conf)):
+            yield f"/{conf.relative_to(root)}", line
+
+
+def _configured(root: Path) -> dict[str, str]:
+    """The paths that the configuration sets, relative to ``root``. One with a variable in it is not resolved, and not among them."""
+    matches = filter(None, (_CONFIGURED.fullmatch(line) for _conf, line in _configuration(root)))
+    return {match["name"]: os.path.normpath(match["path"]).lstrip("/") for match in matches}
+
+
+def trees(root: Path) -> tuple[str, ...]:
+    """The folders in which DKMS registers modules, relative to ``root``: the usual one, and another that its configuration names."""
+    other = _configured(root).get("dkms_tree", TREE)
+    return (TREE,) if _is_same(root, other, TREE) else (TREE, other)
+
+
+def elsewhere(root: Path) -> str:
+    """What in DKMS's configuration makes it work in other folders than usual, or may do so, with the file; "" if nothing does."""
+    for conf, line in _configuration(root):
+        assigned = [match["name"] for match in _ASSIGNED.finditer(line.partition("#")[0])]
+        match = _CONFIGURED.fullmatch(line) if len(assigned) == 1 else None
+        if match and _is_same(root, os.path.normpath(match["path"]).lstrip("/"), _USUAL[match["name"]]):
+            continue
+        if assigned:
+            return f"{line.strip()} in {conf}"
+    return ""
+
+
+def _is_same(root: Path, one: str, other: str) -> bool:
+    return one == other or _behind_links(root, one) == _behind_links(root, other)
+
+
+def _behind_links(root: Path, path: str) -> Path:
+    """Where a folder is, itself no link, and never outside of ``root``. A loop of links leads nowhere."""
+    try:
+        return trust.below(root, f"{path}/.")
+    except OSError:
+        return root / path
+
+
 def signing_pair(root: Path) -> tuple[str, str]:
     """The paths, relative to ``root``, of DKMS's own key and certificate in that system: as configured, or else DKMS's defaults.
 
     A path with a variable in it is not resolved, and counts as not configured.
     """
     key, cert = OWN_KEYS[2:] if host.os_release(root).id == "ubuntu" else OWN_KEYS[:2]
-    found = {"mok_signing_key": key, "mok_certificate": cert}
-    for conf in (root / "etc/dkms/framework.conf", *sorted((root / "etc/dkms/framework.conf.d").glob("*.conf"))):
-        found.update({name: os.path.normpath(path).lstrip("/") for name, path in _CONFIGURED.findall(read_text(conf) or "")})
-    return found["mok_signing_key"], found["mok_certificate"]
+    found = _configured(root)
+    return found.get("mok_signing_key", key), found.get("mok_certificate", cert)
 
 
 def own_keys(root: Path) -> tuple[str, ...]:
     """Every path, relative to the root, at which DKMS would make a key for itself, or its certificate."""
-    return tuple(dict.fromkeys((*OWN_KEYS, *signing_pair(root))))
+    others = [f"{tree}/{name}" for tree in trees(root) for name in ("mok.key", "mok.pub")]
+    return tuple(dict.fromkeys((*OWN_KEYS, *others, *signing_pair(root))))
 
 
 def private_keys(root: Path) -> tuple[str, ...]:
     """The private keys among these: one that stays in an image would be the same in every machine made from it."""
-    return tuple(dict.fromkeys((*OWN_KEYS[::2], signing_pair(root)[0])))
+    others = [f"{tree}/mok.key" for tree in trees(root)]
+    return tuple(dict.fromkeys((*OWN_KEYS[::2], *others, signing_pair(root)[0])))
 
 
 def entries(root: Path, module: str = MODULE) -> tuple[DkmsEntry, ...]:
     """What is registered for ``module``, sorted by version and kernel."""
-    top = root / TREE / module
-    found = []
-    for version in sorted(p for p in _folders(top) if not p.name.startswith(("kernel-", "original_module"))):
-        built = [
-            DkmsEntry(version.name, kernel.name, arch.name, _state(top, version.name, kernel.name, arch.name))
-            for kernel in _folders(version)
-            for arch in _folders(kernel)
-            if (arch / "module").is_dir()
-        ]
-        found += built or [DkmsEntry(version.name)]
-    return tuple(found)
+    return tuple(
+        entry for tree in trees(root) for version in _versions(root, tree, module) for entry in _entries(root, tree, module, version)
+    )
 
 
-def registered_names(root: Path) -> tuple[str, ...]:
-    """Every name of NVIDIA's driver in the tree, ours and others' (nvidia, nvidia-current, …)."""
-    return tuple(sorted(p.name for p in _folders(root / TREE) if _ENTRY.fullmatch(p.name)))
+def _entries(root: Path, tree: str, module: str, version: str) -> tuple[DkmsEntry, ...]:
+    top = _behind_links(root, f"{tree}/{module}")
+    built = [
+        DkmsEntry(version, kernel.name, arch.name, _state(top, version, kernel.name, arch.name))
+        for kernel in _folders(_behind_links(root, f"{tree}/{module}/{version}"))
+        for arch in _folders(kernel)
+        if (arch / "module").is_dir()
+    ]
+    return tuple(built) or (DkmsEntry(version),)
+
+
+def _versions(root: Path, tree: str, module: str) -> list[str]:
+    return [name for name in _names(root, f"{tree}/{module}") if not name.startswith(("kernel-", "original_module"))]
+
+
+def _names(root: Path, folder: str) -> list[str]:
+    """The names of the folders in a folder, those of links to folders among them: DKMS follows both."""
+    top = _behind_links(root, folder)
+    try:
+        found = sorted(path.name for path in top.iterdir() if path.is_symlink() or path.is_dir())
+    except OSError:
+        return []
+    return [name for name in found if not (top / name).is_symlink() or _behind_links(root, f"{folder}/{name}").is_dir()]
+
+
+def registered(root: Path) -> tuple[Registered, ...]:
+    """Every version of NVIDIA's driver that is registered, ours and others'; a name without one has the version ""."""
+    return tuple(
+        Registered(name, version, f"{tree}/{name}/{version}".rstrip("/"))
+        for tree in trees(root)
+        for name in _names(root, tree)
+        if _ENTRY.fullmatch(name)
+        for version in (_versions(root, tree, name) or [""])
+    )
 
 
 def _state(top: Path, version: str, kver: str, arch: str) -> str:
@@ -99,7 +182,8 @@ def _state(top: Path, version: str, kver: str, arch: str) -> str:
 
 def build_log(root: Path, version: str) -> str | None:
     """The log of a failed build, which DKMS leaves in the build folder, both ends of a long one; None if there is none."""
-    for log in sorted((root / TREE / MODULE / version).glob("**/make.log")):
+    tops = [_behind_links(root, f"{tree}/{MODULE}/{version}") for tree in trees(root)]
+    for log in (log for top in tops for log in sorted(top.glob("**/make.log"))):
         try:
             return read_ends(log, _LOG)
         except OSError:

@@ -14,9 +14,9 @@ from .modules import is_driver_file
 CONTRACT_LIBRARIES = "usr/bin/lib64/lib64"
 # All that a driver installation writes is below these; the rest of a system is not looked at.
 ROOTS = ("boot", "etc", "lib", "opt", "usr", "var/lib/dkms", "var/lib/initramfs-tools", "var/lib/shim-signed/mok")
-# The only file that a bake itself writes outside the store (nouveau_blacklist.py); it is not part of any layer.
-NOUVEAU = "etc/modprobe.d/gpu-prebake-nouveau.conf"
-_IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache", NOUVEAU)
+# The only files that a bake itself writes outside the store (nouveau_blacklist.py); they are not part of any layer.
+NOUVEAU, NOVA = "etc/modprobe.d/gpu-prebake-nouveau.conf", "etc/modprobe.d/gpu-prebake-nova.conf"
+_IGNORED = ("opt/gpu", "opt/actions", "etc/ld.so.cache", NOUVEAU, NOVA)
 _GENERATED_BOOT = ("boot/initrd", "var/lib/initramfs-tools")
 # Modules, libraries, firmware and programs decide whether a driver is right. Sources are for a later compile, DKMS's tree and the
 # marker are checked on their own, and a configuration file that its owner has edited is no reason to compile.

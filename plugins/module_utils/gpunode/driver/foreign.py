@@ -141,10 +141,9 @@ def signs(root: Path, arch: str, own_versions: Collection[str], own_files: Colle
     Raises OSError if a folder cannot be listed: what is there may be somebody's.
     """
     found = [f"package {name}" for name in driver_packages(root)]
-    for name in dkms.registered_names(root):
-        versions = {e.version for e in dkms.entries(root, name)}
-        strange = sorted(versions - set(own_versions)) if name == dkms.MODULE else sorted(versions)
-        found += [f"DKMS tree /{dkms.TREE}/{name}/{version}" for version in strange]
+    for one in dkms.registered(root):
+        if one.version and (one.name != dkms.MODULE or one.version not in own_versions):
+            found.append(f"DKMS tree /{one.path}")
     elsewhere = [path for path in cached_libraries(root) if path not in own_files]
     found += [f"library /{path}" for path in elsewhere if not own_versions or _is_strange(_real_name(root, path), own_versions)]
     if own_versions:

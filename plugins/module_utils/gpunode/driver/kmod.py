@@ -13,7 +13,16 @@ from ..util.bounded import lines
 from ..util.expressions import expression
 from ..util.files import read_text
 from ..util.run import Runner
-from .modules import DRIVER_MODULES, NEEDED_MODULES, NOUVEAU, LoadedModule, ModuleInfo, is_driver_file, parse_modinfo, parse_proc_modules
+from .modules import (
+    DRIVER_MODULES,
+    KERNELS_OWN,
+    NEEDED_MODULES,
+    LoadedModule,
+    ModuleInfo,
+    is_driver_file,
+    parse_modinfo,
+    parse_proc_modules,
+)
 
 _SYMBOL = expression(r"^depmod: WARNING: (\S+) (needs unknown symbol|disagrees about version of symbol) (\S+)$", re.MULTILINE)
 _DRIVERS_SYMBOL = expression(r"nvidia_|nvUvm")
@@ -55,7 +64,7 @@ def modinfo_of_file(runner: Runner, file: Path) -> ModuleInfo | None:
     return parse_modinfo(result.stdout) if result.rc == 0 else None
 
 
-def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, NOUVEAU)) -> tuple[LoadedModule, ...]:
+def loaded(root: Path, names: Collection[str] = (*DRIVER_MODULES, *KERNELS_OWN)) -> tuple[LoadedModule, ...]:
     """Those of the modules ``names`` that the kernel has, also those that are still being loaded."""
     table = parse_proc_modules(read_text(root / "proc/modules") or "")
     found = []

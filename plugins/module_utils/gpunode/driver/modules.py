@@ -15,7 +15,11 @@ from ..util.folders import matching
 DRIVER_MODULES = ("nvidia", "nvidia-uvm", "nvidia-modeset", "nvidia-drm", "nvidia-peermem")
 # On kernels without DRM or InfiniBand, drm is an empty stub and peermem does not load: these two make a working driver (NVIDIA's docs).
 NEEDED_MODULES = ("nvidia", "nvidia-uvm")
-NOUVEAU = "nouveau"
+# The kernel's own drivers of NVIDIA's GPUs, which must not hold one: their modules, those that use another one first. Nova's second module
+# was first called nova.
+NOUVEAU, NOVA = "nouveau", "nova-core"
+KERNELS_OWN = (NOUVEAU, "nova-drm", "nova", NOVA)
+_BOUND_AS = {"nouveau": NOUVEAU, "novacore": NOVA}
 _FILE = expression(r"nvidia(-uvm|-modeset|-drm|-peermem)?\.ko(\.(gz|xz|zst))?")
 _MAX_DIGITS = 20
 OPEN, PROPRIETARY = "open", "proprietary"
@@ -24,6 +28,11 @@ OPEN, PROPRIETARY = "open", "proprietary"
 def is_driver_file(name: str) -> bool:
     """Whether a file name is exactly that of one of NVIDIA's modules, compressed or not."""
     return bool(_FILE.fullmatch(name.replace("nvidia-current", "nvidia")))
+
+
+def kernels_own(driver: str | None) -> str:
+    """Which of ``KERNELS_OWN`` has bound a device under the name ``driver``, such as NovaCore; "" if it is none of them."""
+    return _BOUND_AS.get((driver or "").lower().replace("-", "").replace("_", ""), "")
 
 
 def flavour_of(licence: str) -> str | None:

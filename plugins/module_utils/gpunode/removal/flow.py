@@ -19,7 +19,7 @@ from ..container.containerd import Containerd
 from ..container.containerd_config import is_comparable
 from ..container.driver_container import DriverContainer
 from ..container.leftovers import Left
-from ..driver import control, footprint, initramfs, kmod, nouveau_blacklist
+from ..driver import control, footprint, initramfs, kmod, nouveau_blacklist, services
 from ..driver.control import REFUSE
 from ..driver.modules import DRIVER_MODULES
 from ..errors import BootError, CommandError, DataError, ImageError, InputError
@@ -90,15 +90,14 @@ def _others(contents: Mapping[str, Contents], found: Ours, everything: bool) -> 
 def _planned(root: Path, runner: Runner, made: RemovalPlan, request: RemoveRequest) -> Removed:
     """The result that carrying the plan out would have."""
     todo = plan.files_of(root, runner, made.found, request.marker_path)
-    blacklist = [nouveau_blacklist.PATH] if made.takes_blacklist else []
     set_aside = any(one.kept.entry.type == "file" for plan in todo for one in plan.not_restored)
     staying = {top for top, contents in made.found.contents.items() if contents.others or (set_aside and top == STORE)}
-    removed = dict.fromkeys((*(path for one in todo for path in one.removed), *blacklist, *made.own_paths(staying)))
+    removed = dict.fromkeys((*(path for one in todo for path in one.removed), *made.blacklists, *made.own_paths(staying)))
     restored = dict.fromkeys(kept.entry.path for one in todo for kept in one.restore)
     stays = [stay for one in todo for stay in one.all_stays]
     left = [*made.found.left(stays, request.images, made.everything), *_others(made.found.contents, made.found, made.everything)]
     out = Removed("planned", "", [*removed], [*restored], left)
-    out.services = control.running_services(root, runner) if made.modules else ()
+    out.services = tuple(unit.name for unit in services.running(runner)) if made.modules else ()
     out.modules = () if made.holders else made.modules
     out.images = made.images
     if made.holders:
@@ -127,7 +126,16 @@ class _Removing:
     out: Removed = field(default_factory=lambda: Removed("removed", ""))
 
     def run(self) -> Removed:
-        """Carries the plan out. Raises GpuNodeError."""
+        """Carries the plan out. Raises GpuNodeError; the services that were stopped then run again, and so where another driver stays."""
+        driver_stays = True
+        try:
+            out = self._run()
+            driver_stays = bool(self.made.found.operator or self.made.found.foreign)
+            return out
+        finally:
+            services.end(self.root, self.runner, driver_stays, self.events.say)
+
+    def _run(self) -> Removed:
         made, out, events = self.made, self.out, self.events
         self._unload()
         config = _config_before(self.root, self.containerd)
@@ -178,14 +186,14 @@ class _Removing:
         return frozenset(taken.kept_paths | {*taken.restored})
 
     def _remove_files(self, kept: frozenset[str]) -> TakenAway:
-        """Removes what other lists have, and the bake's file about nouveau."""
+        """Removes what other lists have, and the bake's files about nouveau and Nova."""
         accounted = replace(self.made.found.accounted(self.request.marker_path), kept=kept)
         with self.events.step("remove-files") as event:
             todo = uninstall.plan(self.root, self.runner, accounted)
             done = take_away.carry_out(self.root, self.runner, todo, self.events.say, interrupted=True)
-            if self.made.takes_blacklist:
-                files.remove_durably(self.root / nouveau_blacklist.PATH)
-                done.removed.append(nouveau_blacklist.PATH)
+            for path in self.made.blacklists:
+                files.remove_durably(self.root / path)
+                done.removed.append(path)
             event.update(removed=len(done.removed), kept=done.kept)
         return done
 
@@ -194,7 +202,7 @@ class _Removing:
         this too."""
         found = self.made.found
         paths = {*done.removed, *found.accounted(self.request.marker_path).paths}
-        paths |= {nouveau_blacklist.PATH} if self.made.everything and found.interrupted else set()
+        paths |= {one.path for one in nouveau_blacklist.BLACKLISTS} if self.made.everything and found.interrupted else set()
         gone = {path for path in paths if path.startswith(_MODPROBE) and not (self.root / path).exists()}
         for kver in initramfs.holding(self.root, self.runner, gone) if gone else ():
             self.events.say(f"making the initramfs of {kver} again")

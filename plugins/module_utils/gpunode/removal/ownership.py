@@ -48,7 +48,7 @@ _DROPIN_STAYS = (
 class Ours:
     """What was found. ``active`` are the captured layers in place, ``problems`` what is wrong with damaged documents, ``images`` the names
     of our driver images in containerd, ``fetched`` our list of those that we brought there, ``contents`` what is in our store and log
-    folder, ``blacklist`` the state of the bake's file about nouveau. ``interrupted``: an earlier removal or activation did not end, or only
+    folder, ``blacklists`` the bake's files about nouveau and Nova. ``interrupted``: an earlier removal or activation did not end, or only
     the manifests say what is in place.
     """
 
@@ -65,12 +65,13 @@ class Ours:
     foreign: tuple[str, ...] = ()
     operator: tuple[str, ...] = ()
     contents: Mapping[str, Contents] = field(default_factory=dict)
-    blacklist: str = nouveau_blacklist.ABSENT
+    blacklists: tuple[str, ...] = ()
+    changed_blacklists: tuple[str, ...] = ()
     interrupted: bool = False
 
     def is_anything(self, everything: bool) -> bool:
         """Whether there is something to remove."""
-        baked = everything and ((bool(self.history) and not self.problems) or self.blacklist == nouveau_blacklist.OURS)
+        baked = everything and ((bool(self.history) and not self.problems) or bool(self.blacklists))
         return bool(self.in_place or self.node or self.placed or self.active or baked or self.interrupted)
 
     @property
@@ -118,8 +119,7 @@ class Ours:
         found += leftovers.left_by_others(self.root, others)
         found += self._fixed({*kept, *others})
         found += packages_left(self.root, self.placed.packages if self.placed else ())
-        if self.blacklist == nouveau_blacklist.CHANGED:
-            found.append(Left(f"/{nouveau_blacklist.PATH}", "changed since a bake wrote it: it is no longer ours"))
+        found += [Left(f"/{path}", "changed since a bake wrote it: it is no longer ours") for path in self.changed_blacklists]
         if not without_images:
             why = "kept for a later boot or bake, and no longer pinned" if everything else "kept for a later boot or bake"
             found += [Left(f"driver image {name}", f"{why} (gpu_remove_images removes it)") for name in self.images]
@@ -132,10 +132,8 @@ class Ours:
                 Left(f"layer {m.layer}", "inert in the store, for a later boot (gpu_remove_scope: everything removes it)")
                 for m in self.captured
             ]
-            if self.blacklist == nouveau_blacklist.OURS:
-                found.append(
-                    Left(f"/{nouveau_blacklist.PATH}", "the image's choice about nouveau (gpu_remove_scope: everything removes it)")
-                )
+            why = "the image's choice about the kernel's own drivers (gpu_remove_scope: everything removes it)"
+            found += [Left(f"/{path}", why) for path in self.blacklists]
             found += [Left(f"/{path}", "history of bakes and boots (gpu_remove_scope: everything removes it)") for path in self.history]
         return found + self._other_modules()
 
@@ -168,7 +166,8 @@ def look(root: Path, containerd: Containerd, marker_path: str) -> Ours:
         layers=layers,
         problems=(*problems, *more),
         operator=operator_signs(root),
-        blacklist=nouveau_blacklist.own(root),
+        blacklists=nouveau_blacklist.ours(root),
+        changed_blacklists=nouveau_blacklist.changed(root),
         contents={STORE: contents.of_store(root), LOGS: contents.of_logs(root)},
         interrupted=known.interrupted
         or any(trust.below(root, path).exists() for path in (REMOVAL_JOURNAL, BOOT_REMOVAL_JOURNAL, ACTIVATION_JOURNAL)),

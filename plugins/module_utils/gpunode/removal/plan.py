@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..activation import take_away_plan
 from ..activation.take_away_plan import TakeAwayPlan
-from ..driver import control, nouveau_blacklist
+from ..driver import control
 from ..driver.control import REFUSE, UNTIL_REBOOT
 from ..errors import BootError
 from ..paths import DRIVER_IMAGES, INSTALLED_FILES, LAYERS, NODE_RECORD, STORE
@@ -63,8 +63,9 @@ class RemovalPlan:
         return paths
 
     @property
-    def takes_blacklist(self) -> bool:
-        return self.everything and self.found.blacklist == nouveau_blacklist.OURS
+    def blacklists(self) -> tuple[str, ...]:
+        """The bake's files about the kernel's own drivers, as far as they go."""
+        return self.found.blacklists if self.everything else ()
 
 
 def make(root: Path, found: Ours, request: RemoveRequest) -> RemovalPlan:

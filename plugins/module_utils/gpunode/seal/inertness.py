@@ -107,10 +107,9 @@ def problems(
             *_aliases(root, live),
             *initramfs.problems(root, runner),
             *(
-                f"/{dkms.TREE}/{name}/{version}: registered with DKMS, which compiles it for every new kernel: "
-                f"run dkms remove {name}/{version} --all"
-                for name, version in _registered(root)
-                if name != dkms.MODULE or version not in live.versions
+                f"/{one.path}: registered with DKMS, which compiles it for every new kernel: run dkms remove {one.name}/{one.version} --all"
+                for one in dkms.registered(root)
+                if one.name != dkms.MODULE or one.version not in live.versions
             ),
             *(
                 f"package {name}: an NVIDIA driver package: purge it, or its files would mix with a layer's"
@@ -179,11 +178,6 @@ def _aliases(root: Path, live: _Live) -> Iterator[str]:
         names = sorted(set(_ALIAS.findall(read_text(path) or "")))
         if names and kver not in live.kernels:
             yield f"/{relative(root, path)}: udev would load {', '.join(names)}: run depmod {kver}"
-
-
-def _registered(root: Path) -> Iterator[tuple[str, str]]:
-    for name in dkms.registered_names(root):
-        yield from ((name, version) for version in sorted({entry.version for entry in dkms.entries(root, name)}) or [""])
 
 
 def _placed(root: Path, layers: Iterable[Manifest], live: _Live) -> Iterator[tuple[str, str]]:

@@ -39,14 +39,15 @@ def containers_left(containerd: Containerd | None) -> list[str]:
 
 
 def check_nouveau(root: Path, runner: Runner, request: SealRequest, report: Report) -> None:
-    """The nouveau blacklist, our one file outside the store: in the image and each initramfs if it was chosen, otherwise nowhere."""
+    """The blacklists of nouveau and Nova, our only files outside the store: in the image and each initramfs if that was chosen, otherwise
+    nowhere."""
     try:
         found = nouveau_blacklist.look(root, drivers_files(root), runner)
         report.refuse("nouveau", nouveau_blacklist.problems(found, request.blacklist_nouveau))
     except CommandError as error:
         found = nouveau_blacklist.look(root, drivers_files(root))
         report.refuse("nouveau", [f"the contents of an initramfs cannot be listed: {error}"])
-    report.outside_store += [f"/{nouveau_blacklist.PATH}"] if found.own == nouveau_blacklist.OURS else []
+    report.outside_store += [f"/{path}" for path in nouveau_blacklist.ours(root)]
     report.nouveau = nouveau_blacklist.decide(found, request.blacklist_nouveau).says
 
 

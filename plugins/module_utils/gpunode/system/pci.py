@@ -13,6 +13,10 @@ _MELLANOX, _MELLANOX_VIRTUAL = "15b3", "101e"  # the vendor; "mlx5Gen Virtual Fu
 _INFINIBAND = "0207"
 _DISPLAY = ("0300", "0302")  # VGA controller, 3D controller
 _BRIDGE_OTHER = "0680"  # NVSwitch
+# Drivers that only hold a device for a virtual machine: the kernel's and Xen's. The others are the vfio family: vfio-pci itself, and the
+# drivers of a kind of device with ``vfio`` as a word of their names (nvgrace_gpu_vfio_pci, nvidia-vgpu-vfio).
+_STUBS = ("pci_stub", "pciback", "xen_pciback")
+_GUESTS = "vfio"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class PciFunction:
     @property
     def is_nvswitch(self) -> bool:
         return self.pci_class[:4] == _BRIDGE_OTHER
+
+    @property
+    def is_passed_through(self) -> bool:
+        """Whether its driver keeps it for a virtual machine. Names of drivers have dashes or underscores, for no reason."""
+        name = (self.driver or "").lower().replace("-", "_")
+        return name in _STUBS or _GUESTS in name.split("_")
 
 
 def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:

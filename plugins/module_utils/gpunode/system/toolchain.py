@@ -15,8 +15,11 @@ from . import kernels
 
 # The packages of Debian and Ubuntu with the programs that the contract's install.sh and DKMS call. gcc does not bring libc's headers.
 PACKAGES = ("dkms", "gcc", "initramfs-tools", "kmod", "libc6-dev", "lsof", "make", "mount")
+# One of these makes the images; they conflict, so that apt would remove dracut to install the other.
+_INITRAMFS, _DRACUT = "initramfs-tools", "dracut"
+_UPDATE_INITRAMFS = "update-initramfs"
 OPENSSL = "openssl"  # program and package; needed only to sign
-_PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", "update-initramfs")
+_PROGRAMS = ("dkms", "gcc", "depmod", "ldconfig", "lsof", "make", "mount", _UPDATE_INITRAMFS)
 _HOST_TOOLS = ("tools/objtool/objtool", "scripts/basic/fixdep", "scripts/mod/modpost")
 _MAKES_CC = expression(r"\bCC[ \t]*:?=.*?(gcc-\d+)")  # Debian's .kernelvariables
 _LIMIT_S = 30
@@ -33,6 +36,8 @@ def missing_packages(runner: Runner, kver: str, root: Path = Path("/")) -> tuple
     shown = runner.run(["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *wanted], ok=None, timeout_s=_LIMIT_S)
     there = {line.split()[0] for line in lines(shown.stdout) if line.endswith(" installed")}
     missing = [name for name in wanted if name not in there]
+    if _INITRAMFS in missing and any(exists(runner, program) for program in (_UPDATE_INITRAMFS, _DRACUT)):
+        missing.remove(_INITRAMFS)
     compiler = kernel_compiler(root / "lib/modules" / kver / "build")
     if compiler and not exists(runner, compiler):
         missing.append(compiler)
@@ -44,7 +49,7 @@ def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
     found = []
     for program in _PROGRAMS:
         if not exists(runner, program):
-            found.append(f"{program} is missing")
+            found.append(f"{program} is missing{_why_missing(runner, program)}")
     if not any(root.glob("usr/include/**/stdio.h")):
         found.append("the C library's headers are missing (package libc6-dev)")
     if not kernels.has_headers(root, kver):
@@ -60,6 +65,12 @@ def problems(runner: Runner, root: Path, kver: str) -> tuple[str, ...]:
     if _needs_pahole(build) and not exists(runner, "pahole"):
         found.append(f"pahole is missing, kernel {kver} was built with BTF for modules (package pahole)")
     return tuple(found)
+
+
+def _why_missing(runner: Runner, program: str) -> str:
+    if program != _UPDATE_INITRAMFS or not exists(runner, _DRACUT):
+        return ""
+    return ", which driver images call (dracut is here: take a version of its package that brings it)"
 
 
 def absent(root: Path, kver: str) -> tuple[str, ...]:

@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode import command, paths
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import flow, preconditions
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation import deactivate, flow, preconditions
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.activation.flow import ABSENT, ACTIVE, INACTIVE, LayerChange
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, BusyError, DataError, InputError, LayerError
-from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import ACTIVATION, ACTIVATION_JOURNAL, STOPPED_SERVICES
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store import activation_record, layers
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.manifest import Manifest
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import host
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util import files
 
 from tests.kit import layer as layernode
+from tests.kit import systemd
 from tests.kit.layer import DELETED, LIBRARY, MODULE, REPLACED, LayerNode, snapshot
 from tests.kit.values import DROPIN, VERSION
 
@@ -140,6 +141,32 @@ def test_modules_of_another_version_are_not_its(node: LayerNode, name: str) -> N
     node.insert("nvidia", "570.1")
     done = wants(node, INACTIVE)
     assert (done.modules, done.resident, node.loaded_names()) == ([], [], ["nvidia"])
+
+
+@pytest.mark.parametrize("sign", ["", "run/nvidia/validations/.driver-ctr-ready"], ids=["alone", "beside an operator's driver"])
+def test_services_that_were_stopped_run_again_where_another_driver_stays(node: LayerNode, name: str, sign: str) -> None:
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", VERSION)
+    systemd.add_unit(node, "nvidia-dcgm")
+    if sign:
+        node.put(sign)
+    assert wants(node, INACTIVE).services == ["nvidia-dcgm"]
+    assert node.running == ({"nvidia-dcgm"} if sign else set())
+    assert not (node.root / STOPPED_SERVICES).exists()
+
+
+def test_services_run_again_where_a_deactivation_fails(node: LayerNode, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise DataError("no")
+
+    wants(node, ACTIVE, name)
+    node.insert("nvidia", VERSION)
+    systemd.add_unit(node, "nvidia-dcgm")
+    monkeypatch.setattr(deactivate, "deactivate", fails)
+    with pytest.raises(DataError):
+        wants(node, INACTIVE)
+    assert node.called("systemctl", "stop")
+    assert node.running == {"nvidia-dcgm"}
 
 
 @pytest.mark.parametrize("check", [True, False])

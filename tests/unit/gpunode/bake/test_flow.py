@@ -319,6 +319,16 @@ def test_an_image_for_another_architecture_is_an_error(node: FakeNode) -> None:
     assert failed(node, ImageError).code == "image_no_platform"
 
 
+def linked_driver(node: FakeNode) -> None:
+    node.put("srv/nvidia/535.1/source/x")
+    node.link("var/lib/dkms/nvidia", "/srv/nvidia")
+
+
+def driver_in_another_tree(node: FakeNode) -> None:
+    node.put("srv/dkms/nvidia/535.1/source/x")
+    node.put("etc/dkms/framework.conf.d/site.conf", "dkms_tree=/srv/dkms\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
@@ -327,6 +337,9 @@ def test_an_image_for_another_architecture_is_an_error(node: FakeNode) -> None:
         pytest.param(lambda n: setattr(n, "daemon_ready", False), "containerd_unavailable", id="no containerd"),
         pytest.param(lambda n: n.put("etc/os-release", "ID=fedora\n"), "unsupported", id="rpm system"),
         pytest.param(lambda n: n.put("var/lib/dkms/nvidia-current/535.1/x"), "foreign_driver", id="another's driver"),
+        pytest.param(linked_driver, "foreign_driver", id="another's driver behind a link"),
+        pytest.param(lambda n: n.put("etc/dkms/framework.conf", "dkms_tree=/srv/dkms\n"), "dkms_elsewhere", id="another tree of DKMS"),
+        pytest.param(driver_in_another_tree, "foreign_driver", id="another's driver in another tree"),
         pytest.param(lambda n: (n.root / f"usr/lib/modules/{KVER}/build").unlink(), "tools_missing", id="no headers"),
         pytest.param(lambda n: n.missing_programs.add("gcc"), "tools_missing", id="no compiler"),
         pytest.param(lambda n: n.put("var/lib/gpu-prebake/layers/x/manifest.json", "{"), "manifest_invalid", id="broken manifest"),

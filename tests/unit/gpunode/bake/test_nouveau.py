@@ -89,6 +89,7 @@ def test_turned_off_a_later_bake_takes_both_away_and_builds_nothing(node: FakeNo
     assert baked.report["nouveau"] == {
         "blacklist": False,
         "file": "",
+        "files": [],
         "says": nouveau_blacklist.decide(nouveau_blacklist.look(node.root, ()), False).says,
         "initramfs": [GENERIC],
     }
@@ -104,7 +105,7 @@ def test_turned_off_from_the_start_nothing_is_written(node: FakeNode) -> None:
 @MODES
 def test_where_no_kernel_has_nouveau_nothing_is_written(node: FakeNode, mode: str) -> None:
     (node.root / MODULE).unlink()
-    assert run(node, mode=mode).report["nouveau"]["says"] == "no installed kernel has a nouveau module: nothing is written"
+    assert run(node, mode=mode).report["nouveau"]["says"] == "no installed kernel has a module of nouveau or nova_core: nothing is written"
     assert not file(node).exists()
     assert not node.called("update-initramfs")
 
@@ -126,6 +127,69 @@ def test_every_kernel_that_has_nouveau_compressed_too_is_seen_to(node: FakeNode)
     node.calls.clear()
     assert run(node).report["nouveau"]["initramfs"] == [NEWER]
     assert node.called("update-initramfs") == [[*UPDATE, NEWER]]
+
+
+NOVA = nouveau_blacklist.NOVA
+
+
+@MODES
+def test_nova_is_kept_out_as_nouveau_is_also_by_a_bake_after_one_that_knew_only_nouveau(node: FakeNode, mode: str) -> None:
+    run(node, mode=mode)
+    node.put(f"usr/lib/modules/{GENERIC}/kernel/drivers/gpu/nova-core/nova-core.ko.xz")
+    node.calls.clear()
+    baked = run(node, mode=mode)
+    assert (baked.changed, baked.new) == (True, ())
+    assert (node.root / NOVA.path).read_text() == NOVA.text
+    assert {NOVA.path, nouveau_blacklist.PATH} < {*initramfs(node)}
+    assert node.called("update-initramfs") == [[*UPDATE, GENERIC]]
+    assert baked.report["nouveau"]["files"] == [f"/{nouveau_blacklist.PATH}", f"/{NOVA.path}"]
+    assert not run(node, mode=mode).changed
+    run(node, mode=mode, blacklist_nouveau=False)
+    assert not {NOVA.path, nouveau_blacklist.PATH} & {*initramfs(node)}
+    assert not (node.root / NOVA.path).exists()
+
+
+# --- dracut ----------------------------------------------------------------------------------------------------------
+
+
+def made_by_dracut(node: FakeNode, hostonly: bool, *modules: str) -> None:
+    """dracut makes the images, and copies /etc/modprobe.d only for one host."""
+
+    def dracut(node: FakeNode, words: list[str]) -> Reply:
+        conf = [str(p.relative_to(node.root)) for p in sorted((node.root / "etc/modprobe.d").glob("*.conf"))] if hostonly else []
+        paths = ["init", "usr/lib/dracut/modules.txt", *conf, *(f"usr/lib/modules/{words[2]}/kernel/{name}" for name in modules)]
+        node.put(f"boot/initrd.img-{words[2]}", "".join(f"{path}\n" for path in paths))
+        return Reply()
+
+    node.missing_programs.add("lsinitramfs")
+    (node.root / "usr/bin/lsinitramfs").unlink()
+    for name in ("lsinitrd", "dracut"):
+        node.put(f"usr/bin/{name}")
+    node.programs["update-initramfs"] = dracut
+    for kver in (KVER, GENERIC):
+        dracut(node, [*UPDATE[1:], kver])
+
+
+def test_what_dracut_makes_is_looked_into_and_made_again(node: FakeNode) -> None:
+    made_by_dracut(node, True, "drivers/gpu/drm/nouveau/nouveau.ko.xz")
+    assert run(node).report["nouveau"]["initramfs"] == [GENERIC]
+    assert nouveau_blacklist.PATH in initramfs(node)
+    assert not run(node).changed
+
+
+def test_an_image_of_dracut_without_the_module_needs_no_blacklist(node: FakeNode) -> None:
+    made_by_dracut(node, False)
+    assert run(node).report["nouveau"]["initramfs"] == []
+    assert file(node).exists()
+    assert node.called("update-initramfs") == []
+    assert not run(node).changed
+
+
+def test_one_with_the_module_and_no_blacklist_is_an_error_that_says_what_to_tell_dracut(node: FakeNode) -> None:
+    made_by_dracut(node, False, "drivers/gpu/drm/nouveau/nouveau.ko.xz")
+    error = refused(node, BuildError)
+    assert error.code == "initramfs_unchanged"
+    assert f'add install_items+=" /{nouveau_blacklist.PATH} " to a file in /etc/dracut.conf.d' in str(error)
 
 
 @pytest.mark.parametrize(

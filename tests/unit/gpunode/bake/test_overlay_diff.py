@@ -250,6 +250,9 @@ def test_the_deletion_of_such_a_path_is_not_captured_either(node: FakeNode, path
             "etc/modprobe.d/blacklist-nouveau.conf", "# by x\nblacklist nouveau\noptions nouveau modeset=0\n", "nouveau", id="nouveau"
         ),
         pytest.param("usr/lib/modprobe.d/nvidia-installer-disable-nouveau.conf", "alias nouveau off\n", "nouveau", id="in usr"),
+        pytest.param(
+            "etc/modprobe.d/no-nova.conf", "blacklist nova-core\nblacklist nova_core\nblacklist nouveau\n", "nouveau or Nova", id="nova"
+        ),
         pytest.param("etc/initramfs-tools/hooks/nvidia", "#!/bin/sh\n", "initramfs", id="hook"),
         pytest.param("etc/dracut.conf.d/nvidia.conf", "add_drivers+=nvidia\n", "initramfs", id="dracut"),
         pytest.param("root/.nvidia-settings-rc", "x", "outside the folders in which a driver may have files", id="outside"),

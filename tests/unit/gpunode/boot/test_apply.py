@@ -21,6 +21,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.store.objects 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.events import Events
 
+from tests.kit import systemd
 from tests.kit.boot import INSTALL, SKIP, boot, failed, fails, flow_boot, lose_gpu, placed, restarts
 from tests.kit.facts import GRID
 from tests.kit.layer import LIBRARY, MODULE, LayerNode, snapshot
@@ -305,7 +306,7 @@ def test_the_installed_flavour_is_what_the_owner_asked_for(fresh: FakeNode) -> N
 
 
 def test_fabric_manager_is_started_only_with_a_switch(baked: FakeNode) -> None:
-    baked.put("usr/lib/systemd/system/nvidia-fabricmanager.service")
+    systemd.add_unit(baked, "nvidia-fabricmanager", runs=False)
     boot(baked)
     assert baked.called("systemctl", "start") == []
 

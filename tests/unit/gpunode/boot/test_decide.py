@@ -46,6 +46,8 @@ AFTER = [Step.LOAD_MODULES, Step.CHECK_DRIVER, Step.RESTART_CONTAINERD, Step.WRI
         pytest.param(never_baked(), policy(), [], id="install on a clean node"),
         pytest.param(never_baked(loaded=(resident("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="install over nouveau"),
         pytest.param(baked(functions=(gpu("nouveau"),)), policy(), [Step.UNLOAD_MODULES], id="nouveau built in"),
+        pytest.param(baked(loaded=(resident("nova-core"),)), policy(), [Step.UNLOAD_MODULES], id="nova loaded"),
+        pytest.param(baked(functions=(gpu("NovaCore"),)), policy(), [Step.UNLOAD_MODULES], id="nova built in"),
         pytest.param(inert(), policy(), [Step.ACTIVATE_LAYER], id="an inert layer is activated"),
         pytest.param(active(), policy(), [], id="an active layer stays"),
         pytest.param(

@@ -85,6 +85,8 @@ PLANS = [
     row("no gpu", baked(functions=()), "no_gpu", NONE),
     row("a switch is no gpu", baked(functions=(gpu(pci_class="068000"),)), "no_gpu", NONE),
     row("all passed through", baked(functions=(gpu("vfio-pci"), gpu("vfio-pci", "0000:02:00.0"))), "gpu_passthrough", NONE),
+    row("all passed through, one by Grace's own driver",
+        never_baked(functions=(gpu("vfio-pci"), gpu("nvgrace_gpu_vfio_pci", "0009:01:00.0"))), "gpu_passthrough", NONE),
     row("another's driver", baked(foreign=("package nvidia-driver",)), "foreign_driver", NONE),
     # errors before anything
     row("gpu newer than the driver", baked(functions=(gpu(device="2901"),)), "gpu_not_supported", NONE, policy(OLD), fails=True),

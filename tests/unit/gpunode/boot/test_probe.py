@@ -70,6 +70,18 @@ def test_nor_is_one_that_stayed_in_use_when_its_layer_was_deactivated(node: Fake
     assert look(node).foreign == ("module nvidia 580.159.04 in the kernel",)
 
 
+@pytest.mark.parametrize("link", [True, False], ids=["behind a link", "in another tree"])
+def test_a_driver_that_is_registered_elsewhere_is_foreign(node: FakeNode, link: bool) -> None:
+    node.put("srv/dkms/nvidia/535.1/source/x")
+    if link:
+        node.link("var/lib/dkms/nvidia", "/srv/dkms/nvidia")
+    else:
+        node.put("etc/dkms/framework.conf", 'dkms_tree="/srv/dkms"\n')
+    facts = look(node)
+    assert facts.foreign == (f"DKMS tree /{'var/lib' if link else 'srv'}/dkms/nvidia/535.1",)
+    assert [entry.version for entry in facts.dkms] == ["535.1"]
+
+
 def test_beside_a_foreign_driver_nothing_baked_is_read(node: FakeNode) -> None:
     bake_layer(node)
     node.put("var/lib/dkms/nvidia/535.1/source/x")

@@ -76,6 +76,8 @@ RECORDS = st.builds(
     boot_id=st.sampled_from(["boot-1", "boot-2"]),
     modules=st.sampled_from([{}, {KVER: {}}, {NEWER: {}}]),
 )
+BOUND = (None, "nvidia", "nouveau", "NovaCore", "vfio-pci", "nvgrace_gpu_vfio_pci")
+LOADED = ("nvidia", "nvidia-uvm", "nouveau", "nova-core")
 CONTENTS = st.sampled_from([None, (), ("bad",)])
 PROBLEMS = st.sampled_from(["", "bad"])
 FACTS = st.builds(
@@ -84,10 +86,8 @@ FACTS = st.builds(
     machine=st.sampled_from(["x86_64", "riscv64"]),
     arch=st.one_of(st.none(), ARCHES),
     machine_id=st.sampled_from([a_record().machine_id, ""]),
-    functions=st.lists(
-        st.builds(gpu, st.sampled_from([None, "nvidia", "nouveau", "vfio-pci"]), device=st.one_of(st.just("2330"), DEVICES)), max_size=2
-    ).map(tuple),
-    loaded=st.lists(st.builds(resident, st.sampled_from(["nvidia", "nvidia-uvm", "nouveau"]), VERSIONS), max_size=2).map(tuple),
+    functions=st.lists(st.builds(gpu, st.sampled_from(BOUND), device=st.one_of(st.just("2330"), DEVICES)), max_size=2).map(tuple),
+    loaded=st.lists(st.builds(resident, st.sampled_from(LOADED), VERSIONS), max_size=2).map(tuple),
     signatures_enforced=st.booleans(),
     trusted_keys=st.sampled_from([None, (), (SIGNER.key_id,), ("bb",)]),
     install_signer=st.sampled_from(["", "bb", SIGNER.key_id]),

@@ -164,6 +164,16 @@ def test_another_dkms_version_beside_ours_is_foreign(node: FakeNode) -> None:
     assert foreign.signs(node.root, "x86_64", {VERSION}, set()) == ("DKMS tree /var/lib/dkms/nvidia/535.1",)
 
 
+def test_a_driver_that_is_registered_in_another_tree_or_behind_a_link_is_foreign(node: FakeNode) -> None:
+    node.put("etc/dkms/framework.conf.d/x.conf", "dkms_tree=/srv/dkms\n")
+    node.put("srv/dkms/nvidia/535.1/source/x")
+    node.link("var/lib/dkms/nvidia", "/srv/more")
+    node.put("srv/more/570.1/source/x")
+    signs = ("DKMS tree /var/lib/dkms/nvidia/570.1", "DKMS tree /srv/dkms/nvidia/535.1")
+    assert foreign.signs(node.root, "x86_64", set(), set()) == signs
+    assert foreign.signs(node.root, "x86_64", {"535.1", "570.1"}, set()) == ()
+
+
 @pytest.mark.parametrize("path", ["run/nvidia/driver/usr/bin/x", "run/nvidia/validations/driver-ready"])
 def test_an_operator_leaves_signs(node: FakeNode, path: str) -> None:
     assert foreign.operator_signs(node.root) == ()

@@ -119,3 +119,61 @@ def test_in_check_mode_it_is_planned(taken: FakeNode) -> None:
     _, outcome = boot(taken, policy(), check=True, root=taken.root)
     assert outcome.plan.steps[0].value == "unload-modules"
     assert changes(taken) == []
+
+
+# --- Nova ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def novas(node: FakeNode) -> FakeNode:
+    """A baked node whose GPU Nova has bound; nova-drm drives a display device of its own below it."""
+    node.add_gpu(driver="NovaCore", address=GPU)
+    (node.root / "sys/bus/pci/devices" / GPU / "NovaCore.nova-drm.0/drm/card0").mkdir(parents=True)
+    node.insert("nova-core", "")
+    node.insert("nova-drm", "")
+    bake_layer(node)
+    return node
+
+
+def test_nova_is_unbound_and_unloaded_as_nouveau_is(novas: FakeNode) -> None:
+    outcome = booted(novas)
+    assert (outcome.result, outcome.code) == ("fast", "baked_layer_matches")
+    (step,) = [step for step in outcome.steps if step["name"] == "unload-modules"]
+    assert step["modules"] == ["nova-core", "nova-drm"]
+    unbound = [argv for argv in novas.calls if argv[-1] == "/sys/bus/pci/drivers/NovaCore/unbind"]
+    assert [argv[3:5] for argv in unbound] == [["unbind", GPU]]
+    assert novas.loaded_names() == ["nvidia-uvm", "nvidia"]
+
+
+def test_a_nova_that_is_in_use_is_named(novas: FakeNode) -> None:
+    opened(novas, "/dev/dri/card0")
+    with pytest.raises(BootError) as caught:
+        booted(novas)
+    assert caught.value.code == "nouveau_in_use"
+    assert f"NovaCore drives GPU {GPU}, which is in use by: Xorg (812). A reboot is needed, with nova_core blacklisted" in str(caught.value)
+
+
+def test_a_nova_that_cannot_be_unloaded_gets_its_gpu_back(novas: FakeNode) -> None:
+    novas.held_modules = {"nova-core"}
+    before = novas.tree("sys")
+    with pytest.raises(BootError, match="module nova-core cannot be unloaded") as caught:
+        booted(novas)
+    assert caught.value.code == "nouveau_in_use"
+    assert novas.tree("sys") == before
+
+
+def test_a_nova_that_is_built_into_the_kernel_is_unbound(novas: FakeNode) -> None:
+    novas.put("proc/modules")
+    assert booted(novas).result == "fast"
+    assert "unbind" in [argv[3] for argv in novas.calls if argv[-1].startswith("/sys/bus/pci/drivers/NovaCore/")]
+
+
+def test_nova_is_unbound_again_after_a_reboot(novas: FakeNode) -> None:
+    booted(novas)
+    novas.put("proc/modules")
+    novas.put("proc/sys/kernel/random/boot_id", "another\n")
+    novas.link(f"sys/bus/pci/devices/{GPU}/driver", "../../drivers/NovaCore")
+    novas.insert("nova-core", "")
+    outcome = booted(novas)
+    assert outcome.code == "already_initialised"
+    assert [step["name"] for step in outcome.steps][1:] == ["unload-modules", "load-modules", "check-driver", "start-services"]

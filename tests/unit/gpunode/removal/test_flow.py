@@ -16,6 +16,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.bake.request i
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container import reference
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.container.containerd import Containerd
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver import holders, nouveau_blacklist
+from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.driver.nouveau_blacklist import Blacklist
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.errors import BootError, GpuNodeError, InputError, PreflightError
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.paths import (
     ACTIVATION,
@@ -34,6 +35,7 @@ from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.system import 
 from ansible_collections.gpu.prebake.plugins.module_utils.gpunode.util.deadline import Deadline
 
 from tests.kit import layer as layernode
+from tests.kit import systemd
 from tests.kit.boot import boot
 from tests.kit.layer import LayerNode
 from tests.kit.node import FakeNode, bake_layer, behave
@@ -125,6 +127,16 @@ def test_check_mode_says_exactly_what_goes_and_touches_nothing(
     assert (planned.result, planned.left, planned.modules) == ("planned", done.left, done.modules)
 
 
+def test_of_a_tree_of_dkms_behind_a_link_nothing_goes(node: FakeNode, before: dict[str, str]) -> None:
+    (node.root / "srv/nvidia").mkdir(parents=True)
+    node.link("var/lib/dkms/nvidia", "../../../srv/nvidia")
+    boot(node)  # its driver container registers the driver behind the link
+    there = {path: text for path, text in all_files(node).items() if path.startswith("srv/")}
+    assert any(VERSION in path for path in there)
+    take(node)
+    assert {path: text for path, text in all_files(node).items() if path.startswith("srv/")} == there
+
+
 def test_a_node_that_was_never_touched_says_so(node: FakeNode) -> None:
     node.put("etc/modprobe.d/blacklist-nouveau.conf", "the owner's\n")
     there = node.tree()
@@ -137,7 +149,7 @@ def test_a_node_that_was_never_touched_says_so(node: FakeNode) -> None:
 
 def test_modules_go_dependents_first_and_services_are_stopped(node: FakeNode, before: dict[str, str]) -> None:
     brought_up_baked(node)
-    node.put("lib/systemd/system/nvidia-persistenced.service")
+    systemd.add_unit(node, "nvidia-persistenced")
     done = take(node)
     assert [argv[-1] for argv in node.called("modprobe", "-r")] == ["nvidia", "nvidia-uvm"] or done.modules[-1] == "nvidia"
     assert done.services == ("nvidia-persistenced",)
@@ -355,9 +367,11 @@ def test_the_bakes_blacklist_goes_with_everything_also_from_the_initramfs(blackl
     assert take(blacklisted).result == "nothing"
 
 
-def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode) -> None:
-    node.put(nouveau_blacklist.PATH, nouveau_blacklist.TEXT)
-    assert take(node).removed == [nouveau_blacklist.PATH]
+@pytest.mark.parametrize("one", nouveau_blacklist.BLACKLISTS, ids=["nouveau", "nova"])
+def test_the_bakes_blacklist_goes_also_where_nothing_else_is_left(node: FakeNode, one: Blacklist) -> None:
+    node.put(one.path, one.text)
+    assert f"/{one.path}" in left(take(node, scope="driver"))
+    assert take(node).removed == [one.path]
     assert take(node).result == "nothing"
 
 

@@ -122,6 +122,16 @@ def test_an_image_that_is_mounted_read_only_is_right_and_a_machine_that_is_so_is
             "/var/lib/dkms/nvidia/580.126.09: registered with DKMS",
             id="DKMS",
         ),
+        pytest.param(
+            lambda n: (n.put("srv/dkms/nvidia/570.1/source/x"), n.put("etc/dkms/framework.conf", "dkms_tree=/srv/dkms\n")),
+            "/srv/dkms/nvidia/570.1: registered with DKMS",
+            id="DKMS in another tree",
+        ),
+        pytest.param(
+            lambda n: (n.put("srv/570.1/source/x"), n.link("var/lib/dkms/nvidia-current", "/srv")),
+            "/var/lib/dkms/nvidia-current/570.1: registered with DKMS",
+            id="DKMS behind a link",
+        ),
         pytest.param(lambda n: n.put("usr/local/bin/helper", "x", 0o4755), "/usr/local/bin/helper: setuid", id="setuid"),
         pytest.param(lambda n: n.put("usr/bin/nvidia-smi", "x"), "/usr/bin/nvidia-smi: a file of layer", id="program of the layer"),
         pytest.param(lambda n: n.put("usr/local/bin/nvidia-smi", "x"), "/usr/local/bin/nvidia-smi: a driver program in PATH", id="program"),
@@ -224,6 +234,8 @@ def test_an_initramfs_that_holds_a_module_is_named(node: LayerNode) -> None:
     node.put(f"boot/initrd.img-{KVER}", f"usr/lib/modules/{KVER}/updates/dkms/nvidia.ko.zst\n")
     assert f"/boot/initrd.img-{KVER}: contains a module" in refusals(node)["inert"]
     node.missing_programs.add("lsinitramfs")
+    assert f"/boot/initrd.img-{KVER}: contains a module" in refusals(node)["inert"], "by dracut's program"
+    node.missing_programs.add("lsinitrd")
     assert f"/boot/initrd.img-{KVER}: its contents cannot be listed" in refusals(node)["inert"]
 
 
@@ -319,7 +331,7 @@ def with_nouveau(node: LayerNode) -> None:
 
 def test_the_one_file_outside_the_store_is_reported(node: LayerNode) -> None:
     report = sealed(node)
-    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a nouveau module: nothing is written")
+    assert (report.outside_store, report.nouveau) == ([], "no installed kernel has a module of nouveau or nova_core: nothing is written")
     with_nouveau(node)
     report = sealed(node, kernels=[KVER])
     assert report.outside_store == [f"/{nouveau_blacklist.PATH}"]

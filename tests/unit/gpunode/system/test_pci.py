@@ -35,6 +35,19 @@ def test_the_bound_driver_is_a_fact(node: FakeNode, driver: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("driver", "is_passed_through"),
+    [
+        *((name, True) for name in ("vfio-pci", "vfio_pci", "vfio-pci-core", "nvgrace_gpu_vfio_pci", "nvgrace-gpu-vfio-pci")),
+        *((name, True) for name in ("mlx5_vfio_pci", "nvidia-vgpu-vfio", "nvidia_vgpu_vfio", "pci-stub", "pciback", "xen-pciback")),
+        *((name, False) for name in ("", "nvidia", "nouveau", "NovaCore", "vfiox", "nvidiafb", "snd_hda_intel")),
+    ],
+)
+def test_a_driver_that_keeps_a_gpu_for_a_virtual_machine_is_known(node: FakeNode, driver: str, is_passed_through: bool) -> None:
+    node.add_gpu(driver=driver)
+    assert [f.is_passed_through for f in pci.nvidia_functions(node.root)] == [is_passed_through]
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         pytest.param("vendor", "0x1002", id="another vendor"),

@@ -23,9 +23,29 @@ def test_names_the_packages_that_apt_must_install(node: FakeNode) -> None:
     assert toolchain.missing_packages(node, KVER) == ("libc6-dev", f"linux-headers-{KVER}")
 
 
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        pytest.param({"update-initramfs", "dracut"}, (), id="dracut's"),
+        pytest.param({"update-initramfs"}, (), id="another tool's"),
+        pytest.param({"dracut"}, (), id="dracut without it"),
+        pytest.param(set(), ("initramfs-tools",), id="none"),
+    ],
+)
+def test_initramfs_tools_is_not_installed_over_another_tool(node: FakeNode, there: set[str], missing: tuple[str, ...]) -> None:
+    node.missing_programs |= {"initramfs-tools", "update-initramfs", "dracut"} - there
+    assert toolchain.missing_packages(node, KVER) == missing
+
+
+def test_a_dracut_without_update_initramfs_is_named(node: FakeNode) -> None:
+    node.missing_programs |= {"initramfs-tools", "update-initramfs"}
+    (problem,) = toolchain.problems(node, node.root, KVER)
+    assert problem.startswith("update-initramfs is missing, which driver images call (dracut is here")
+
+
 @pytest.mark.parametrize("program", ["dkms", "gcc", "make", "lsof", "update-initramfs"])
 def test_a_missing_program_is_named(node: FakeNode, program: str) -> None:
-    node.missing_programs.add(program)
+    node.missing_programs |= {program, "dracut"}
     assert toolchain.problems(node, node.root, KVER) == (f"{program} is missing",)
 
 
