@@ -11,7 +11,6 @@ from ..util.deadline import Deadline
 from ..util.run import Runner
 from . import holders, kmod, nouveau_unbind, services
 from .modules import DRIVER_MODULES, KERNELS_OWN, NEEDED_MODULES, unload_order
-from .services import Unit
 
 # What a caller may choose for a driver that is to be removed and is in use.
 REFUSE, UNTIL_REBOOT = "refuse", "until_reboot"
