@@ -151,10 +151,11 @@ def _versions(root: Path, tree: str, module: str) -> list[str]:
 
 
 def _names(root: Path, folder: str) -> list[str]:
-    """The names of the folders in a folder, those of links to folders among them: DKMS follows both."""
+    """The names of the folders in a folder, those of links to folders among them: DKMS follows both, and looks at no hidden name, such as
+    that of a link that is being staged."""
     top = _behind_links(root, folder)
     try:
-        found = sorted(path.name for path in top.iterdir() if path.is_symlink() or path.is_dir())
+        found = sorted(path.name for path in top.iterdir() if path.name[0] != "." and (path.is_symlink() or path.is_dir()))
     except OSError:
         return []
     return [name for name in found if not (top / name).is_symlink() or _behind_links(root, f"{folder}/{name}").is_dir()]

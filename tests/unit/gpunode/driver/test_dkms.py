@@ -121,6 +121,12 @@ def test_what_is_behind_a_link_is_registered(node: FakeNode, link: str, below: s
     assert not dkms.is_registered(node.root, "570.1"), "nothing behind a link is ours"
 
 
+def test_a_link_under_a_hidden_name_is_none(node: FakeNode) -> None:
+    node.build()
+    node.link("var/lib/dkms/nvidia/.gpu-prebake.f49c", f"{VERSION}/{KVER}/x86_64")  # as staged beside its place by a run that was killed
+    assert [one.version for one in dkms.registered(node.root)] == [VERSION]
+
+
 @pytest.mark.parametrize("target", ["/gone", "nvidia", "/usr/bin/nvidia-smi"])
 def test_a_link_that_leads_to_no_folder_is_nothing(node: FakeNode, target: str) -> None:
     node.put("usr/bin/nvidia-smi")
