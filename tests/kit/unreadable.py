@@ -16,7 +16,7 @@ def make_unreadable(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> None:
     broken = {str(folder.resolve()) for folder in folders}
 
     def refuse(path: Any) -> None:
-        if str(Path(os.fspath(path)).resolve()) in broken:
+        if not isinstance(path, int) and str(Path(os.fspath(path)).resolve()) in broken:  # shutil lists by descriptors
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     listdir, scandir = os.listdir, os.scandir

@@ -14,6 +14,7 @@ from ..store.installed_files import completed, read_or_empty, write, written_now
 from ..system import tree, unit_links
 from ..system.dpkg import owned_by_dpkg
 from ..system.tree import Listing
+from ..util.folders import names_in
 from . import arrivals
 from .arrivals import Names
 
@@ -95,7 +96,7 @@ class FileRecorder:
         files = {path for path in came if path not in folders and path not in mine and not footprint.is_ignored(path)}
         rest = {path for path in files if (unit := unit_links.unit_of(self.root, path)) in files or not (self.root / unit).is_file()}
         whole = footprint.folders_of(rest, {*mine, *files} - rest, folders)
-        empty = {path for path in folders if not any((self.root / path).iterdir())}
+        empty = {path for path in folders if not names_in(self.root / path)}
         found = footprint.topmost({*self._old.others, *rest, *whole, *empty} - set(mine))
         return tuple(path for path in found if os.path.lexists(self.root / path))[:_MOST_OTHERS]
 

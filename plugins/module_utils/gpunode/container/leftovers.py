@@ -11,6 +11,7 @@ from ..system import dpkg
 from ..system.host import TRIPLETS
 from ..util import files
 from ..util.expressions import expression
+from ..util.folders import matching
 
 # Packages that a driver container installs with dpkg. They stay: the toolkit's runtime is the default one, so the containers that run need
 # it until they end, and others may have come to need it too.
@@ -54,7 +55,7 @@ def left_by_others(root: Path, others: Iterable[str]) -> list[Left]:
 
 def installers_logs(root: Path) -> list[Left]:
     """Logs that NVIDIA's installer wrote in driver containers (docs/contract.md, step 2)."""
-    found = sorted(path.name for path in (root / "var/log").glob("nvidia-installer-*.log"))
+    found = (path.name for path in matching(root / "var/log", "nvidia-installer-*.log"))
     return [Left(f"/var/log/{name}", "a log of NVIDIA's installer; delete it if nobody needs it") for name in found]
 
 

@@ -9,6 +9,7 @@ Layout of DKMS 3: ``<tree>/<module>/<version>/<kver>/<arch>/module/*.ko`` is a b
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -65,7 +66,7 @@ class Registered:
 
 def _configuration(root: Path) -> Iterator[tuple[str, str]]:
     """The lines of DKMS's configuration, each with the file that has it."""
-    for conf in (root / "etc/dkms/framework.conf", *sorted((root / "etc/dkms/framework.conf.d").glob("*.conf"))):
+    for conf in (root / "etc/dkms/framework.conf", *matching(root / "etc/dkms/framework.conf.d", "*.conf")):
         for line in lines(read_text(conf)):
             yield f"/{conf.relative_to(root)}", line
 
@@ -154,10 +155,7 @@ def _names(root: Path, folder: str) -> list[str]:
     """The names of the folders in a folder, those of links to folders among them: DKMS follows both, and looks at no hidden name, such as
     that of a link that is being staged."""
     top = _behind_links(root, folder)
-    try:
-        found = sorted(path.name for path in top.iterdir() if path.name[0] != "." and (path.is_symlink() or path.is_dir()))
-    except OSError:
-        return []
+    found = [name for name in names_in(top) if name[0] != "." and ((top / name).is_symlink() or (top / name).is_dir())]
     return [name for name in found if not (top / name).is_symlink() or _behind_links(root, f"{folder}/{name}").is_dir()]
 
 
@@ -183,12 +181,10 @@ def _state(top: Path, version: str, kver: str, arch: str) -> str:
 
 def build_log(root: Path, version: str) -> str | None:
     """The log of a failed build, which DKMS leaves in the build folder, both ends of a long one; None if there is none."""
-    tops = [_behind_links(root, f"{tree}/{MODULE}/{version}") for tree in trees(root)]
-    for log in (log for top in tops for log in sorted(top.glob("**/make.log"))):
-        try:
-            return read_ends(log, _LOG)
-        except OSError:
-            continue
+    with contextlib.suppress(OSError):  # the caller has an error to report, of which this is a detail
+        for tree in trees(root):
+            for log in matching(_behind_links(root, f"{tree}/{MODULE}/{version}"), "**/make.log"):
+                return read_ends(log, _LOG)
     return None
 
 

@@ -17,6 +17,7 @@ from ..system import pci, vpd
 from ..system.pci import PciFunction
 from ..util.deadline import Deadline
 from ..util.expressions import expression
+from ..util.folders import matching
 from ..util.run import Runner
 from . import nvidia_smi
 from .nvidia_smi import FabricState
@@ -75,6 +76,14 @@ def look(root: Path, runner: Runner, deadline: Deadline, functions: Sequence[Pci
         return Found(Switches.PCI)
     if not any(_may_have_nvlink5(device) for device in gpus):
         return Found(Switches.NONE)
+    try:
+        return _by_bridges(root, runner, deadline)
+    except OSError as error:
+        return Found(Switches.UNKNOWN, f"a folder of its InfiniBand devices cannot be listed ({error})")
+
+
+def _by_bridges(root: Path, runner: Runner, deadline: Deadline) -> Found:
+    """Whether an InfiniBand device is the way to a switch. Raises OSError."""
     unknown = [_without_device(root, one.address) for one in pci.infiniband_functions(root)]
     for name, folder in _infiniband(root):
         is_bridge = _is_bridge(runner, deadline, folder)
@@ -95,13 +104,13 @@ def _may_have_nvlink5(device: str) -> bool:
 
 def _infiniband(root: Path) -> list[tuple[str, Path]]:
     """The InfiniBand devices that are Mellanox' PCI functions and have product data, with the functions' folders."""
-    devices = ((device.name, device / "device") for device in sorted((root / "sys/class/infiniband").glob("*")))
+    devices = ((device.name, device / "device") for device in matching(root / "sys/class/infiniband", "*"))
     return [(name, folder) for name, folder in devices if pci.is_mellanox(folder) and (folder / "vpd").exists()]
 
 
 def _without_device(root: Path, address: str) -> str:
     """Says that no driver has made an InfiniBand device of a function; "" if one has."""
-    if any((device / "device").resolve().name == address for device in (root / "sys/class/infiniband").glob("*")):
+    if any((device / "device").resolve().name == address for device in matching(root / "sys/class/infiniband", "*")):
         return ""
     return f"InfiniBand controller {address} has no driver (mlx5_core, mlx5_ib)"
 

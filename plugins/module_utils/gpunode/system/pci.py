@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..util.files import read_text
-from ..util.folders import names_in
+from ..util.folders import matching, names_in
 
 NVIDIA = "10de"
 _MELLANOX, _MELLANOX_VIRTUAL = "15b3", "101e"  # the vendor; "mlx5Gen Virtual Function", which in a VM has no physfn
@@ -68,7 +68,7 @@ def nvidia_functions(root: Path) -> tuple[PciFunction, ...]:
 def infiniband_functions(root: Path) -> tuple[PciFunction, ...]:
     """The InfiniBand controllers of Mellanox (now NVIDIA) on the bus, by address, without the virtual functions of others."""
     found = []
-    for folder in sorted((root / "sys/bus/pci/devices").glob("*")):
+    for folder in matching(root / "sys/bus/pci/devices", "*"):
         if is_mellanox(folder) and _hex(folder / "class")[:4] == _INFINIBAND:
             function = PciFunction(folder.name, _hex(folder / "device"), _hex(folder / "class"), None)
             if function.device != _MELLANOX_VIRTUAL and not (folder / "physfn").exists():

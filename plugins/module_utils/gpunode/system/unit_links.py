@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from ..util.files import relative
+from ..util.folders import matching
 
 FOLDER = "etc/systemd/system"
 _UNIT_FOLDERS = ("lib/systemd/system", "usr/lib/systemd/system", "usr/local/lib/systemd/system", FOLDER)
@@ -32,8 +33,7 @@ def units_in(paths: Iterable[str]) -> set[str]:
 
 def leading_to(root: Path, units: Collection[str]) -> Iterator[str]:
     """The links that lead to one of ``units``."""
-    for folder, _folders, names in os.walk(root / FOLDER):
-        for name in sorted(names):
-            path = str(Path(folder, name).relative_to(root))
-            if unit_of(root, path) in units:
-                yield path
+    for link in matching(root / FOLDER, "**/*"):
+        path = str(link.relative_to(root))
+        if unit_of(root, path) in units:
+            yield path

@@ -43,6 +43,6 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _inside(value: Any) -> Iterable[Any]:
-    if type(value) is int and abs(value) > _MAX_INTEGER:
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
         raise ValueError("a number has more than 64 bits")
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()

@@ -355,7 +355,7 @@ def test_a_module_that_cannot_be_loaded_after_a_reboot_says_why(baked: FakeNode,
 def with_switch(node: FakeNode, *states: str) -> FakeNode:
     """A node with an NVSwitch and fabric manager; ``nvidia-smi -q`` shows one state after the other, the last for ever."""
     node.add_gpu("0x22a3", "0x068000", address="0000:05:00.0")
-    node.put("usr/lib/systemd/system/nvidia-fabricmanager.service")
+    node.put("usr/lib/systemd/system/nvidia-fabricmanager.service", "[Service]\n")
     rest = list(states)
 
     def smi(_: FakeNode, words: list[str]) -> Reply:
@@ -390,7 +390,7 @@ def test_the_fabric_is_not_asked_for_where_nobody_wants_it(baked: FakeNode) -> N
 
 
 def test_fabric_manager_of_a_node_without_a_switch_is_disabled_and_named(baked: FakeNode) -> None:
-    baked.put("usr/lib/systemd/system/nvidia-fabricmanager.service")
+    baked.put("usr/lib/systemd/system/nvidia-fabricmanager.service", "[Service]\n")
     baked.programs["systemctl"] = lambda _, words: Reply(out="enabled\n" if words[0] == "is-enabled" else "")
     (step,) = (one for one in boot(baked).steps if one["name"] == "start-services")
     assert step["disabled"] == ["nvidia-fabricmanager"]

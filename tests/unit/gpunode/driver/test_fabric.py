@@ -21,6 +21,7 @@ BRIDGE = product_data({"PN": "x", "VA": "MLX:MODL=CX75310:SMDL=SW_MNG"})
 NIC = product_data({"PN": "MCX75310AAS-NEAT", "VA": "MLX:MN=MLNX:CSKU=V2:UUID=V3:PCI=V0:MODL=CX75310"})
 UNITS = "usr/lib/systemd/system"
 MANAGER = f"{UNITS}/nvidia-fabricmanager.service"
+UNIT = "[Service]\n"
 
 
 def add_infiniband(
@@ -48,7 +49,7 @@ def hgx(node: FakeNode, device: str = B200) -> FakeNode:
     for number, data in enumerate((NIC, BRIDGE, BRIDGE, NIC)):
         add_infiniband(node, f"mlx5_{number}", data, f"0000:a{number}:00.0")
     add_umad(node)
-    node.put(MANAGER)
+    node.put(MANAGER, UNIT)
     return node
 
 
@@ -155,7 +156,7 @@ UNKNOWN = [
 @pytest.mark.parametrize(("change", "word"), UNKNOWN)
 def test_what_cannot_be_told_is_left_as_it_is_and_warned_of(node: FakeNode, change: Callable[[FakeNode], None], word: str) -> None:
     node.add_gpu(B200)
-    node.put(MANAGER)
+    node.put(MANAGER, UNIT)
     add_umad(node)
     units(node, nvidia_fabricmanager="enabled")
     change(node)
@@ -177,7 +178,7 @@ def test_one_bridge_that_can_be_read_is_enough(node: FakeNode) -> None:
 @pytest.mark.parametrize("state", ["enabled", "enabled-runtime"])
 def test_without_a_switch_fabric_manager_is_stopped_disabled_and_its_failure_forgotten(node: FakeNode, state: str) -> None:
     node.add_gpu(L40S)
-    node.put(MANAGER)
+    node.put(MANAGER, UNIT)
     units(node, nvidia_fabricmanager=state)
     assert manage(node).disabled == ("nvidia-fabricmanager",)
     assert node.called("systemctl")[1:] == [
@@ -189,7 +190,7 @@ def test_without_a_switch_fabric_manager_is_stopped_disabled_and_its_failure_for
 @pytest.mark.parametrize("state", ["disabled", "masked", "static", ""])
 def test_one_that_is_not_enabled_is_left_alone(node: FakeNode, state: str) -> None:
     node.add_gpu(L40S)
-    node.put(MANAGER)
+    node.put(MANAGER, UNIT)
     units(node, nvidia_fabricmanager=state)
     assert manage(node).disabled == ()
     assert [argv[1] for argv in node.called("systemctl")] == ["is-enabled"]
@@ -203,7 +204,7 @@ def test_without_the_unit_nobody_asks_for_it(node: FakeNode) -> None:
 
 def test_one_that_cannot_be_disabled_is_a_warning(node: FakeNode) -> None:
     node.add_gpu(L40S)
-    node.put(MANAGER)
+    node.put(MANAGER, UNIT)
     node.programs["systemctl"] = lambda _, words: (
         Reply(out="enabled\n") if words[0] == "is-enabled" else Reply(1, err="Read-only file system")
     )
@@ -215,7 +216,7 @@ def test_one_that_cannot_be_disabled_is_a_warning(node: FakeNode) -> None:
 @pytest.mark.parametrize("unit", ["nvlsm", "nvidia-nvlsm"])
 @pytest.mark.parametrize(("state", "starts"), [("enabled", True), ("static", True), ("disabled", False), ("masked", False)])
 def test_nvlsm_is_started_before_fabric_manager_which_else_starts_it_itself(node: FakeNode, unit: str, state: str, starts: bool) -> None:
-    hgx(node).put(f"{UNITS}/{unit}.service")
+    hgx(node).put(f"{UNITS}/{unit}.service", UNIT)
     units(node, **{unit.replace("-", "_"): state})
     expected = [*([unit] if starts else []), "nvidia-fabricmanager"]
     assert list(manage(node).started) == asked(node, "start") == expected
@@ -228,7 +229,7 @@ def test_without_nvlsm_fabric_manager_alone_is_started(node: FakeNode) -> None:
 
 def test_up_to_nvlink_4_nvlsm_is_not_started(node: FakeNode) -> None:
     hgx(node, H100).add_gpu("0x22a3", "0x068000", address="0000:f0:00.0")
-    node.put(f"{UNITS}/nvlsm.service")
+    node.put(f"{UNITS}/nvlsm.service", UNIT)
     units(node, nvlsm="enabled")
     assert manage(node).started == ("nvidia-fabricmanager",)
 
