@@ -216,6 +216,7 @@ def mounted(bakery: Bakery, disk: Path, folder: Path) -> Iterator[None]:
 def test_a_disk_that_is_mounted_read_only_is_sealed_and_a_spoiled_copy_refused(bakery: Bakery, tmp_path: Path) -> None:
     baked = bakedimage.bake("standin")
     version = driverimage.build("standin").version
+    bakery.asked = {"nvidia_prebake_image": bakery.reference("standin")}  # of this disk's bake, not of the last one on the node
     with mounted(bakery, baked.disk.path, tmp_path):
         ran, report = bakery.seal(nvidia_prebake_seal_root="/mnt/image")
         assert ran.rc == 0, ran.out
