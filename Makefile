@@ -67,7 +67,7 @@ test: check
 
 stream-lab stream-vm: setup
 stream-lab:
-	@set -o pipefail; $(MAKE) test-lab 2>&1 | sed -u 's/^/native | /'
+	@set -o pipefail; PYTEST_ADDOPTS=-v $(MAKE) test-lab 2>&1 | sed -u 's/^/native | /'
 stream-vm:
 	@set -o pipefail; { $(MAKE) test-power && $(MAKE) test-vm; } 2>&1 | sed -u 's/^/vm     | /'
 
