@@ -14,6 +14,7 @@ from ..system import dpkg, tree
 from ..system.host import TRIPLETS
 from ..system.tree import Listing
 from ..util.files import relative
+from ..util.folders import names_in
 
 # Folders in which device initialisation writes (docs/contract.md, step 4). New folders in these are looked into.
 _FOLDERS = (
@@ -37,9 +38,9 @@ class Names:
 
 
 def names(root: Path, known: Iterable[str]) -> Names:
-    """What is there now."""
+    """What is there now. Raises OSError: of a folder that cannot be listed all would seem to have come later."""
     return Names(
-        names={path: _names(root / path) for path in _folders(root)},
+        names={path: frozenset(names_in(root / path)) for path in _folders(root)},
         absent=frozenset(path for path in _own(root) if not os.path.lexists(root / path)),
         known=_stamps(root, known),
         lists=dpkg.list_stamps(root),
@@ -50,7 +51,7 @@ def added(root: Path, before: Names) -> set[str]:
     """The paths that came since, with all that is in new folders."""
     found: set[str] = set()
     for folder in _folders(root):
-        fresh = _names(root / folder) - before.names.get(folder, frozenset())
+        fresh = {*names_in(root / folder)} - before.names.get(folder, frozenset())
         found |= {f"{folder}/{name}" for name in fresh}
     inside = [path for top in footprint.topmost(found) for path in _inside(root, top)]
     return {path for path in {*found, *inside[:_MOST]} if not footprint.is_ignored(path)}
@@ -73,7 +74,7 @@ def packages(root: Path, before: Names) -> set[str]:
 
 
 def _folders(root: Path) -> list[str]:
-    units = [f"{_UNITS}/{name}" for name in _names(root / _UNITS) if (root / _UNITS / name).is_dir()]
+    units = [f"{_UNITS}/{name}" for name in names_in(root / _UNITS) if (root / _UNITS / name).is_dir()]
     there = (path for path in (*_FOLDERS, _UNITS, *units) if (root / path).is_dir())
     return list(dict.fromkeys(_real(root, path) for path in there))
 
@@ -86,13 +87,6 @@ def _own(root: Path) -> set[str]:
 
 def _real(root: Path, path: str) -> str:
     return relative(root, root / path)
-
-
-def _names(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))  # noqa: PTH208 - the names alone, in a fraction of the time of paths
-    except OSError:
-        return frozenset()
 
 
 def _inside(root: Path, path: str) -> list[str]:

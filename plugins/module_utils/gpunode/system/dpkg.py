@@ -15,7 +15,7 @@ from ..util.bounded import lines
 from ..util.deadline import Deadline
 from ..util.expressions import expression
 from ..util.files import md5, read_if_there, read_text
-from ..util.folders import matching
+from ..util.folders import matching, names_in
 
 LOCK = "var/lib/dpkg/lock-frontend"
 _LISTS = "var/lib/dpkg/info"
@@ -107,13 +107,13 @@ def owned_by_dpkg(root: Path, lists: Collection[str] | None = None) -> set[str]:
 
 
 def list_stamps(root: Path) -> dict[str, tuple[int, ...]]:
-    """The names of dpkg's file lists, each with what changes when dpkg writes it again."""
+    """The names of dpkg's file lists, each with what changes when dpkg writes it again. Raises OSError."""
     found: dict[str, tuple[int, ...]] = {}
-    with contextlib.suppress(OSError), os.scandir(root / _LISTS) as entries:
-        for entry in entries:
-            if entry.name.endswith(".list"):
-                status = entry.stat(follow_symlinks=False)
-                found[entry.name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+    for name in names_in(root / _LISTS):
+        if name.endswith(".list"):
+            with contextlib.suppress(FileNotFoundError):  # dpkg works meanwhile
+                status = os.lstat(f"{root}/{_LISTS}/{name}")
+                found[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
     return found
 
 
