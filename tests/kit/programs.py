@@ -74,6 +74,8 @@ def systemctl(node: FakeNode, words: list[str]) -> Reply:
         return systemd.show(node, words[2:])
     elif words[0] in ("start", "stop", "restart"):
         return systemd.change(node, words[0], words[1])
+    elif words[:2] == ["disable", "--now"]:
+        return systemd.disable(node, words[2])
     return Reply()
 
 

@@ -63,6 +63,12 @@ def change(node: FakeNode, verb: str, service: str) -> Reply:
     return Reply()
 
 
+def disable(node: FakeNode, service: str) -> Reply:
+    """As ``systemctl disable --now``."""
+    (node.root / _WANTS / f"{service}.service").unlink(missing_ok=True)
+    return change(node, "stop", service)
+
+
 def add_unit(node: FakeNode, name: str, folder: str = "usr/lib/systemd/system", runs: bool = True, is_enabled: bool = True) -> None:
     """Puts a unit in one of systemd's folders."""
     node.put(f"{folder}/{name}.service", "[Service]\nExecStart=/usr/bin/true\n")

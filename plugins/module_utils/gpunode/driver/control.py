@@ -128,6 +128,8 @@ def start_services(runner: Runner, deadline: Deadline) -> tuple[list[str], list[
     """Starts persistenced if it is installed, and refreshes CDI (I17). Returns what was started, and warnings."""
     limit_s = deadline.cut_s(services.LIMIT_S, "asking systemd for the driver's services")
     units = services.find(runner, (services.PERSISTENCED, _CDI), limit_s)
+    if units is None:
+        return [], [f"systemd does not answer (systemctl show), so neither {services.PERSISTENCED} nor {_CDI} was started"]
     there = {name for name, unit in units.items() if unit.is_there}
     started: list[str] = []
     warnings: list[str] = []

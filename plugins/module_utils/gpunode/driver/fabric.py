@@ -8,7 +8,7 @@ and GB300 are not the node's but the rack's. Sources: NVIDIA's Fabric Manager Us
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +19,16 @@ from ..util.deadline import Deadline
 from ..util.expressions import expression
 from ..util.folders import matching
 from ..util.run import Runner
-from . import nvidia_smi
+from . import nvidia_smi, services
 from .nvidia_smi import FabricState
+from .services import Unit
 
-MANAGER = "nvidia-fabricmanager"
+MANAGER = services.FABRIC_MANAGER
 _SUBNET_MANAGERS = ("nvlsm", "nvidia-nvlsm")
 _NVLINK5_SINCE = 0x2900  # the lowest device id of Blackwell; a later GPU may have such switches too
 _RACK = ("2941", "31c2", "31c3")  # GB200, GB300
 _BRIDGE = expression(r"(?<![A-Za-z0-9_])SW_MNG(?![A-Za-z0-9_])")
-_SERVICE_S, _READ_S, _POLL_S = 60.0, 10.0, 2.0
-_UNITS = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "lib/systemd/system", "usr/lib/systemd/system")
+_READ_S, _POLL_S = 10.0, 2.0
 _DONE, _GOOD = "Completed", "Success"
 _WAITS = ("Not Started", "In Progress")
 
@@ -145,52 +145,51 @@ def manage(root: Path, runner: Runner, deadline: Deadline, functions: Sequence[P
     Raises BootError if there are switches and no fabric manager runs: CUDA would not start.
     """
     found = look(root, runner, deadline, functions)
-    if found.switches is Switches.NONE:
-        return _disable(root, runner, deadline, found)
     if found.switches is Switches.UNKNOWN:
         why = (
             f"whether this node has NVSwitches cannot be told: {found.why}; {MANAGER} was left as it is, and CUDA may not start (error 802)"
         )
         return Managed(found, warnings=(why,))
-    if not _is_installed(root, MANAGER):
-        raise BootError(
-            f"this node has NVSwitches, but {MANAGER} is not installed: CUDA will not start; use a driver image that contains it",
-            code="fabric_manager",
-        )
-    subnet = [name for name in _SUBNET_MANAGERS if found.switches is Switches.NVLINK5 and _is_wanted(root, runner, deadline, name)]
+    units = services.find(runner, (MANAGER, *_SUBNET_MANAGERS), deadline.cut_s(services.LIMIT_S, f"asking for {MANAGER}"))
+    if found.switches is Switches.NONE:
+        return _disable(runner, deadline, found, units)
+    missing = _why_it_cannot_start(units)
+    if units is None or missing:
+        raise BootError(f"this node has NVSwitches, but {missing}: CUDA will not start", code="fabric_manager")
+    subnet = [name for name in _SUBNET_MANAGERS if found.switches is Switches.NVLINK5 and _is_wanted(units[name])]
     for service in (*subnet, MANAGER):
-        result = runner.run(["systemctl", "start", service], ok=None, timeout_s=deadline.cut_s(_SERVICE_S, f"starting {service}"))
-        if result.rc:
-            says = f"{service} does not start: {result.stderr.strip()} (journalctl -u {service})"
+        says = services.command(runner, "start", service, deadline.cut_s(services.LIMIT_S, f"starting {service}"))
+        if says:
             raise BootError(f"this node has NVSwitches, but {says}: CUDA will not start", code="fabric_manager")
     return Managed(found, started=(*subnet, MANAGER))
 
 
-def _disable(root: Path, runner: Runner, deadline: Deadline, found: Found) -> Managed:
+def _why_it_cannot_start(units: Mapping[str, Unit] | None) -> str:
+    """Why fabric manager cannot be started, in words; "" if it can be."""
+    if units is None:
+        return f"systemd does not say whether {MANAGER} is installed (systemctl show)"
+    state = units[MANAGER].load
+    if state == "not-found":
+        return f"{MANAGER} is not installed; use a driver image that contains it"
+    return "" if units[MANAGER].is_there else f"the unit of {MANAGER} is {state} (systemctl status {MANAGER})"
+
+
+def _disable(runner: Runner, deadline: Deadline, found: Found, units: Mapping[str, Unit] | None) -> Managed:
     """Without a switch, fabric manager fails at every boot."""
-    if not _is_installed(root, MANAGER) or _enabled(runner, deadline, MANAGER) not in ("enabled", "enabled-runtime"):
+    if units is None or not units[MANAGER].is_there or units[MANAGER].enabled not in ("enabled", "enabled-runtime"):
         return Managed(found)
-    limit = deadline.cut_s(_SERVICE_S, f"disabling {MANAGER}")
+    limit = deadline.cut_s(services.LIMIT_S, f"disabling {MANAGER}")
     result = runner.run(["systemctl", "disable", "--now", MANAGER], ok=None, timeout_s=limit)
-    runner.run(["systemctl", "reset-failed", MANAGER], ok=None, timeout_s=limit)
+    services.command(runner, "reset-failed", MANAGER, limit)
     if result.rc:
         return Managed(found, warnings=(f"this node has no NVSwitch, but {MANAGER} cannot be disabled: {result.stderr.strip()}",))
     return Managed(found, disabled=(MANAGER,))
 
 
-def _is_installed(root: Path, service: str) -> bool:
-    return any((root / folder / f"{service}.service").exists() for folder in _UNITS)
-
-
-def _enabled(runner: Runner, deadline: Deadline, service: str) -> str:
-    limit = deadline.cut_s(_SERVICE_S, f"asking for {service}")
-    return runner.run(["systemctl", "is-enabled", service], ok=None, timeout_s=limit).stdout.strip()
-
-
-def _is_wanted(root: Path, runner: Runner, deadline: Deadline, service: str) -> bool:
+def _is_wanted(unit: Unit) -> bool:
     """Whether a unit of NVLSM's is to be started. Where it is disabled, fabric manager's own start script starts NVLSM, and two would end
     each other."""
-    return _is_installed(root, service) and _enabled(runner, deadline, service) not in ("disabled", "masked", "masked-runtime")
+    return unit.is_there and unit.enabled not in services.OFF
 
 
 # --- the GPUs --------------------------------------------------------------------------------------------------------

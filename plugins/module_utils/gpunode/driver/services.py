@@ -31,7 +31,8 @@ SERVICES = (
 PROCESSES = ("nvidia-persiste", "nvidia-powerd", "nv-fabricmanage", "nvidia-imex", "nv-hostengine", "nvidia-gridd", "nvidia-topology")
 LIMIT_S = 60.0  # for one command
 _RUNNING = ("active", "activating", "reloading")
-_OFF = ("disabled", "masked", "masked-runtime")
+OFF = ("disabled", "masked", "masked-runtime")
+"""States of a unit that somebody has switched off."""
 _PROPERTIES = "--property=Id,LoadState,ActiveState,UnitFileState"
 
 
@@ -55,15 +56,15 @@ class Unit:
         return self.active in _RUNNING
 
 
-def find(runner: Runner, names: Collection[str], limit_s: float = LIMIT_S) -> dict[str, Unit]:
-    """What systemd says of each of the services ``names``; nothing where systemd does not run."""
+def find(runner: Runner, names: Collection[str], limit_s: float = LIMIT_S) -> dict[str, Unit] | None:
+    """What systemd says of each of the services ``names``; None if it does not answer, so that nothing is known of them."""
     argv = ["systemctl", "show", _PROPERTIES, *(f"{name}.service" for name in names)]
     try:
         shown = runner.run(argv, ok=None, timeout_s=limit_s)
     except CommandError:
-        return {}
+        return None
     units = parse(shown.stdout) if shown.rc == 0 else ()
-    return dict(zip(names, units)) if len(units) == len(names) else {}
+    return dict(zip(names, units)) if len(units) == len(names) else None
 
 
 def parse(text: str) -> tuple[Unit, ...]:
@@ -88,8 +89,10 @@ def parse(text: str) -> tuple[Unit, ...]:
 
 
 def running(runner: Runner, limit_s: float = LIMIT_S) -> tuple[Unit, ...]:
-    """Those of the driver's own services that run, each once."""
-    return tuple({unit.name: unit for unit in find(runner, SERVICES, limit_s).values() if unit.is_running}.values())
+    """Those of the driver's own services that run, each once; none if systemd does not answer, and then whoever holds the driver is found
+    by its process."""
+    found = find(runner, SERVICES, limit_s) or {}
+    return tuple({unit.name: unit for unit in found.values() if unit.is_running}.values())
 
 
 def stop(root: Path, runner: Runner, deadline: Deadline) -> tuple[str, ...]:
@@ -118,13 +121,16 @@ def _noted(root: Path) -> dict[str, str]:
 
 def start_again(root: Path, runner: Runner) -> tuple[str, ...]:
     """Starts what ``stop`` has stopped, in this run or in one that was killed; returns warnings. A service that is gone, or that somebody
-    has disabled or masked since, stays stopped."""
+    has disabled or masked since, stays stopped. If systemd does not answer, the next run tries again."""
     noted = _noted(root)
     if not noted:
         return ()
+    found = find(runner, tuple(noted))
+    if found is None:
+        return (f"systemd does not answer, so services that were stopped have not been started again: systemctl start {' '.join(noted)}",)
     warnings = []
-    for name, unit in find(runner, tuple(noted)).items():
-        if unit.is_there and not unit.is_running and (unit.enabled not in _OFF or unit.enabled == noted[name]):
+    for name, unit in found.items():
+        if unit.is_there and not unit.is_running and (unit.enabled not in OFF or unit.enabled == noted[name]):
             says = command(runner, "start", name, LIMIT_S)
             warnings += [says] if says else []
     forget(root)

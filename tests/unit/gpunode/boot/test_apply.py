@@ -390,8 +390,7 @@ def test_the_fabric_is_not_asked_for_where_nobody_wants_it(baked: FakeNode) -> N
 
 
 def test_fabric_manager_of_a_node_without_a_switch_is_disabled_and_named(baked: FakeNode) -> None:
-    baked.put("usr/lib/systemd/system/nvidia-fabricmanager.service", "[Service]\n")
-    baked.programs["systemctl"] = lambda _, words: Reply(out="enabled\n" if words[0] == "is-enabled" else "")
+    systemd.add_unit(baked, "nvidia-fabricmanager")
     (step,) = (one for one in boot(baked).steps if one["name"] == "start-services")
     assert step["disabled"] == ["nvidia-fabricmanager"]
 

@@ -61,14 +61,29 @@ def manage(node: FakeNode) -> fabric.Managed:
     return fabric.manage(node.root, node, Deadline(60, node.clock, node.clock.sleep), pci.nvidia_functions(node.root))
 
 
-def units(node: FakeNode, **states: str) -> None:
-    """What systemctl says of units that are ``enabled`` and the like, and starts."""
+def units(node: FakeNode, *, fails: str = "", **states: str) -> None:
+    """Units that are ``enabled`` and the like, as systemd shows them; all that changes one succeeds, or ``fails`` with these words."""
     known = {name.replace("_", "-"): state for name, state in states.items()}
+    shows = node.programs["systemctl"]
 
-    def systemctl(_: FakeNode, words: list[str]) -> Reply:
-        return Reply(out=known.get(words[1], "disabled") + "\n") if words[0] == "is-enabled" else Reply()
+    def systemctl(node: FakeNode, words: list[str]) -> Reply:
+        if words[0] != "show":
+            return Reply(1, err=fails) if fails else Reply()
+        lines: list[str] = []
+        name = ""
+        for line in shows(node, words).out.splitlines():
+            key, _equals, value = line.partition("=")
+            name = value.removesuffix(".service") if key == "Id" else name
+            state = known.get(name, "disabled")
+            is_masked = state.startswith("masked") and line == "LoadState=loaded"
+            lines.append("LoadState=masked" if is_masked else f"{key}={state}" if key == "UnitFileState" and value else line)
+        return Reply(out="\n".join(lines) + "\n")
 
     node.programs["systemctl"] = systemctl
+
+
+def does_not_answer(node: FakeNode) -> None:
+    node.programs["systemctl"] = lambda _, words: Reply(seconds=KILLED) if words[0] == "show" else Reply()
 
 
 def asked(node: FakeNode, verb: str) -> list[str]:
@@ -193,21 +208,43 @@ def test_one_that_is_not_enabled_is_left_alone(node: FakeNode, state: str) -> No
     node.put(MANAGER, UNIT)
     units(node, nvidia_fabricmanager=state)
     assert manage(node).disabled == ()
-    assert [argv[1] for argv in node.called("systemctl")] == ["is-enabled"]
+    assert [argv[1] for argv in node.called("systemctl")] == ["show"]
 
 
-def test_without_the_unit_nobody_asks_for_it(node: FakeNode) -> None:
+def test_without_the_unit_nothing_is_changed(node: FakeNode) -> None:
     node.add_gpu(L40S)
     manage(node)
-    assert node.called("systemctl") == []
+    assert [argv[1] for argv in node.called("systemctl")] == ["show"]
+
+
+def test_where_systemd_does_not_answer_nothing_is_disabled_and_switches_are_an_error(node: FakeNode) -> None:
+    node.add_gpu(L40S)
+    node.put(MANAGER, UNIT)
+    does_not_answer(node)
+    assert manage(node).disabled == ()
+    with pytest.raises(BootError, match="systemd does not say whether nvidia-fabricmanager is installed") as caught:
+        manage(hgx(node))
+    assert caught.value.code == "fabric_manager"
+    assert asked(node, "start") == []
+
+
+@pytest.mark.parametrize("folder", ["etc/systemd/system", "run/systemd/generator", "usr/local/lib/systemd/system"])
+def test_fabric_manager_is_found_where_systemd_finds_it(node: FakeNode, folder: str) -> None:
+    (hgx(node).root / MANAGER).unlink()
+    node.put(f"{folder}/nvidia-fabricmanager.service", UNIT)
+    assert manage(node).started == ("nvidia-fabricmanager",)
+
+
+def test_a_masked_fabric_manager_is_named(node: FakeNode) -> None:
+    units(hgx(node), nvidia_fabricmanager="masked")
+    with pytest.raises(BootError, match="the unit of nvidia-fabricmanager is masked"):
+        manage(node)
 
 
 def test_one_that_cannot_be_disabled_is_a_warning(node: FakeNode) -> None:
     node.add_gpu(L40S)
     node.put(MANAGER, UNIT)
-    node.programs["systemctl"] = lambda _, words: (
-        Reply(out="enabled\n") if words[0] == "is-enabled" else Reply(1, err="Read-only file system")
-    )
+    units(node, nvidia_fabricmanager="enabled", fails="Read-only file system")
     done = manage(node)
     assert (done.disabled, len(done.warnings)) == ((), 1)
     assert "Read-only file system" in done.warnings[0]
@@ -247,7 +284,7 @@ def test_switches_without_a_working_fabric_manager_are_an_error(node: FakeNode, 
     hgx(node)
     if not is_installed:
         (node.root / MANAGER).unlink()
-    node.programs["systemctl"] = lambda _node, _words: Reply(1, err="Job failed")
+    units(node, fails="Job failed")
     with pytest.raises(BootError, match="Job failed" if is_installed else "not installed") as caught:
         manage(node)
     assert caught.value.code == "fabric_manager"

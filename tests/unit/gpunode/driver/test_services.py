@@ -171,6 +171,25 @@ def test_what_somebody_has_switched_off_meanwhile_stays_stopped(node: FakeNode, 
     assert not (node.root / STOPPED_SERVICES).exists()
 
 
+def test_where_systemd_does_not_answer_then_the_next_run_starts_them(node: FakeNode) -> None:
+    systemd.add_unit(node, GRIDD)
+    stopped(node)
+    works = node.programs["systemctl"]
+    node.programs["systemctl"] = lambda node, words: Reply(seconds=KILLED)
+    (warning,) = services.start_again(node.root, node)
+    assert f"systemctl start {GRIDD}" in warning
+    node.programs["systemctl"] = works
+    assert services.start_again(node.root, node) == ()
+    assert node.running == {GRIDD}
+
+
+def test_where_systemd_does_not_answer_nothing_is_started_and_that_is_said(node: FakeNode) -> None:
+    node.programs["systemctl"] = lambda node, words: Reply(seconds=KILLED)
+    started, warnings = control.start_services(node, Deadline(60))
+    assert (started, len(warnings)) == ([], 1)
+    assert "systemd does not answer" in warnings[0]
+
+
 def test_one_that_ran_though_it_was_disabled_is_started(node: FakeNode) -> None:
     systemd.add_unit(node, GRIDD, is_enabled=False)
     stopped(node)
