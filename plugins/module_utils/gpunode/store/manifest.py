@@ -274,7 +274,8 @@ def _gpus(data: dict[str, Any], where: str) -> GpuList:
         return UNKNOWN
     found = jsondoc.get(data, "gpus", dict, where, INVALID)
     legacy = jsondoc.texts(found, "legacy", where, INVALID)
-    listed = GpuList(**{**found, "legacy": tuple(sorted(legacy.items()))})
+    known = {name: found[name] for name in ("source", "supported", "kernelopen", "gsp_proprietary")}
+    listed = GpuList(**known, legacy=tuple(sorted(legacy.items())))
     texts = (listed.supported, listed.kernelopen, listed.gsp_proprietary, *legacy.values())
     is_right = all(isinstance(text, str) and are_ranges(text) for text in texts) and all(map(is_branch, legacy))
     if not is_right or not isinstance(listed.source, str) or not listed.source:

@@ -310,6 +310,9 @@ def test_the_drivers_list_of_gpus_is_kept(tmp_path: Path) -> None:
     text = store_layers.write(tmp_path, with_list).read_text()
     assert manifest.parse(text, "manifest.json", LAYER) == with_list
     assert json.loads(text)["gpus"]["legacy"] == {"367.xx": "0ff2", "470.xx": "102d"}
+    document = json.loads(text)
+    document["gpus"]["from a later version"] = 1
+    assert manifest.parse(json.dumps(document), "manifest.json", LAYER) == with_list
 
 
 @pytest.mark.parametrize("value", [..., None], ids=["absent", "null"])
