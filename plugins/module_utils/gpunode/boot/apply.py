@@ -185,8 +185,7 @@ def _drop_old_images(run: BootRun) -> None:
 
 
 def start_services(run: BootRun) -> None:
-    """Starts the driver's services, those that were stopped to unload it among them, and waits until the GPUs have joined the fabric of a
-    node that has one; last of all, records that."""
+    """Starts the driver's services and waits until the GPUs have joined the fabric of a node that has one; last of all, records that."""
     with run.events.step(Step.START_SERVICES.value) as event:
         managed = fabric.manage(run.root, run.runner, run.deadline, run.facts.functions)
         started, warnings = control.start_services(run.runner, run.deadline)
@@ -198,5 +197,4 @@ def start_services(run: BootRun) -> None:
         limit_s = run.policy.fabric_s * len(driven(run.facts))
         if managed.must_join and limit_s and run.outcome.device_check == "answered":
             run.outcome.warnings += fabric.wait(run.runner, run.deadline, managed.found, limit_s, run.events.say)
-    _start_again(run)
     recording.write_services_started(run)
