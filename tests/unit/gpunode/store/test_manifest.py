@@ -207,7 +207,6 @@ def with_value(text: str, path: str, value: Any) -> str:
         pytest.param("gpus.legacy", {"470.xx": "102"}, "the list of GPUs is invalid", id="legacy GPUs that are no ranges"),
         pytest.param("gpus.legacy", {"470.xx": 1}, "470.xx is 1", id="legacy GPUs that are a number"),
         pytest.param("gpus.legacy", ..., "legacy is None", id="no legacy GPUs"),
-        pytest.param("gpus.more", "", "wrong shape", id="more of a list of GPUs"),
     ],
 )
 def test_refuses_a_bad_document(good: str, path: str, value: Any, message: str) -> None:
